@@ -1,0 +1,1 @@
+//! The custom resources, and how Kubernetes objects become the core's types.

@@ -1,0 +1,1 @@
+//! Tests of the whole: real processes, foreign peers, both data plane levels.

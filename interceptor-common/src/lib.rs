@@ -1,0 +1,1 @@
+//! The ABI between kernel and user space, and decisions that both share.

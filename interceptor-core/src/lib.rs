@@ -1,0 +1,27 @@
+//! Routing, endpoints, counting and demand: pure decisions, without async, clock or sockets.
+//!
+//! ```text
+//! watch events ─► Index (apply / delete / reset) ─► Snapshot { routes, upstreams }
+//!                                                       │
+//! request ─► RouteTable::lookup ─► RouteEntry ─► upstreams.get(id) ─► pick ─► Endpoint
+//!                 │
+//!                 └► RouteCounters::enter ─► Guard (dropped at the end of the response body)
+//!
+//! counts of many interceptors ─► demand ─► window ─► what KEDA is told
+//! upstreams × what the kernel has ─► mapops
+//! ```
+
+mod key;
+
+pub mod endpoint;
+pub mod inflight;
+pub mod route;
+pub mod service;
+pub mod upstream;
+
+pub use self::{
+    endpoint::Endpoint,
+    key::ObjectKey,
+    route::{Route, RouteEntry, RouteId},
+    upstream::{Upstream, UpstreamId},
+};

@@ -1,0 +1,121 @@
+//! A route as the data plane sees it. Written by `api`'s conversions, read by the table, the proxy and the scaler.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{ObjectKey, UpstreamId};
+
+/// Identifies one version-independent route for the life of a process; never reused, so that metrics and
+/// counters of a deleted route can't be taken for those of a new one of the same name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RouteId(pub u64);
+
+/// Which custom resource a route was made from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RouteKind {
+    /// `http.keda.sh/v1beta1` InterceptorRoute.
+    InterceptorRoute,
+    /// `http.keda.sh/v1alpha1` HTTPScaledObject.
+    HttpScaledObject,
+}
+
+/// A route: which requests it takes, where they go, and how demand is measured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Which custom resource it was made from.
+    pub kind: RouteKind,
+    /// Its namespace and name.
+    pub key: ObjectKey,
+    /// `metadata.creationTimestamp` in seconds since the epoch; the older route wins a tie.
+    pub created: i64,
+    /// Which requests it takes. Without rules it is counted but unreachable.
+    pub rules: Vec<Rule>,
+    /// Where they go.
+    pub target: Target,
+    /// How its demand is measured.
+    pub scaling: Scaling,
+    /// Deadlines that replace those of the environment.
+    pub timeouts: Timeouts,
+}
+
+/// One rule: hosts × paths, each with all of the headers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rule {
+    /// Exact names, `*.suffix`, or `*`; none means `*`.
+    pub hosts: Vec<String>,
+    /// Path prefixes in whole segments; none means `/`.
+    pub paths: Vec<String>,
+    /// All must match.
+    pub headers: Vec<HeaderMatch>,
+}
+
+/// A header that a request must have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeaderMatch {
+    /// Compared without regard to case.
+    pub name: http::HeaderName,
+    /// `None` asks for presence alone; `Some` for one value that is equal to it, byte for byte.
+    pub value: Option<Vec<u8>>,
+}
+
+/// A port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PortRef {
+    /// By the Service's port number.
+    Number(u16),
+    /// By the Service's port name.
+    Name(Arc<str>),
+}
+
+/// A Service and one of its ports.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Target {
+    /// The Service, in the route's namespace.
+    pub service: ObjectKey,
+    /// Its port.
+    pub port: PortRef,
+}
+
+/// How a route's demand is measured. An HTTPScaledObject has one value and integer targets; the scaler tells by
+/// [`RouteKind`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scaling {
+    /// Target of concurrent requests per replica.
+    pub concurrency: Option<u32>,
+    /// Target of requests per second and replica.
+    pub rate: Option<Rate>,
+}
+
+/// A request rate as demand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// Requests per second and replica.
+    pub target: u32,
+    /// Over which time the rate is averaged.
+    pub window: Duration,
+    /// Into buckets of which length the window is divided.
+    pub granularity: Duration,
+}
+
+/// Deadlines of a route; `None` takes the environment's, zero means none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timeouts {
+    /// How long a request may wait for a ready endpoint.
+    pub readiness: Option<Duration>,
+    /// How long a request may take in all.
+    pub request: Option<Duration>,
+    /// How long the upstream may take from the request's end to its response's head.
+    pub response_header: Option<Duration>,
+}
+
+/// A route in the table: what the request path needs, resolved.
+#[derive(Debug)]
+pub struct RouteEntry {
+    /// Stable over edits of the route.
+    pub id: RouteId,
+    /// The route.
+    pub route: Route,
+    /// Where to look its endpoints up in the snapshot.
+    pub upstream: UpstreamId,
+    /// Its counters; shared by all versions of the route.
+    pub counters: Arc<crate::inflight::RouteCounters>,
+}

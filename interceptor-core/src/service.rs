@@ -1,0 +1,58 @@
+//! Services and EndpointSlices, reduced to what routing needs. Written by `api`'s conversions, read by the index.
+
+use std::{net::IpAddr, sync::Arc};
+
+use crate::ObjectKey;
+
+/// A Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Its namespace and name.
+    pub key: ObjectKey,
+    /// Its ports.
+    pub ports: Vec<ServicePort>,
+}
+
+/// A port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Empty for the only port of a Service.
+    pub name: Arc<str>,
+    /// The Service's own port number.
+    pub port: u16,
+    /// `appProtocol`, as written.
+    pub app_protocol: Option<Arc<str>>,
+}
+
+/// An EndpointSlice of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slice {
+    /// The slice's own namespace and name.
+    pub key: ObjectKey,
+    /// The Service it belongs to, by the label `kubernetes.io/service-name`.
+    pub service: ObjectKey,
+    /// Its ports; they join the Service's ports by name.
+    pub ports: Vec<SlicePort>,
+    /// Its endpoints.
+    pub endpoints: Vec<SliceEndpoint>,
+}
+
+/// A port of an EndpointSlice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlicePort {
+    /// The Service port's name; empty for the only port.
+    pub name: Arc<str>,
+    /// The target port on these endpoints.
+    pub port: u16,
+}
+
+/// An endpoint of an EndpointSlice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SliceEndpoint {
+    /// Its addresses; the first is used.
+    pub addresses: Vec<IpAddr>,
+    /// `conditions.ready`, absent counting as true.
+    pub ready: bool,
+    /// `targetRef.name`.
+    pub pod: Option<Arc<str>>,
+}

@@ -1,0 +1,46 @@
+//! What a route's target resolves to: one port of one Service with its ready endpoints.
+
+use std::sync::Arc;
+
+use crate::{endpoint::Endpoint, route::Target};
+
+/// Identifies one [`Target`] while any route refers to it; dense, so that it can index arrays (the kernel's too).
+/// An id is used again only after its last route has gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UpstreamId(pub u32);
+
+/// How requests are spoken to the endpoints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// HTTP/1.1, the default.
+    #[default]
+    Http1,
+    /// HTTP/2 with prior knowledge: `appProtocol: kubernetes.io/h2c`.
+    H2c,
+}
+
+/// Whether the target's Service and port exist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resolution {
+    /// Both do.
+    Found,
+    /// There is no such Service. A target by port number is still usable when slices list endpoints for it.
+    NoService,
+    /// The Service has no such port.
+    NoPort,
+}
+
+/// One port of one Service as the snapshot has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    /// Its id.
+    pub id: UpstreamId,
+    /// The Service and the port.
+    pub target: Target,
+    /// Whether they exist.
+    pub resolution: Resolution,
+    /// How to speak to its endpoints.
+    pub protocol: Protocol,
+    /// Ready endpoints that have the port, sorted by address, without duplicates.
+    pub endpoints: Arc<[Endpoint]>,
+}

@@ -1,0 +1,1 @@
+//! The interceptor: an HTTP proxy that holds requests while their workload wakes.

@@ -1,0 +1,1 @@
+//! KEDA's external scaler: collects the counts of interceptors, answers and pushes to KEDA.
