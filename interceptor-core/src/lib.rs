@@ -15,6 +15,7 @@ mod key;
 
 pub mod endpoint;
 pub mod inflight;
+pub mod pick;
 pub mod route;
 pub mod service;
 pub mod upstream;
