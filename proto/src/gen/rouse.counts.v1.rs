@@ -18,6 +18,10 @@ pub struct CountsUpdate {
     /// Routes that are no longer counted.
     #[prost(message, repeated, tag = "4")]
     pub removed: ::prost::alloc::vec::Vec<RouteRef>,
+    /// In a complete message: how long ago this incarnation began to count, rounded up, in milliseconds. A scaler that has
+    /// watched for longer takes the totals as new demand; without it, or if it is older, they are where counting starts.
+    #[prost(uint64, tag = "5")]
+    pub uptime_ms: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RouteRef {
