@@ -20,6 +20,8 @@ pub(crate) const TOOLS: &str = ".rouse/tools";
 pub(crate) const PACKAGES: [&str; 3] = ["rustc-web", "rust-web-src", "cargo-web"];
 
 const PACKAGE: &str = "interceptor-ebpf";
+/// Apart from the folder of the object, which a build script watches.
+const TARGET_DIR: &str = "target/bpf-build";
 const TARGET: &str = "bpfel-unknown-none";
 /// `--btf`: socket storage maps need type information; it is made of the debug information.
 const RUSTFLAGS: &str = "-C linker=bpf-linker -C link-arg=--btf -C debuginfo=2";
@@ -70,7 +72,9 @@ impl Toolchain {
                     parts.push("bpf-linker (`cargo install bpf-linker`)".to_owned());
                 }
                 let parts = parts.join(" and ");
-                Err(Missing(format!("no eBPF programs: missing {parts}; `cargo xtask setup` installs both where it can")))
+                Err(Missing(format!(
+                    "no eBPF programs: missing {parts}; `cargo xtask setup` installs both where it can"
+                )))
             }
         }
     }
@@ -118,7 +122,7 @@ impl std::error::Error for Missing {}
 /// Builds the programs and returns the object's path. The error is a [`Missing`] when the toolchain is not there.
 pub(crate) fn build(root: &Path) -> anyhow::Result<PathBuf> {
     let toolchain = Toolchain::find(root)?;
-    let target_dir = root.join("target/bpf/build");
+    let target_dir = root.join(TARGET_DIR);
     let status = toolchain
         .command(root)?
         .args(["build", "--release", "--locked", "--package", PACKAGE, "--target", TARGET, "-Z", "build-std=core"])
@@ -143,6 +147,9 @@ fn install(from: &Path, to: &Path) -> anyhow::Result<()> {
             return Err(error).with_context(|| format!("could not read {}", to.display()));
         }
         _ => {}
+    }
+    if let Some(folder) = to.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("could not make {}", folder.display()))?;
     }
     let partial = to.with_extension(format!("{}.partial", std::process::id()));
     fs::write(&partial, &new).with_context(|| format!("could not write {}", partial.display()))?;
