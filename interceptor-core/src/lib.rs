@@ -13,12 +13,14 @@
 
 mod key;
 
+pub mod demand;
 pub mod endpoint;
 pub mod inflight;
 pub mod pick;
 pub mod route;
 pub mod service;
 pub mod upstream;
+pub mod window;
 
 pub use self::{
     endpoint::Endpoint,

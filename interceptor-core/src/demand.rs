@@ -1,0 +1,418 @@
+//! Counts of many sources to one number per route: requests in flight, and a rate from the growth of totals.
+//! Written by the scaler's one writer with what its collectors hear; read by what answers KEDA.
+//!
+//! What a source's totals mean when they are seen for the first time is the only hard question here, see [`Origin`].
+
+use std::{
+    collections::{HashMap, VecDeque},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use crate::{
+    ObjectKey,
+    window::{Shape, Unit, Window},
+};
+
+mod kernel;
+
+pub use self::kernel::{Kernel, KernelSum};
+
+/// Most routes that are counted; further ones are refused, and [`Demand::refused`] says how many times.
+pub const MAX_ROUTES: usize = 100_000;
+/// How many incarnations are remembered after they left; see [`Origin`].
+const MAX_DEPARTED: usize = 256;
+/// Most sources that are listed; further ones are refused. A thousand interceptors is ten times what anybody runs.
+pub const MAX_SOURCES: usize = 1024;
+/// No source has more in flight of a route: keeps sums of what strangers claim from overflowing.
+const MAX_COUNT: u64 = 1 << 32;
+
+type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+
+/// What one source says at one time.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Names one run of the source; `None` from a source that doesn't tell, such as `GET /queue`.
+    pub incarnation: Option<Arc<str>>,
+    /// How long that run has been counting, if it tells.
+    pub uptime: Option<Duration>,
+    /// Routes that are not listed are no longer counted. A source's first report must be complete.
+    pub complete: bool,
+    /// Routes with their counts.
+    pub routes: Vec<(ObjectKey, Observed)>,
+    /// Routes that are no longer counted.
+    pub removed: Vec<ObjectKey>,
+}
+
+/// One source's counts of one route.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// Requests between arrival and the last byte of the response.
+    pub in_flight: u64,
+    /// Requests ever, in this incarnation.
+    pub total: u64,
+    /// Of those in flight, the ones that wait for an endpoint.
+    pub held: u64,
+    /// What the kernel counted.
+    pub kernel: Option<Kernel>,
+}
+
+/// A route's demand over all sources.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Level {
+    /// Requests in flight.
+    pub in_flight: u64,
+    /// Of those, the ones that wait for an endpoint.
+    pub held: u64,
+    /// Requests seen to arrive since this began; never goes down.
+    pub arrived: u64,
+}
+
+/// All sources and all routes.
+#[derive(Debug)]
+pub struct Demand {
+    unit: Unit,
+    began: Duration,
+    sources: Map<SocketAddr, Source>,
+    departed: VecDeque<Arc<str>>,
+    routes: Map<ObjectKey, RouteDemand>,
+    in_flight: u64,
+    refused: u64,
+}
+
+/// How sources are doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Sources that are listed.
+    pub listed: usize,
+    /// Of those, the ones that have reported at least once.
+    pub reported: usize,
+    /// Of those listed, the ones of which nothing is heard at present.
+    pub silent: usize,
+}
+
+/// One source that is listed.
+#[derive(Debug, Default)]
+struct Source {
+    /// `None` until it has reported.
+    run: Option<Run>,
+    /// Since when nothing has been heard of it; its last counts still stand.
+    silent: Option<Duration>,
+}
+
+/// What a source has said in its present incarnation.
+#[derive(Debug)]
+struct Run {
+    incarnation: Option<Arc<str>>,
+    counts: Map<ObjectKey, Observed>,
+}
+
+/// From where a report's totals are counted.
+///
+/// - A source that was heard before goes on: its totals grow from the last ones, and a route it has not listed before
+///   began after its last report, so all of its total is new.
+/// - It went on too if its incarnation is another: the process that is at this address now began after the last report of
+///   the former, so all of its totals are new.
+/// - A source heard for the first time whose incarnation began after this `Demand` did: all of its totals are new, and
+///   arrived since it began (a new interceptor that took the first request before it was listed).
+/// - Any other source heard for the first time: how much of its totals is new can't be known, so none is; neither is
+///   anything when the incarnation was listed before, left and came back (a readiness flap), since its
+///   totals were counted then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// Totals grow from the last ones; the growth came between this time and now.
+    Last(Duration),
+    /// Totals grew from zero since this time.
+    Zero(Duration),
+    /// Totals are where counting starts.
+    Here,
+}
+
+/// What is kept of a route.
+#[derive(Debug, Default)]
+struct RouteDemand {
+    level: Level,
+    kernel: KernelSum,
+    /// How many sources count it.
+    sources: u32,
+    /// What is known of the route's own object.
+    wanted: Wanted,
+    window: Option<Window>,
+}
+
+/// Whether a rate is wanted of a route.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Wanted {
+    /// The route's object has not been seen; a rate of the default shape is kept in case it asks for one.
+    #[default]
+    Unknown,
+    /// The route's object exists.
+    Known(Option<Shape>),
+}
+
+// === impl Demand ===
+
+impl Demand {
+    /// Nothing yet; `now` is when watching begins.
+    pub fn new(unit: Unit, now: Duration) -> Self {
+        Self {
+            unit,
+            began: now,
+            sources: Map::default(),
+            departed: VecDeque::new(),
+            routes: Map::default(),
+            in_flight: 0,
+            refused: 0,
+        }
+    }
+
+    /// A source is listed; what it reports counts from now on. False if there are too many.
+    pub fn list(&mut self, source: SocketAddr) -> bool {
+        if self.sources.len() >= MAX_SOURCES && !self.sources.contains_key(&source) {
+            return false;
+        }
+        self.sources.entry(source).or_default();
+        true
+    }
+
+    /// A source is listed no more: what it has in flight is gone. Returns the routes whose level changed.
+    pub fn unlist(&mut self, source: SocketAddr) -> Vec<ObjectKey> {
+        let mut changed = Vec::new();
+        let Some(Source { run: Some(run), silent: _ }) = self.sources.remove(&source) else { return changed };
+        for (key, last) in run.counts {
+            self.withdraw(&key, last, &mut changed);
+        }
+        if let Some(incarnation) = run.incarnation {
+            if self.departed.len() == MAX_DEPARTED {
+                self.departed.pop_front();
+            }
+            self.departed.push_back(incarnation);
+        }
+        changed
+    }
+
+    /// Nothing is heard of a source any more; its last counts stand while it is listed.
+    pub fn silent(&mut self, source: SocketAddr, now: Duration) {
+        if let Some(source) = self.sources.get_mut(&source) {
+            source.silent.get_or_insert(now);
+        }
+    }
+
+    /// Takes a report. Returns the routes whose level changed, in the order of the report.
+    ///
+    /// That of a source that is not listed is ignored.
+    pub fn apply(&mut self, source: SocketAddr, now: Duration, report: Report) -> Vec<ObjectKey> {
+        let mut changed = Vec::new();
+        let Some(state) = self.sources.get_mut(&source) else { return changed };
+        let Report { incarnation, uptime, complete, routes, removed } = report;
+        let silent = state.silent.take();
+        let before = state.run.take();
+        let (origin, mut last) = match before {
+            None => (self.first(incarnation.as_ref(), uptime, now), Map::default()),
+            Some(run) if run.incarnation == incarnation => (Origin::Last(silent.unwrap_or(now)), run.counts),
+            Some(run) => {
+                for (key, last) in run.counts {
+                    self.withdraw(&key, last, &mut changed);
+                }
+                (Origin::Zero(silent.unwrap_or(now)), Map::default())
+            }
+        };
+        let mut counts = if complete { Map::default() } else { std::mem::take(&mut last) };
+        for (key, observed) in routes {
+            let observed = observed.clamped();
+            let before = counts.get(&key).copied().or_else(|| last.remove(&key));
+            if self.observe(&key, before, observed, origin, now, &mut changed) {
+                counts.insert(key, observed);
+            }
+        }
+        for key in removed {
+            if let Some(last) = counts.remove(&key) {
+                self.withdraw(&key, last, &mut changed);
+            }
+        }
+        for (key, last) in last {
+            self.withdraw(&key, last, &mut changed);
+        }
+        if let Some(state) = self.sources.get_mut(&source) {
+            state.run = Some(Run { incarnation, counts });
+        }
+        changed
+    }
+
+    /// A route's object exists, and asks for a rate of this shape or for none.
+    pub fn want(&mut self, key: &ObjectKey, shape: Option<Shape>, now: Duration) {
+        if !self.routes.contains_key(key) && self.routes.len() >= MAX_ROUTES {
+            self.refused += 1;
+            return;
+        }
+        let route = self.routes.entry(key.clone()).or_default();
+        route.wanted = Wanted::Known(shape);
+        route.window = match (route.window.take(), shape) {
+            (_, None) => None,
+            (Some(window), Some(shape)) if window.shape() == shape => Some(window),
+            (Some(window), Some(shape)) => Some(window.reshaped(shape)),
+            (None, Some(shape)) => {
+                let mut window = Window::new(shape);
+                window.advance(now);
+                Some(window)
+            }
+        };
+    }
+
+    /// A route's object exists no more.
+    pub fn unwant(&mut self, key: &ObjectKey) {
+        let Some(route) = self.routes.get_mut(key) else { return };
+        route.wanted = Wanted::Unknown;
+        route.window = None;
+        if route.sources == 0 {
+            self.routes.remove(key);
+        }
+    }
+
+    /// A route's level; zero if nobody counts it.
+    pub fn level(&self, key: &ObjectKey) -> Level {
+        self.routes.get(key).map(|route| route.level).unwrap_or_default()
+    }
+
+    /// A route's rate; zero if nobody counts it or no rate is wanted.
+    pub fn rate(&self, key: &ObjectKey, now: Duration) -> f64 {
+        self.window(key).map_or(0.0, |window| window.rate(now, self.unit))
+    }
+
+    /// When a route's rate falls to zero if nothing more arrives; `None` if it is zero.
+    pub fn quiet_at(&self, key: &ObjectKey, now: Duration) -> Option<Duration> {
+        self.window(key)?.quiet_at(now)
+    }
+
+    /// What the kernels of all sources counted of a route's connections; `None` if none did.
+    pub fn kernel(&self, key: &ObjectKey) -> Option<KernelSum> {
+        self.routes.get(key).map(|route| route.kernel).filter(|kernel| *kernel != KernelSum::default())
+    }
+
+    /// Requests in flight over all routes, those without an object included.
+    pub fn in_flight(&self) -> u64 {
+        self.in_flight
+    }
+
+    /// How sources are doing.
+    pub fn census(&self) -> Census {
+        let mut census = Census { listed: self.sources.len(), ..Census::default() };
+        for source in self.sources.values() {
+            census.reported += usize::from(source.run.is_some());
+            census.silent += usize::from(source.silent.is_some());
+        }
+        census
+    }
+
+    /// How many times a route was refused because there were too many.
+    pub fn refused(&self) -> u64 {
+        self.refused
+    }
+
+    fn window(&self, key: &ObjectKey) -> Option<&Window> {
+        self.routes.get(key)?.window.as_ref()
+    }
+
+    fn first(&self, incarnation: Option<&Arc<str>>, uptime: Option<Duration>, now: Duration) -> Origin {
+        let known = incarnation.is_none_or(|incarnation| self.departed.contains(incarnation));
+        match uptime.and_then(|uptime| now.checked_sub(uptime)) {
+            Some(began) if began >= self.began && !known => Origin::Zero(began),
+            _ => Origin::Here,
+        }
+    }
+
+    /// Takes one source's counts of one route. False if the route is refused.
+    fn observe(
+        &mut self,
+        key: &ObjectKey,
+        before: Option<Observed>,
+        observed: Observed,
+        origin: Origin,
+        now: Duration,
+        changed: &mut Vec<ObjectKey>,
+    ) -> bool {
+        if !self.routes.contains_key(key) {
+            if self.routes.len() >= MAX_ROUTES {
+                self.refused += 1;
+                return false;
+            }
+            self.routes.insert(key.clone(), RouteDemand::counted(now));
+        }
+        let Some(route) = self.routes.get_mut(key) else { return false };
+        let base = match origin {
+            Origin::Here => None,
+            Origin::Last(_) | Origin::Zero(_) => Some(before.unwrap_or_default()),
+        };
+        let new = base.map_or(0, |base| grown(base.total, observed.total));
+        route.kernel.observe(before.and_then(|before| before.kernel), observed.kernel, base.is_some());
+        if before.is_none() {
+            route.sources += 1;
+        }
+        let old = before.unwrap_or_default();
+        route.level = Level {
+            in_flight: route.level.in_flight - old.in_flight + observed.in_flight,
+            held: route.level.held - old.held + observed.held,
+            arrived: route.level.arrived.saturating_add(new),
+        };
+        self.in_flight = self.in_flight - old.in_flight + observed.in_flight;
+        if new > 0
+            && let Some(window) = &mut route.window
+        {
+            let from = match origin {
+                Origin::Last(from) | Origin::Zero(from) => from.min(now),
+                Origin::Here => now,
+            };
+            window.advance(from);
+            window.record_span(from, now, new);
+        }
+        if new > 0 || old.in_flight != observed.in_flight {
+            changed.push(key.clone());
+        }
+        true
+    }
+
+    /// A source counts a route no more.
+    fn withdraw(&mut self, key: &ObjectKey, last: Observed, changed: &mut Vec<ObjectKey>) {
+        let Some(route) = self.routes.get_mut(key) else { return };
+        route.level.in_flight -= last.in_flight;
+        route.level.held -= last.held;
+        route.kernel.withdraw(last.kernel);
+        route.sources -= 1;
+        self.in_flight -= last.in_flight;
+        if route.sources == 0 && route.wanted == Wanted::Unknown {
+            self.routes.remove(key);
+        }
+        if last.in_flight > 0 {
+            changed.push(key.clone());
+        }
+    }
+}
+
+// === impl RouteDemand ===
+
+impl RouteDemand {
+    /// A route that is counted before its object has been seen.
+    fn counted(now: Duration) -> Self {
+        let mut window = Window::new(Shape::default());
+        window.advance(now);
+        Self { window: Some(window), ..Self::default() }
+    }
+}
+
+// === impl Observed ===
+
+impl Observed {
+    fn clamped(self) -> Self {
+        let Self { in_flight, total, held, kernel } = self;
+        Self { in_flight: in_flight.min(MAX_COUNT), total, held: held.min(MAX_COUNT), kernel }
+    }
+}
+
+/// How much a monotonic total has grown; one that fell began anew.
+fn grown(before: u64, now: u64) -> u64 {
+    now.checked_sub(before).unwrap_or(now)
+}
+
+#[cfg(test)]
+mod tests;
