@@ -15,6 +15,7 @@ mod key;
 
 pub mod demand;
 pub mod endpoint;
+pub mod go_duration;
 pub mod inflight;
 pub mod pick;
 pub mod route;
