@@ -155,7 +155,7 @@ impl TunnelWatch {
 
 async fn wait(rx: &mut watch::Receiver<Phase>, phase: Phase) {
     if rx.wait_for(|now| *now >= phase).await.is_err() {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

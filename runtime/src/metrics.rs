@@ -55,7 +55,7 @@ impl Metrics {
 impl Exposition {
     /// Answers a scrape in the format that its `Accept` header prefers: Prometheus text 0.0.4, or OpenMetrics 1.0.
     pub fn respond(&self, request: &HeaderMap) -> Response<Full<Bytes>> {
-        let format = Format::negotiate(request.get_all(header::ACCEPT));
+        let format = Format::negotiate(&request.get_all(header::ACCEPT));
         let body = self.encode(format);
         let mut response = Response::new(Full::new(Bytes::from(body)));
         response.headers_mut().insert(header::CONTENT_TYPE, format.content_type());

@@ -1,10 +1,10 @@
 //! Named, instrumented tasks. Everything that runs beside a caller is started here, so that it shows up in the logs by
 //! name, is joined at shutdown, and cannot end unnoticed when others rely on it.
 
-use std::{fmt::Display, future::Future, time::Duration};
+use std::{collections::HashMap, fmt::Display, future::Future, time::Duration};
 
 use thiserror::Error;
-use tokio::task::{JoinError, JoinHandle, JoinSet};
+use tokio::task::{Id, JoinHandle, JoinSet};
 use tracing::Instrument as _;
 
 /// Long-lived tasks that a process cannot do without.
@@ -12,8 +12,8 @@ use tracing::Instrument as _;
 /// A task of a group is expected to run until the group is joined; [`Group::ended`] tells of one that did not.
 #[derive(Debug, Default)]
 pub struct Group {
-    tasks: JoinSet<(&'static str, Result<(), String>)>,
-    names: std::collections::HashMap<tokio::task::Id, &'static str>,
+    tasks: JoinSet<Result<(), String>>,
+    names: HashMap<Id, &'static str>,
 }
 
 /// A long-lived task ended by itself.
@@ -77,8 +77,8 @@ impl Group {
         F: Future<Output = Result<(), E>> + Send + 'static,
         E: Display,
     {
-        let named = async move { (name, future.await.map_err(|error| format!("{error:#}"))) };
-        let handle = self.tasks.spawn(named.instrument(tracing::info_span!("task", name)));
+        let future = async move { future.await.map_err(|error| format!("{error:#}")) };
+        let handle = self.tasks.spawn(future.instrument(tracing::info_span!("task", name)));
         self.names.insert(handle.id(), name);
     }
 
@@ -86,17 +86,20 @@ impl Group {
     ///
     /// Cancel safe: a task's end is told once, by the call that returns it.
     pub async fn ended(&mut self) -> Ended {
-        match self.tasks.join_next_with_id().await {
-            Some(joined) => self.ending(joined),
-            None => std::future::pending().await,
-        }
+        let (id, how) = match self.tasks.join_next_with_id().await {
+            Some(Ok((id, result))) => (id, result.err().map_or(How::Returned, How::Failed)),
+            Some(Err(error)) => (error.id(), How::Panicked),
+            None => return std::future::pending().await,
+        };
+        let task = self.names.remove(&id).expect("every task of the set was named when it was spawned");
+        Ended { task, how }
     }
 
     /// Waits for all tasks to end, and stops those that have not after `grace`. Returns the ones that were stopped.
     ///
     /// Not cancel safe: when the future is dropped, all tasks are stopped at once.
     pub async fn join(mut self, grace: Duration) -> Vec<&'static str> {
-        let all = async { while self.tasks.join_next().await.is_some_and(|_| true) {} };
+        let all = async { while self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(grace, all).await.is_ok() {
             return Vec::new();
         }
@@ -107,17 +110,6 @@ impl Group {
             stopped.extend(self.names.remove(&error.id()));
         }
         stopped
-    }
-
-    fn ending(&mut self, joined: Result<(tokio::task::Id, (&'static str, Result<(), String>)), JoinError>) -> Ended {
-        match joined {
-            Ok((id, (task, result))) => {
-                self.names.remove(&id);
-                let how = result.err().map_or(How::Returned, How::Failed);
-                Ended { task, how }
-            }
-            Err(error) => Ended { task: self.names.remove(&error.id()).unwrap_or("unknown"), how: How::Panicked },
-        }
     }
 }
 
@@ -147,9 +139,7 @@ mod tests {
     async fn a_task_that_panics_is_named() {
         let mut group = Group::new();
         group.spawn("fragile", async {
-            if std::hint::black_box(true) {
-                panic!("as the test wants");
-            }
+            assert!(std::hint::black_box(false), "as the test wants");
             Ok::<_, Infallible>(())
         });
         let ended = group.ended().await;

@@ -16,7 +16,7 @@ pub(super) enum Format {
 
 impl Format {
     /// The most wanted of the two; the first on a tie.
-    pub(super) fn negotiate(accept: GetAll<'_, HeaderValue>) -> Self {
+    pub(super) fn negotiate(accept: &GetAll<'_, HeaderValue>) -> Self {
         let values = accept.iter().filter_map(|value| value.to_str().ok());
         let mut best = (0.0, Self::Prometheus);
         for range in values.flat_map(|value| value.split(',')) {
@@ -83,7 +83,7 @@ mod tests {
     fn negotiate(accept: &'static str) -> Format {
         let mut headers = HeaderMap::new();
         headers.append(ACCEPT, HeaderValue::from_static(accept));
-        Format::negotiate(headers.get_all(ACCEPT))
+        Format::negotiate(&headers.get_all(ACCEPT))
     }
 
     #[test]

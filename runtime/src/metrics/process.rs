@@ -84,7 +84,7 @@ fn field(text: &str, title: &str) -> Option<f64> {
     text.lines().find_map(|line| line.strip_prefix(title))?.split_whitespace().next()?.parse().ok()
 }
 
-/// See proc_pid_stat(5). The second field, the command's name, may hold anything, so fields are counted after its end.
+/// See `proc_pid_stat(5)`. The second field, the command's name, may hold anything, so fields are counted after its end.
 fn parse_stat(text: &str) -> Option<Stat> {
     let mut fields = text.get(text.rfind(')')? + 1..)?.split_whitespace();
     let user: f64 = fields.nth(11)?.parse().ok()?;
