@@ -17,6 +17,7 @@ pub mod demand;
 pub mod endpoint;
 pub mod go_duration;
 pub mod inflight;
+pub mod mapops;
 pub mod pick;
 pub mod route;
 pub mod service;

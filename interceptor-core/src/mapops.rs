@@ -1,0 +1,300 @@
+//! Which pod addresses the kernel's map should hold, and in which order to get there: desired × installed → operations.
+//! Pure; `dataplane` carries the operations out and repairs with the same function.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    net::SocketAddr,
+};
+
+use crate::{Upstream, UpstreamId};
+
+/// A place among the kernel's counters. One upstream's for as long as it exists; not its id, because ids are used again
+/// while connections of their former owners are still open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slot(pub u32);
+
+/// What the map holds or should hold.
+pub type Table = BTreeMap<SocketAddr, Slot>;
+
+/// One step on the map. Each leaves it in a state that counts no connection for the wrong upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapOp {
+    /// Adds the address, or replaces its slot.
+    Set(SocketAddr, Slot),
+    /// Takes the address out.
+    Remove(SocketAddr),
+}
+
+/// How much the kernel has room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Addresses in all.
+    pub addresses: usize,
+    /// Upstreams that may get a slot besides those that have one.
+    pub new_slots: usize,
+}
+
+/// An address that two upstreams list. Its connections are counted for the owner alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Shared {
+    /// The address.
+    pub addr: SocketAddr,
+    /// For whom it is counted: the one whose target comes first by namespace, Service and port.
+    pub owner: UpstreamId,
+    /// For whom it is not.
+    pub other: UpstreamId,
+}
+
+/// Why an upstream is not counted in the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Full {
+    /// Its addresses, all together, would exceed [`Room::addresses`].
+    Addresses,
+    /// There is no slot left.
+    Slots,
+}
+
+/// Who owns which address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Claims {
+    /// Each address that is to be in the map, with its owner.
+    pub owners: BTreeMap<SocketAddr, UpstreamId>,
+    /// Addresses that more than one upstream lists, sorted.
+    pub shared: Vec<Shared>,
+    /// Upstreams that did not fit, sorted; none of their addresses is in `owners`, for half a count would mislead.
+    pub left_out: Vec<(UpstreamId, Full)>,
+}
+
+/// Decides who owns which address. The outcome does not depend on the order of `upstreams`. Those for which `has_slot`
+/// come before the others when room is short, then lower ids before higher, so that what is counted stays counted.
+pub fn claim<'a>(
+    upstreams: impl IntoIterator<Item = &'a Upstream>,
+    has_slot: impl Fn(UpstreamId) -> bool,
+    room: Room,
+) -> Claims {
+    let mut upstreams: Vec<_> = upstreams.into_iter().collect();
+    upstreams.sort_by(|a, b| (&a.target, a.id).cmp(&(&b.target, b.id)));
+    let mut claims = Claims::default();
+    let mut won: HashMap<UpstreamId, usize> = HashMap::new();
+    for upstream in &upstreams {
+        for addr in upstream.endpoints.iter().map(|endpoint| canonical(endpoint.addr)) {
+            let owner = *claims.owners.entry(addr).or_insert(upstream.id);
+            if owner == upstream.id {
+                continue;
+            }
+            claims.shared.push(Shared { addr, owner, other: upstream.id });
+        }
+    }
+    for owner in claims.owners.values() {
+        *won.entry(*owner).or_default() += 1;
+    }
+    claims.shared.sort_unstable();
+    claims.shared.dedup();
+    claims.fit(won, has_slot, room);
+    claims
+}
+
+/// The operations that lead from `installed` to `desired`: what is added or replaced first, then what is removed, so that
+/// at no time an address that stays is missing.
+pub fn plan(desired: &Table, installed: &Table) -> Vec<MapOp> {
+    let sets = desired
+        .iter()
+        .filter(|(addr, slot)| installed.get(addr) != Some(slot))
+        .map(|(addr, slot)| MapOp::Set(*addr, *slot));
+    let removes = installed.keys().filter(|addr| !desired.contains_key(addr)).map(|addr| MapOp::Remove(*addr));
+    sets.chain(removes).collect()
+}
+
+/// The form in which an address is compared: IPv4-mapped IPv6 as IPv4, without flow label and scope.
+pub fn canonical(addr: SocketAddr) -> SocketAddr {
+    SocketAddr::new(addr.ip().to_canonical(), addr.port())
+}
+
+// === impl Claims ===
+
+impl Claims {
+    fn fit(&mut self, won: HashMap<UpstreamId, usize>, has_slot: impl Fn(UpstreamId) -> bool, room: Room) {
+        let Room { mut addresses, mut new_slots } = room;
+        let mut by_rank: Vec<_> = won.into_iter().map(|(id, count)| (!has_slot(id), id, count)).collect();
+        by_rank.sort_unstable();
+        for (new, id, count) in by_rank {
+            if count > addresses {
+                self.left_out.push((id, Full::Addresses));
+            } else if new && new_slots == 0 {
+                self.left_out.push((id, Full::Slots));
+            } else {
+                addresses -= count;
+                new_slots -= usize::from(new);
+            }
+        }
+        self.left_out.sort_unstable();
+        if !self.left_out.is_empty() {
+            let out: HashSet<_> = self.left_out.iter().map(|(id, _)| *id).collect();
+            self.owners.retain(|_, owner| !out.contains(owner));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+    use crate::{
+        Endpoint, ObjectKey,
+        route::{PortRef, Target},
+        upstream::{Protocol, Resolution},
+    };
+
+    const AMPLE: Room = Room { addresses: 1000, new_slots: 1000 };
+
+    fn addr(n: u8) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, n], 80))
+    }
+
+    fn upstream(id: u32, service: &str, addrs: impl IntoIterator<Item = u8>) -> Upstream {
+        let mut endpoints: Vec<_> = addrs.into_iter().map(|n| Endpoint { addr: addr(n), pod: None }).collect();
+        endpoints.sort();
+        endpoints.dedup();
+        Upstream {
+            id: UpstreamId(id),
+            target: Target { service: ObjectKey::new("ns", service), port: PortRef::Number(80) },
+            resolution: Resolution::Found,
+            protocol: Protocol::Http1,
+            endpoints: endpoints.into(),
+        }
+    }
+
+    fn apply(table: &mut Table, op: MapOp) {
+        match op {
+            MapOp::Set(addr, slot) => table.insert(addr, slot),
+            MapOp::Remove(addr) => table.remove(&addr),
+        };
+    }
+
+    #[test]
+    fn an_address_of_two_upstreams_goes_to_the_first_target_and_is_reported() {
+        let a = upstream(7, "a", [1, 2]);
+        let b = upstream(3, "b", [2, 3]);
+        let claims = claim([&b, &a], |_| false, AMPLE);
+        let owners: Vec<_> = claims.owners.into_iter().collect();
+        assert_eq!(owners, [(addr(1), UpstreamId(7)), (addr(2), UpstreamId(7)), (addr(3), UpstreamId(3))]);
+        assert_eq!(claims.shared, [Shared { addr: addr(2), owner: UpstreamId(7), other: UpstreamId(3) }]);
+        assert_eq!(claims.left_out, []);
+    }
+
+    #[test]
+    fn an_ipv4_mapped_address_is_the_same_address() {
+        let mut mapped = upstream(2, "b", []);
+        let endpoint = Endpoint { addr: "[::ffff:10.0.0.1]:80".parse().unwrap(), pod: None };
+        mapped.endpoints = Arc::from([endpoint]);
+        let claims = claim([&upstream(1, "a", [1]), &mapped], |_| false, AMPLE);
+        assert_eq!(claims.owners.len(), 1);
+        assert_eq!(claims.shared.len(), 1);
+    }
+
+    #[test]
+    fn the_upstream_that_does_not_fit_is_left_out_whole_and_smaller_ones_still_fit() {
+        let ups = [upstream(1, "a", [1, 2]), upstream(2, "b", [3, 4]), upstream(3, "c", [5])];
+        let claims = claim(&ups, |_| false, Room { addresses: 3, ..AMPLE });
+        assert_eq!(claims.left_out, [(UpstreamId(2), Full::Addresses)]);
+        assert_eq!(claims.owners.keys().copied().collect::<Vec<_>>(), [addr(1), addr(2), addr(5)]);
+    }
+
+    #[test]
+    fn what_is_counted_stays_counted_when_room_is_short() {
+        let ups = [upstream(1, "a", [1]), upstream(2, "b", [2])];
+        let claims = claim(&ups, |id| id == UpstreamId(2), Room { addresses: 1, ..AMPLE });
+        assert_eq!(claims.left_out, [(UpstreamId(1), Full::Addresses)]);
+        let claims = claim(&ups, |id| id == UpstreamId(2), Room { addresses: 9, new_slots: 0 });
+        assert_eq!(claims.left_out, [(UpstreamId(1), Full::Slots)]);
+    }
+
+    #[test]
+    fn an_upstream_without_addresses_needs_no_room() {
+        let claims = claim(&[upstream(1, "a", [])], |_| false, Room { addresses: 0, new_slots: 0 });
+        assert_eq!(claims, Claims::default());
+    }
+
+    #[test]
+    fn additions_come_before_removals() {
+        let desired = Table::from([(addr(1), Slot(1)), (addr(2), Slot(1))]);
+        let installed = Table::from([(addr(2), Slot(9)), (addr(3), Slot(1))]);
+        let expected = [MapOp::Set(addr(1), Slot(1)), MapOp::Set(addr(2), Slot(1)), MapOp::Remove(addr(3))];
+        assert_eq!(plan(&desired, &installed), expected);
+    }
+
+    fn tables() -> impl Strategy<Value = Table> {
+        vec((0_u8..12, 0_u32..4), 0..12)
+            .prop_map(|entries| entries.into_iter().map(|(a, s)| (addr(a), Slot(s))).collect())
+    }
+
+    fn upstreams() -> impl Strategy<Value = Vec<Upstream>> {
+        vec((0_u8..6, vec(0_u8..16, 0..5)), 0..8).prop_map(|specs| {
+            let named = specs.into_iter().enumerate();
+            named.map(|(id, (name, addrs))| upstream(u32::try_from(id).unwrap(), &format!("s{name}"), addrs)).collect()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_plan_arrives_and_then_has_nothing_to_do(desired in tables(), installed in tables()) {
+            let mut table = installed.clone();
+            for op in plan(&desired, &installed) {
+                apply(&mut table, op);
+            }
+            prop_assert_eq!(&table, &desired);
+            prop_assert!(plan(&desired, &table).is_empty());
+        }
+
+        #[test]
+        fn at_every_step_an_address_has_its_old_or_its_new_slot(desired in tables(), installed in tables()) {
+            let mut table = installed.clone();
+            for op in plan(&desired, &installed) {
+                apply(&mut table, op);
+                for (addr, slot) in &table {
+                    prop_assert!(desired.get(addr) == Some(slot) || installed.get(addr) == Some(slot));
+                }
+                for addr in desired.keys().filter(|addr| installed.contains_key(addr)) {
+                    prop_assert!(table.contains_key(addr), "an address that stays was missing for a moment");
+                }
+                prop_assert!(table.len() <= desired.len() + installed.len());
+            }
+        }
+
+        #[test]
+        fn claims_ignore_order(ups in upstreams(), addresses in 0_usize..20, new_slots in 0_usize..8, kept in 0_u32..8) {
+            let room = Room { addresses, new_slots };
+            let has_slot = |id: UpstreamId| id.0 < kept;
+            let forward = claim(&ups, has_slot, room);
+            prop_assert_eq!(&forward, &claim(ups.iter().rev(), has_slot, room));
+        }
+
+        #[test]
+        fn claims_keep_to_the_room_and_leave_no_one_out_without_need(
+            ups in upstreams(), addresses in 0_usize..20, new_slots in 0_usize..8, kept in 0_u32..8,
+        ) {
+            let room = Room { addresses, new_slots };
+            let claims = claim(&ups, |id| id.0 < kept, room);
+            prop_assert!(claims.owners.len() <= addresses);
+            let owners: HashSet<_> = claims.owners.values().copied().collect();
+            prop_assert!(owners.iter().filter(|id| id.0 >= kept).count() <= new_slots);
+            let ample = claim(&ups, |id| id.0 < kept, AMPLE);
+            prop_assert_eq!(&claims.shared, &ample.shared);
+            let out: HashSet<_> = claims.left_out.iter().map(|(id, _)| *id).collect();
+            for (addr, owner) in &ample.owners {
+                let expected = (!out.contains(owner)).then_some(owner);
+                prop_assert_eq!(claims.owners.get(addr), expected, "all of an upstream's addresses or none");
+            }
+            for (id, why) in &claims.left_out {
+                let needs = ample.owners.values().filter(|owner| *owner == id).count();
+                match why {
+                    Full::Addresses => prop_assert!(claims.owners.len() + needs > addresses),
+                    Full::Slots => prop_assert!(id.0 >= kept),
+                }
+            }
+        }
+    }
+}
