@@ -16,6 +16,7 @@ mod key;
 pub mod demand;
 pub mod endpoint;
 pub mod go_duration;
+pub mod index;
 pub mod inflight;
 pub mod mapops;
 pub mod pick;
@@ -26,7 +27,8 @@ pub mod window;
 
 pub use self::{
     endpoint::Endpoint,
+    index::{Index, Snapshot},
     key::ObjectKey,
-    route::{Route, RouteEntry, RouteId},
+    route::{Route, RouteEntry, RouteId, RouteTable},
     upstream::{Upstream, UpstreamId},
 };

@@ -1,8 +1,23 @@
 //! A route as the data plane sees it. Written by `api`'s conversions, read by the table, the proxy and the scaler.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
+
+use http::HeaderMap;
 
 use crate::{ObjectKey, UpstreamId};
+
+pub(crate) mod bucket;
+mod check;
+pub(crate) mod host;
+pub(crate) mod path;
+pub(crate) mod table;
+
+pub use self::{
+    check::{MAX_HEADERS, MAX_KEYS, RouteError},
+    host::MAX_HOST,
+    path::MAX_PREFIX,
+    table::RouteTable,
+};
 
 /// Identifies one version-independent route for the life of a process; never reused, so that metrics and
 /// counters of a deleted route can't be taken for those of a new one of the same name.
@@ -118,4 +133,38 @@ pub struct RouteEntry {
     pub upstream: UpstreamId,
     /// Its counters; shared by all versions of the route.
     pub counters: Arc<crate::inflight::RouteCounters>,
+}
+
+// === impl HeaderMatch ===
+
+impl HeaderMatch {
+    /// Whether `headers` have it.
+    pub fn matches(&self, headers: &HeaderMap) -> bool {
+        match &self.value {
+            None => headers.contains_key(&self.name),
+            Some(value) => headers.get_all(&self.name).iter().any(|found| found.as_bytes() == value.as_slice()),
+        }
+    }
+}
+
+// === impl RouteKind ===
+
+impl fmt::Display for RouteKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::InterceptorRoute => "InterceptorRoute",
+            Self::HttpScaledObject => "HTTPScaledObject",
+        })
+    }
+}
+
+// === impl PortRef ===
+
+impl fmt::Display for PortRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => write!(f, "{number}"),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
 }

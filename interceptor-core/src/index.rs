@@ -1,0 +1,242 @@
+//! Watch events in, snapshots out. Owned by the one task that watches; its snapshots are what requests read.
+//!
+//! Every event costs what it touches: one route's change rewrites that route's places in the table, one slice's change
+//! the upstreams of its Service. The result does not depend on the order in which objects arrive.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
+
+use crate::{
+    ObjectKey, Route, RouteEntry, RouteId, Upstream, UpstreamId,
+    inflight::{EdgeSink, RouteCounters},
+    route::{RouteKind, RouteTable},
+    service::{Service, Slice},
+};
+
+mod claims;
+mod problem;
+mod upstreams;
+
+pub use self::problem::{MAX_PROBLEMS, Problem, ProblemKind};
+use self::{claims::Claims, upstreams::Upstreams};
+
+/// A change of one object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A route was added or changed.
+    Route(Route),
+    /// A route is gone.
+    RouteGone(RouteKind, ObjectKey),
+    /// A Service was added or changed.
+    Service(Service),
+    /// A Service is gone.
+    ServiceGone(ObjectKey),
+    /// An EndpointSlice was added or changed.
+    Slice(Slice),
+    /// An EndpointSlice is gone.
+    SliceGone(ObjectKey),
+}
+
+/// All objects of one kind, as a list returned them: what is not in it is gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Relist {
+    /// All routes of a kind.
+    Routes(RouteKind, Vec<Route>),
+    /// All Services.
+    Services(Vec<Service>),
+    /// All EndpointSlices.
+    Slices(Vec<Slice>),
+}
+
+/// What is known now; never changes, and is cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// From requests to routes.
+    pub table: RouteTable,
+    /// Every route by name, those without rules too.
+    pub routes: imbl::OrdMap<ObjectKey, Arc<RouteEntry>>,
+    upstreams: imbl::Vector<Option<Arc<Upstream>>>,
+}
+
+/// The state behind the snapshots.
+#[derive(Debug)]
+pub struct Index {
+    shards: usize,
+    sink: Arc<dyn EdgeSink>,
+    next_route: u64,
+    table: RouteTable,
+    routes: imbl::OrdMap<ObjectKey, Arc<RouteEntry>>,
+    /// HTTPScaledObjects that stand behind an InterceptorRoute of their name.
+    shadowed: BTreeMap<ObjectKey, Route>,
+    /// Routes whose rules were dropped, and why.
+    refused: BTreeMap<ObjectKey, String>,
+    claims: Claims,
+    upstreams: Upstreams,
+}
+
+// === impl Snapshot ===
+
+impl Snapshot {
+    /// The upstream of this id. An id outlives its upstream: who kept a [`RouteEntry`] from an older snapshot asks
+    /// [`upstream_of`](Self::upstream_of).
+    pub fn upstream(&self, id: UpstreamId) -> Option<&Arc<Upstream>> {
+        self.upstreams.get(usize::try_from(id.0).ok()?)?.as_ref()
+    }
+
+    /// Where `entry`'s requests go, also when `entry` is from another snapshot than this: `None` once nothing refers to its
+    /// target any more, never another route's target.
+    pub fn upstream_of(&self, entry: &RouteEntry) -> Option<&Arc<Upstream>> {
+        self.upstream(entry.upstream).filter(|upstream| upstream.target == entry.route.target)
+    }
+
+    /// All upstreams, in order of their ids.
+    pub fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
+        self.upstreams.iter().flatten()
+    }
+}
+
+// === impl Index ===
+
+impl Index {
+    /// An empty index, whose routes count with `shards` shards and tell `sink` of edges.
+    pub fn new(shards: usize, sink: Arc<dyn EdgeSink>) -> Self {
+        Self {
+            shards,
+            sink,
+            next_route: 0,
+            table: RouteTable::default(),
+            routes: imbl::OrdMap::new(),
+            shadowed: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            claims: Claims::default(),
+            upstreams: Upstreams::default(),
+        }
+    }
+
+    /// Takes one change in.
+    pub fn apply(&mut self, event: Event) {
+        match event {
+            Event::Route(route) => self.put(route),
+            Event::RouteGone(kind, key) => self.take(kind, &key),
+            Event::Service(service) => self.upstreams.put_service(service),
+            Event::ServiceGone(key) => self.upstreams.take_service(&key),
+            Event::Slice(slice) => self.upstreams.put_slice(slice),
+            Event::SliceGone(key) => self.upstreams.take_slice(&key),
+        }
+    }
+
+    /// Replaces all objects of one kind; those that are the same stay untouched.
+    pub fn reset(&mut self, relist: Relist) {
+        match relist {
+            Relist::Routes(kind, routes) => {
+                let listed: HashSet<ObjectKey> = routes.iter().map(|route| route.key.clone()).collect();
+                let known = self.routes.values().filter(|entry| entry.route.kind == kind).map(|entry| &entry.route.key);
+                let behind = self.shadowed.keys().filter(|_| kind == RouteKind::HttpScaledObject);
+                let gone: Vec<_> = known.chain(behind).filter(|key| !listed.contains(*key)).cloned().collect();
+                gone.iter().for_each(|key| self.take(kind, key));
+                routes.into_iter().for_each(|route| self.put(route));
+            }
+            Relist::Services(services) => self.upstreams.reset_services(services),
+            Relist::Slices(slices) => self.upstreams.reset_slices(slices),
+        }
+    }
+
+    /// What is known now.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot { table: self.table.clone(), routes: self.routes.clone(), upstreams: self.upstreams.all().clone() }
+    }
+
+    /// The upstreams that changed since the last call: whose waiters have to look again.
+    pub fn take_changed(&mut self) -> Vec<UpstreamId> {
+        self.upstreams.take_changed()
+    }
+
+    /// What is wrong with which object, at most [`MAX_PROBLEMS`]. None of it stops another object.
+    pub fn problems(&self) -> Vec<Problem> {
+        let refused = self.refused.iter().filter_map(|(key, why)| Some(Problem::refused(self.routes.get(key)?, why)));
+        let shadowed = self.shadowed.keys().map(Problem::shadowed);
+        let contested = self.claims.contests().map(|contest| Problem::conflict(&contest));
+        let unresolved = self.upstreams.unresolved().flat_map(|(upstream, service, users)| {
+            let users = users.iter().filter_map(|key| self.routes.get(key));
+            users.map(move |entry| Problem::unresolved(entry, upstream, service))
+        });
+        refused.chain(shadowed).chain(contested).chain(unresolved).take(MAX_PROBLEMS).collect()
+    }
+
+    fn put(&mut self, route: Route) {
+        let live = self.routes.get(&route.key);
+        match (live.map(|entry| entry.route.kind), route.kind) {
+            (Some(RouteKind::InterceptorRoute), RouteKind::HttpScaledObject) => {
+                self.shadowed.insert(route.key.clone(), route);
+            }
+            (Some(RouteKind::HttpScaledObject), RouteKind::InterceptorRoute) => {
+                let behind = live.expect("its kind was read").route.clone();
+                self.shadowed.insert(behind.key.clone(), behind);
+                self.install(route);
+            }
+            _ => self.install(route),
+        }
+    }
+
+    fn take(&mut self, kind: RouteKind, key: &ObjectKey) {
+        if self.routes.get(key).is_some_and(|entry| entry.route.kind == kind) {
+            match self.shadowed.remove(key) {
+                Some(behind) => self.install(behind),
+                None => self.uninstall(key),
+            }
+        } else if kind == RouteKind::HttpScaledObject {
+            self.shadowed.remove(key);
+        }
+    }
+
+    fn install(&mut self, mut route: Route) {
+        let refused = route.check().err().map(|error| error.to_string());
+        if refused.is_some() {
+            route.rules.clear();
+        }
+        match refused {
+            Some(why) => self.refused.insert(route.key.clone(), why),
+            None => self.refused.remove(&route.key),
+        };
+        let old = self.routes.get(&route.key).cloned();
+        if old.as_ref().is_some_and(|old| old.route == route) {
+            return;
+        }
+        // The new target before the old one goes: an upstream that stays keeps its id.
+        let upstream = self.upstreams.acquire(&route.target, &route.key);
+        let (id, counters) = match &old {
+            Some(old) => (old.id, Arc::clone(&old.counters)),
+            None => self.next_counters(),
+        };
+        let entry = Arc::new(RouteEntry { id, route, upstream, counters });
+        if let Some(old) = &old {
+            self.table.remove(old);
+            self.claims.remove(old);
+            if old.upstream != upstream {
+                self.upstreams.release(old.upstream, &old.route.key);
+            }
+        }
+        self.table.insert(&entry);
+        self.claims.insert(&entry);
+        self.routes.insert(entry.route.key.clone(), entry);
+    }
+
+    fn uninstall(&mut self, key: &ObjectKey) {
+        let Some(old) = self.routes.remove(key) else { return };
+        self.refused.remove(key);
+        self.table.remove(&old);
+        self.claims.remove(&old);
+        self.upstreams.release(old.upstream, key);
+    }
+
+    fn next_counters(&mut self) -> (RouteId, Arc<RouteCounters>) {
+        let id = RouteId(self.next_route);
+        self.next_route += 1;
+        (id, Arc::new(RouteCounters::new(id, self.shards, Arc::clone(&self.sink))))
+    }
+}
+
+#[cfg(test)]
+mod tests;

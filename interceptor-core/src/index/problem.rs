@@ -1,0 +1,96 @@
+//! What the index finds wrong: told in words that name the object and, for a conflict, who won it.
+
+use std::fmt::Write as _;
+
+use super::claims::Contest;
+use crate::{ObjectKey, RouteEntry, Upstream, route::RouteKind, service::Service, upstream::Resolution};
+
+/// How many problems are told at once; who has more than these reads the first ones first.
+pub const MAX_PROBLEMS: usize = 1000;
+
+/// How many ports of a Service a message lists.
+const MAX_PORTS: usize = 16;
+
+/// What kind of problem it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ProblemKind {
+    /// The rules are more than the table takes; the route is counted but gets no request.
+    Refused,
+    /// An InterceptorRoute of the same name stands before this HTTPScaledObject.
+    Shadowed,
+    /// Another route has the same host, path and headers, and wins.
+    Conflict,
+    /// The target's Service does not exist.
+    NoService,
+    /// The target's Service has no such port.
+    NoPort,
+}
+
+/// One problem of one object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Problem {
+    /// Whose problem it is.
+    pub object: ObjectKey,
+    /// Of which kind the object is.
+    pub route_kind: RouteKind,
+    /// What kind of problem.
+    pub kind: ProblemKind,
+    /// In words.
+    pub message: String,
+}
+
+// === impl Problem ===
+
+impl Problem {
+    pub(super) fn refused(entry: &RouteEntry, why: &str) -> Self {
+        Self::of(entry, ProblemKind::Refused, format!("takes no requests: {why}"))
+    }
+
+    pub(super) fn shadowed(key: &ObjectKey) -> Self {
+        Self {
+            object: key.clone(),
+            route_kind: RouteKind::HttpScaledObject,
+            kind: ProblemKind::Shadowed,
+            message: format!("ignored: InterceptorRoute {key} has the same name and stands before it"),
+        }
+    }
+
+    pub(super) fn conflict(contest: &Contest<'_>) -> Self {
+        let Contest { loser, winner, host, path, with_headers } = contest;
+        let (ours, theirs) = (&loser.route, &winner.route);
+        let why = if theirs.created < ours.created { "it is older" } else { "of two as old the later name wins" };
+        let headers = if *with_headers { " with the same headers" } else { "" };
+        let place = format!("{host}/{}{headers}", path.trim_matches('/'));
+        let message = format!("{place} goes to {} {}: {why}", theirs.kind, theirs.key);
+        Self::of(loser, ProblemKind::Conflict, message)
+    }
+
+    pub(super) fn unresolved(entry: &RouteEntry, upstream: &Upstream, service: Option<&Service>) -> Self {
+        let target = &upstream.target;
+        match (upstream.resolution, service) {
+            (Resolution::NoPort, Some(service)) => {
+                let ports = list(service);
+                let message = format!("Service {} has no port {}: it has {ports}", target.service, target.port);
+                Self::of(entry, ProblemKind::NoPort, message)
+            }
+            _ => Self::of(entry, ProblemKind::NoService, format!("Service {} does not exist", target.service)),
+        }
+    }
+
+    fn of(entry: &RouteEntry, kind: ProblemKind, message: String) -> Self {
+        Self { object: entry.route.key.clone(), route_kind: entry.route.kind, kind, message }
+    }
+}
+
+fn list(service: &Service) -> String {
+    let mut out = String::new();
+    for port in service.ports.iter().take(MAX_PORTS) {
+        let comma = if out.is_empty() { "" } else { ", " };
+        let written = match &*port.name {
+            "" => write!(out, "{comma}{}", port.port),
+            name => write!(out, "{comma}{} ({name})", port.port),
+        };
+        written.expect("a string takes any text");
+    }
+    if out.is_empty() { "none".to_owned() } else { out }
+}

@@ -1,0 +1,254 @@
+//! Targets joined with Services and EndpointSlices: each change recomputes the targets of its Service alone.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
+
+use foldhash::quality::RandomState;
+use imbl::Vector;
+
+use crate::{
+    Endpoint, ObjectKey, Upstream, UpstreamId,
+    route::{PortRef, Target},
+    service::{Service, ServicePort, Slice, SlicePort},
+    upstream::{Protocol, Resolution},
+};
+
+/// `appProtocol` of a port that speaks HTTP/2 without TLS.
+const H2C: &str = "kubernetes.io/h2c";
+
+/// All targets that routes refer to, and what they are made of.
+#[derive(Debug, Default)]
+pub(super) struct Upstreams {
+    all: Vector<Option<Arc<Upstream>>>,
+    /// By id: which routes refer to it.
+    users: Vec<BTreeSet<ObjectKey>>,
+    ids: HashMap<Target, UpstreamId, RandomState>,
+    free: BTreeSet<u32>,
+    services: HashMap<ObjectKey, Backing, RandomState>,
+    slices: HashMap<ObjectKey, Slice, RandomState>,
+    unresolved: BTreeSet<UpstreamId>,
+    changed: BTreeSet<UpstreamId>,
+}
+
+/// What is known of one Service name.
+#[derive(Debug, Default)]
+struct Backing {
+    service: Option<Service>,
+    slices: BTreeSet<ObjectKey>,
+    upstreams: BTreeSet<UpstreamId>,
+}
+
+// === impl Upstreams ===
+
+impl Upstreams {
+    pub(super) fn all(&self) -> &Vector<Option<Arc<Upstream>>> {
+        &self.all
+    }
+
+    pub(super) fn take_changed(&mut self) -> Vec<UpstreamId> {
+        std::mem::take(&mut self.changed).into_iter().collect()
+    }
+
+    /// Upstreams without Service or port, with the Service and the routes that want them.
+    pub(super) fn unresolved(&self) -> impl Iterator<Item = (&Upstream, Option<&Service>, &BTreeSet<ObjectKey>)> {
+        self.unresolved.iter().filter_map(|id| {
+            let at = index(*id);
+            let upstream = self.all.get(at)?.as_deref()?;
+            let service = self.services.get(&upstream.target.service).and_then(|backing| backing.service.as_ref());
+            Some((upstream, service, &self.users[at]))
+        })
+    }
+
+    /// The id of `target`, held for the route `user`.
+    pub(super) fn acquire(&mut self, target: &Target, user: &ObjectKey) -> UpstreamId {
+        if let Some(id) = self.ids.get(target).copied() {
+            self.users[index(id)].insert(user.clone());
+            return id;
+        }
+        let id = self.free.pop_first().map_or_else(|| self.grow(), UpstreamId);
+        self.ids.insert(target.clone(), id);
+        self.users[index(id)].insert(user.clone());
+        self.services.entry(target.service.clone()).or_default().upstreams.insert(id);
+        self.resolve(id, target);
+        id
+    }
+
+    /// Ends the route's hold; the last one frees the id. Waiters look again, since their route may have moved away.
+    pub(super) fn release(&mut self, id: UpstreamId, user: &ObjectKey) {
+        let at = index(id);
+        self.users[at].remove(user);
+        self.changed.insert(id);
+        if !self.users[at].is_empty() {
+            return;
+        }
+        let Some(upstream) = self.all.set(at, None) else { return };
+        self.ids.remove(&upstream.target);
+        self.unresolved.remove(&id);
+        self.free.insert(id.0);
+        let service = &upstream.target.service;
+        if let Some(backing) = self.services.get_mut(service) {
+            backing.upstreams.remove(&id);
+        }
+        self.forget(service);
+    }
+
+    pub(super) fn put_service(&mut self, service: Service) {
+        let key = service.key.clone();
+        self.services.entry(key.clone()).or_default().service = Some(service);
+        self.resolve_all(&key);
+    }
+
+    pub(super) fn take_service(&mut self, key: &ObjectKey) {
+        let Some(backing) = self.services.get_mut(key) else { return };
+        backing.service = None;
+        self.resolve_all(key);
+        self.forget(key);
+    }
+
+    pub(super) fn put_slice(&mut self, slice: Slice) {
+        let service = slice.service.clone();
+        let key = slice.key.clone();
+        let old = self.slices.insert(key.clone(), slice);
+        if let Some(old) = old.filter(|old| old.service != service) {
+            self.detach(&old);
+        }
+        self.services.entry(service.clone()).or_default().slices.insert(key);
+        self.resolve_all(&service);
+    }
+
+    pub(super) fn take_slice(&mut self, key: &ObjectKey) {
+        if let Some(old) = self.slices.remove(key) {
+            self.detach(&old);
+        }
+    }
+
+    pub(super) fn reset_services(&mut self, services: Vec<Service>) {
+        let listed: HashSet<&ObjectKey> = services.iter().map(|service| &service.key).collect();
+        let known = self.services.iter().filter(|(_, backing)| backing.service.is_some()).map(|(key, _)| key);
+        let gone: Vec<_> = known.filter(|key| !listed.contains(*key)).cloned().collect();
+        gone.iter().for_each(|key| self.take_service(key));
+        services.into_iter().for_each(|service| self.put_service(service));
+    }
+
+    pub(super) fn reset_slices(&mut self, slices: Vec<Slice>) {
+        let listed: HashSet<&ObjectKey> = slices.iter().map(|slice| &slice.key).collect();
+        let gone: Vec<_> = self.slices.keys().filter(|key| !listed.contains(*key)).cloned().collect();
+        gone.iter().for_each(|key| self.take_slice(key));
+        slices.into_iter().for_each(|slice| self.put_slice(slice));
+    }
+
+    fn detach(&mut self, slice: &Slice) {
+        if let Some(backing) = self.services.get_mut(&slice.service) {
+            backing.slices.remove(&slice.key);
+        }
+        self.resolve_all(&slice.service);
+        self.forget(&slice.service);
+    }
+
+    fn forget(&mut self, service: &ObjectKey) {
+        if self.services.get(service).is_some_and(Backing::is_empty) {
+            self.services.remove(service);
+        }
+    }
+
+    fn grow(&mut self) -> UpstreamId {
+        let id = UpstreamId(u32::try_from(self.all.len()).expect("memory ends before the ids do"));
+        self.all.push_back(None);
+        self.users.push(BTreeSet::new());
+        id
+    }
+
+    fn resolve_all(&mut self, service: &ObjectKey) {
+        let Some(backing) = self.services.get(service) else { return };
+        let upstreams: Vec<_> = backing.upstreams.iter().copied().collect();
+        for id in upstreams {
+            let target = self.all.get(index(id)).and_then(Option::as_ref).map(|upstream| upstream.target.clone());
+            self.resolve(id, &target.expect("a Service lists only upstreams that are in use"));
+        }
+    }
+
+    fn resolve(&mut self, id: UpstreamId, target: &Target) {
+        let backing = self.services.get(&target.service);
+        let slices = backing.into_iter().flat_map(|backing| &backing.slices).filter_map(|key| self.slices.get(key));
+        let upstream = join(id, target, backing.and_then(|backing| backing.service.as_ref()), slices);
+        if upstream.resolution == Resolution::Found {
+            self.unresolved.remove(&id);
+        } else {
+            self.unresolved.insert(id);
+        }
+        let at = index(id);
+        if self.all.get(at).and_then(Option::as_deref) != Some(&upstream) {
+            self.all.set(at, Some(Arc::new(upstream)));
+            self.changed.insert(id);
+        }
+    }
+}
+
+// === impl Backing ===
+
+impl Backing {
+    fn is_empty(&self) -> bool {
+        let Self { service, slices, upstreams } = self;
+        service.is_none() && slices.is_empty() && upstreams.is_empty()
+    }
+}
+
+fn index(id: UpstreamId) -> usize {
+    usize::try_from(id.0).expect("a usize holds 32 bits")
+}
+
+/// What a target is, given its Service and slices.
+fn join<'a>(
+    id: UpstreamId,
+    target: &Target,
+    service: Option<&Service>,
+    slices: impl Iterator<Item = &'a Slice>,
+) -> Upstream {
+    let port = service.and_then(|service| service.ports.iter().find(|port| target.port.names(port)));
+    let (resolution, protocol) = match (service, port) {
+        (None, _) => (Resolution::NoService, Protocol::Http1),
+        (Some(_), None) => (Resolution::NoPort, Protocol::Http1),
+        (Some(_), Some(port)) if port.app_protocol.as_deref() == Some(H2C) => (Resolution::Found, Protocol::H2c),
+        (Some(_), Some(_)) => (Resolution::Found, Protocol::Http1),
+    };
+    let mut endpoints = Vec::new();
+    for slice in slices {
+        let target_port = match (resolution, port) {
+            (Resolution::Found, Some(port)) => slice.ports.iter().find(|candidate| candidate.name == port.name),
+            (Resolution::NoService, _) => without_service(&target.port, &slice.ports),
+            _ => None,
+        };
+        let Some(target_port) = target_port else { continue };
+        let ready = slice.endpoints.iter().filter(|endpoint| endpoint.ready);
+        endpoints.extend(ready.filter_map(|endpoint| {
+            let address = *endpoint.addresses.first()?;
+            Some(Endpoint { addr: (address, target_port.port).into(), pod: endpoint.pod.clone() })
+        }));
+    }
+    // `None` sorts before a name, so the named one of two equal addresses has to come first to stay.
+    endpoints.sort_by(|a, b| (a.addr, &b.pod).cmp(&(b.addr, &a.pod)));
+    endpoints.dedup_by_key(|endpoint| endpoint.addr);
+    Upstream { id, target: target.clone(), resolution, protocol, endpoints: endpoints.into() }
+}
+
+/// Slices without a Service object don't tell its port numbers: then a number means the target port of that number, or
+/// the only one there is.
+fn without_service<'a>(port: &PortRef, ports: &'a [SlicePort]) -> Option<&'a SlicePort> {
+    let PortRef::Number(number) = port else { return None };
+    let same = ports.iter().find(|candidate| candidate.port == *number);
+    same.or(match ports {
+        [only] => Some(only),
+        _ => None,
+    })
+}
+
+impl PortRef {
+    fn names(&self, port: &ServicePort) -> bool {
+        match self {
+            Self::Number(number) => port.port == *number,
+            Self::Name(name) => port.name == *name,
+        }
+    }
+}
