@@ -19,4 +19,5 @@ pub mod log;
 pub mod metrics;
 pub mod ready;
 pub mod signal;
+pub mod snapshot;
 pub mod task;
