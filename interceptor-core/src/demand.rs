@@ -208,16 +208,14 @@ impl Demand {
         let Report { incarnation, uptime, complete, routes, removed } = report;
         let silent = state.silent.take();
         let before = state.run.take();
-        let (origin, mut last) = match before {
-            None => (self.first(incarnation.as_ref(), uptime, now), Map::default()),
-            Some(run) if run.incarnation == incarnation => (Origin::Last(silent.unwrap_or(now)), run.counts),
-            Some(run) => {
-                for (key, last) in run.counts {
-                    self.withdraw(&key, last, &mut changed);
-                }
-                (Origin::Zero(silent.unwrap_or(now)), Map::default())
+        let (incarnation, origin, mut last) = match before {
+            None => (incarnation.clone(), self.first(incarnation.as_ref(), uptime, now), Map::default()),
+            Some(run) if run.is_the_same(incarnation.as_ref()) => {
+                (incarnation.or(run.incarnation), Origin::Last(silent.unwrap_or(now)), run.counts)
             }
+            Some(run) => (incarnation, Origin::Zero(silent.unwrap_or(now)), run.counts),
         };
+        let complete = complete || !matches!(origin, Origin::Last(_));
         let mut counts = if complete { Map::default() } else { std::mem::take(&mut last) };
         for (key, observed) in routes {
             let observed = observed.clamped();
@@ -341,11 +339,15 @@ impl Demand {
         }
         let Some(route) = self.routes.get_mut(key) else { return false };
         let base = match origin {
-            Origin::Here => None,
-            Origin::Last(_) | Origin::Zero(_) => Some(before.unwrap_or_default()),
+            Origin::Here => observed,
+            Origin::Zero(_) => Observed::default(),
+            Origin::Last(_) => before.unwrap_or_default(),
         };
-        let new = base.map_or(0, |base| grown(base.total, observed.total));
-        route.kernel.observe(before.and_then(|before| before.kernel), observed.kernel, base.is_some());
+        let new = grown(base.total, observed.total);
+        if let Some(before) = before {
+            route.kernel.withdraw(before.kernel);
+        }
+        route.kernel.observe(base.kernel, observed.kernel);
         if before.is_none() {
             route.sources += 1;
         }
@@ -385,6 +387,18 @@ impl Demand {
         }
         if last.in_flight > 0 {
             changed.push(key.clone());
+        }
+    }
+}
+
+// === impl Run ===
+
+impl Run {
+    /// Without a name on either side (a stream that gave way to `GET /queue`, or the other way round) the totals tell.
+    fn is_the_same(&self, incarnation: Option<&Arc<str>>) -> bool {
+        match (&self.incarnation, incarnation) {
+            (Some(mine), Some(other)) => mine == other,
+            _ => true,
         }
     }
 }

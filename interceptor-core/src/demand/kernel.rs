@@ -40,22 +40,19 @@ impl KernelSum {
         self.srtt.checked_div(self.timed)
     }
 
-    /// A source's counters went from `before` to `now`; `new` tells whether the difference is news.
-    pub(super) fn observe(&mut self, before: Option<Kernel>, now: Option<Kernel>, new: bool) {
-        self.withdraw(before);
+    /// A source's counters grew from `base` to `now`.
+    pub(super) fn observe(&mut self, base: Option<Kernel>, now: Option<Kernel>) {
         let Some(now) = now else { return };
-        if new {
-            let before = before.unwrap_or_default();
-            self.opened = self.opened.saturating_add(grown(before.opened, now.opened));
-            self.closed = self.closed.saturating_add(grown(before.closed, now.closed));
-            self.failed = self.failed.saturating_add(grown(before.failed, now.failed));
-        }
+        let base = base.unwrap_or_default();
+        self.opened = self.opened.saturating_add(grown(base.opened, now.opened));
+        self.closed = self.closed.saturating_add(grown(base.closed, now.closed));
+        self.failed = self.failed.saturating_add(grown(base.failed, now.failed));
         self.open = self.open.saturating_add(now.open());
         self.srtt = self.srtt.saturating_add(now.srtt);
         self.timed += u32::from(!now.srtt.is_zero());
     }
 
-    /// A source counts the route no more.
+    /// What a source said last stands no more.
     pub(super) fn withdraw(&mut self, last: Option<Kernel>) {
         let Some(last) = last else { return };
         self.open = self.open.saturating_sub(last.open());

@@ -82,6 +82,18 @@ fn another_incarnation_at_the_same_address_began_anew_even_if_its_totals_are_hig
 }
 
 #[test]
+fn a_source_that_is_polled_for_a_while_goes_on_where_its_stream_was() {
+    let mut d = demand(&[1]);
+    d.apply(addr(1), secs(101), stream("one", None, &[("a", 0, 500)]));
+    d.apply(addr(1), secs(102), queue(&[("a", 0, 501)]));
+    d.apply(addr(1), secs(103), stream("one", None, &[("a", 0, 503)]));
+    level(&d, "a", 0, 3);
+    d.apply(addr(1), secs(104), queue(&[("a", 0, 504)]));
+    d.apply(addr(1), secs(105), stream("two", None, &[("a", 0, 600)]));
+    level(&d, "a", 0, 604);
+}
+
+#[test]
 fn a_silent_source_keeps_its_last_count_while_it_is_listed_and_is_dropped_when_not() {
     let mut d = demand(&[1, 2]);
     d.apply(addr(1), secs(101), queue(&[("a", 2, 5)]));
