@@ -1,1 +1,35 @@
-fn main() {}
+//! `cargo xtask`: the project's one build tool, one command a file. Reads the command line, runs it, sets the exit code.
+#![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool speaks on its terminal")]
+#![expect(clippy::disallowed_types, reason = "a build tool has no tokio; std's clock is the one it measures with")]
+
+mod bench;
+mod cli;
+mod codegen;
+mod process;
+mod report;
+mod setup;
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    match cli.run(&root()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The top of the workspace, wherever the command was started.
+fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().expect("xtask lies in a folder of the workspace").to_owned()
+}

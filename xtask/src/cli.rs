@@ -1,0 +1,80 @@
+//! The command line: which commands exist, their help page, and which file runs each. Read by `main.rs` alone.
+
+use std::path::Path;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::{bench, codegen, setup};
+
+/// The page a newcomer sees. `every_command_is_on_the_help_page` keeps it complete.
+const PAGE: &str = "\
+Rouse's build tool. Every command may be started anywhere in the repository.
+
+Usage: cargo xtask <COMMAND> [OPTIONS]
+
+Start here
+  demo          Watch one request wake a workload: set-up, build, then the live demo (--once: no terminal)
+  test          Set-up, then every test there is, and a table of what ran and what did not
+
+While you work
+  setup         Install what this machine lacks; each thing is named before it is installed, none twice
+  build-ebpf    Compile the eBPF programs to target/bpf/interceptor-ebpf
+  codegen       Write the generated code again (--check: only compare it with what is committed)
+  sizes         Check sizes and first lines of all source files against the style
+  ci            All that must pass before a commit: fmt, clippy, test, doc, deny, codegen, sizes, dependencies
+
+Measure
+  bench proxy   Requests per CPU-second and latency, beside nginx and HAProxy
+  bench routes  Look-up, memory, CPU and delay with 10 and with 10,000 routes
+
+`cargo xtask <COMMAND> --help` tells more. Root is needed only to install Debian packages and for the tests and the
+data plane level that use the kernel; without it all else works at data plane level `none`. Tools that are not Debian
+packages go to .rouse/ in this repository, results to target/.
+";
+
+/// `cargo xtask …`.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", override_help = PAGE, disable_help_subcommand = true)]
+#[command(arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Install what this machine lacks: Debian packages, the BPF linker.
+    Setup(setup::SetupArgs),
+    /// Write the generated code again.
+    Codegen(codegen::CodegenArgs),
+    /// Measure.
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
+}
+
+impl Cli {
+    /// Runs the command in the workspace at `root`.
+    pub(crate) fn run(self, root: &Path) -> Result<()> {
+        match self.command {
+            Command::Setup(args) => setup::run(root, &args),
+            Command::Codegen(args) => codegen::run(root, &args),
+            Command::Bench(command) => bench::run(root, &command),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn every_command_is_on_the_help_page() {
+        Cli::command().debug_assert();
+        for command in Cli::command().get_subcommands() {
+            assert!(PAGE.contains(&format!("\n  {}", command.get_name())), "{} is missing", command.get_name());
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! `cargo xtask setup`: puts on this machine what the other commands need, once; says in one line what it cannot.
+//! `test`, `demo` and `bench` call it with the part they need.
+
+mod bpf_linker;
+mod debian;
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+
+use crate::setup::debian::{Package, Probe};
+
+/// A source of Rust's `core` for the BPF target and LLVM for its linker. The version of LLVM is that of `rustc-web`.
+const BPF: [Package; 4] = [
+    Package::new("rustc-web", Probe::File("/usr/bin/rustc"), "the Rust compiler that knows the eBPF target"),
+    Package::new("cargo-web", Probe::File("/usr/bin/cargo"), "its cargo"),
+    Package::new("rust-web-src", Probe::File("/usr/lib/rustlib/src/rust/library/core"), "the source of Rust's core"),
+    Package::new("llvm-22-dev", Probe::File("/usr/lib/llvm-22/bin/llvm-config"), "LLVM, to build the BPF linker with"),
+];
+
+/// Foreign peers and tools that tests and demo use.
+const TEST: [Package; 5] = [
+    Package::new("curl", Probe::Command("curl"), "an HTTP client for the tests and the demo"),
+    Package::new("nghttp2-client", Probe::Command("nghttp"), "an HTTP/2 client for the tests"),
+    Package::new("iproute2", Probe::Command("ip"), "network namespaces for the tests"),
+    Package::new("python3", Probe::Command("python3"), "small peers for the tests"),
+    Package::new("util-linux", Probe::Command("unshare"), "processes of their own namespace for the tests"),
+];
+
+/// What `bench proxy` compares with and puts load with.
+const BENCH: [Package; 5] = [
+    Package::new("nginx-light", Probe::Command("nginx"), "a proxy to compare with, and the origin server"),
+    Package::new("haproxy", Probe::Command("haproxy"), "a proxy to compare with"),
+    Package::new("wrk", Probe::Command("wrk"), "HTTP/1.1 load"),
+    Package::new("nghttp2-client", Probe::Command("h2load"), "HTTP/2 load"),
+    Package::new("util-linux", Probe::Command("taskset"), "a processor each for proxy and load"),
+];
+
+/// Arguments of `setup`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SetupArgs {
+    /// Also install what `cargo xtask bench` needs: nginx, HAProxy, wrk.
+    #[arg(long)]
+    bench: bool,
+}
+
+/// What is still missing after set-up, a line each with how to get it; `None` where nothing is.
+#[derive(Debug, Default)]
+pub(crate) struct Missing {
+    /// Without it there is no eBPF object: data plane level `none`.
+    pub(crate) bpf: Option<String>,
+    /// Without it some tests cannot run.
+    pub(crate) tools: Option<String>,
+}
+
+/// `cargo xtask setup`.
+pub(crate) fn run(root: &Path, args: &SetupArgs) -> Result<()> {
+    let SetupArgs { bench } = args;
+    let missing = for_test(root);
+    if *bench {
+        for_bench()?;
+    }
+    let lines: Vec<String> = [missing.bpf, missing.tools].into_iter().flatten().collect();
+    if !lines.is_empty() {
+        bail!("this machine still lacks something: {}", lines.join("; "));
+    }
+    println!("setup: this machine has everything");
+    Ok(())
+}
+
+/// Installs what building, testing and the demo need. Says what it could not; nobody stops for it.
+pub(crate) fn for_test(root: &Path) -> Missing {
+    let bpf = bpf(root).err().map(|error| format!("{error:#}"));
+    let tools = debian::install(&TEST).err().map(|error| format!("{error:#}"));
+    if let Some(why) = &bpf {
+        eprintln!("setup: no eBPF object can be built, so the data plane stays at level none: {why}");
+    }
+    if let Some(why) = &tools {
+        eprintln!("setup: some tests cannot run: {why}");
+    }
+    Missing { bpf, tools }
+}
+
+/// Installs what the benches need, without starting the services of the packages.
+pub(crate) fn for_bench() -> Result<()> {
+    debian::install(&BENCH)
+}
+
+/// A toolchain for the BPF target: rustup's if it is complete, Debian's otherwise.
+fn bpf(root: &Path) -> Result<()> {
+    if bpf_linker::rustup_suffices() {
+        return Ok(());
+    }
+    debian::install(&BPF)?;
+    bpf_linker::install(root)
+}
