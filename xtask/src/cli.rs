@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::{bench, codegen, setup};
+use crate::{bench, build_ebpf, codegen, setup};
 
 /// The page a newcomer sees. `every_command_is_on_the_help_page` keeps it complete.
 const PAGE: &str = "\
@@ -46,6 +46,8 @@ pub(crate) struct Cli {
 enum Command {
     /// Install what this machine lacks: Debian packages, the BPF linker.
     Setup(setup::SetupArgs),
+    /// Compile the eBPF programs to target/bpf/interceptor-ebpf.
+    BuildEbpf,
     /// Write the generated code again.
     Codegen(codegen::CodegenArgs),
     /// Measure.
@@ -58,6 +60,11 @@ impl Cli {
     pub(crate) fn run(self, root: &Path) -> Result<()> {
         match self.command {
             Command::Setup(args) => setup::run(root, &args),
+            Command::BuildEbpf => {
+                let object = build_ebpf::build(root)?;
+                println!("build-ebpf: wrote {}", object.display());
+                Ok(())
+            }
             Command::Codegen(args) => codegen::run(root, &args),
             Command::Bench(command) => bench::run(root, &command),
         }

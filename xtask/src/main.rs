@@ -4,6 +4,7 @@
 #![expect(clippy::disallowed_types, reason = "a build tool has no tokio; std's clock is the one it measures with")]
 
 mod bench;
+mod build_ebpf;
 mod cli;
 mod codegen;
 mod process;
