@@ -57,6 +57,7 @@ pub struct Snapshot {
     pub table: RouteTable,
     /// Every route by name, those without rules too.
     pub routes: imbl::OrdMap<ObjectKey, Arc<RouteEntry>>,
+    ids: imbl::HashMap<RouteId, Arc<RouteEntry>, foldhash::fast::FixedState>,
     upstreams: imbl::Vector<Option<Arc<Upstream>>>,
 }
 
@@ -68,6 +69,7 @@ pub struct Index {
     next_route: u64,
     table: RouteTable,
     routes: imbl::OrdMap<ObjectKey, Arc<RouteEntry>>,
+    ids: imbl::HashMap<RouteId, Arc<RouteEntry>, foldhash::fast::FixedState>,
     /// HTTPScaledObjects that stand behind an InterceptorRoute of their name.
     shadowed: BTreeMap<ObjectKey, Route>,
     /// Routes whose rules were dropped, and why.
@@ -79,6 +81,11 @@ pub struct Index {
 // === impl Snapshot ===
 
 impl Snapshot {
+    /// The route of this id, while it exists.
+    pub fn route(&self, id: RouteId) -> Option<&Arc<RouteEntry>> {
+        self.ids.get(&id)
+    }
+
     /// The upstream of this id. An id outlives its upstream: who kept a [`RouteEntry`] from an older snapshot asks
     /// [`upstream_of`](Self::upstream_of).
     pub fn upstream(&self, id: UpstreamId) -> Option<&Arc<Upstream>> {
@@ -108,6 +115,7 @@ impl Index {
             next_route: 0,
             table: RouteTable::default(),
             routes: imbl::OrdMap::new(),
+            ids: imbl::HashMap::default(),
             shadowed: BTreeMap::new(),
             refused: BTreeMap::new(),
             claims: Claims::default(),
@@ -145,7 +153,12 @@ impl Index {
 
     /// What is known now.
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot { table: self.table.clone(), routes: self.routes.clone(), upstreams: self.upstreams.all().clone() }
+        Snapshot {
+            table: self.table.clone(),
+            routes: self.routes.clone(),
+            ids: self.ids.clone(),
+            upstreams: self.upstreams.all().clone(),
+        }
     }
 
     /// The upstreams that changed since the last call: whose waiters have to look again.
@@ -220,12 +233,14 @@ impl Index {
         }
         self.table.insert(&entry);
         self.claims.insert(&entry);
+        self.ids.insert(entry.id, Arc::clone(&entry));
         self.routes.insert(entry.route.key.clone(), entry);
     }
 
     fn uninstall(&mut self, key: &ObjectKey) {
         let Some(old) = self.routes.remove(key) else { return };
         self.refused.remove(key);
+        self.ids.remove(&old.id);
         self.table.remove(&old);
         self.claims.remove(&old);
         self.upstreams.release(old.upstream, key);
