@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::{bench, build_ebpf, codegen, setup};
+use crate::{bench, build_ebpf, ci, codegen, setup, sizes, test};
 
 /// The page a newcomer sees. `every_command_is_on_the_help_page` keeps it complete.
 const PAGE: &str = "\
@@ -50,6 +50,12 @@ enum Command {
     BuildEbpf,
     /// Write the generated code again.
     Codegen(codegen::CodegenArgs),
+    /// Check sizes and first lines of all source files against the style.
+    Sizes,
+    /// Set-up, then every test there is.
+    Test,
+    /// All that must pass before a commit.
+    Ci,
     /// Measure.
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -66,6 +72,9 @@ impl Cli {
                 Ok(())
             }
             Command::Codegen(args) => codegen::run(root, &args),
+            Command::Sizes => sizes::run(root),
+            Command::Test => test::run(root),
+            Command::Ci => ci::run(root),
             Command::Bench(command) => bench::run(root, &command),
         }
     }

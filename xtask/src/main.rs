@@ -5,11 +5,14 @@
 
 mod bench;
 mod build_ebpf;
+mod ci;
 mod cli;
 mod codegen;
 mod process;
 mod report;
 mod setup;
+mod sizes;
+mod test;
 
 use std::{
     path::{Path, PathBuf},

@@ -53,6 +53,14 @@ pub(crate) struct Missing {
     pub(crate) tools: Option<String>,
 }
 
+impl Missing {
+    /// Those that are missing.
+    pub(crate) fn lines(&self) -> Vec<&str> {
+        let Self { bpf, tools } = self;
+        [bpf, tools].into_iter().flatten().map(String::as_str).collect()
+    }
+}
+
 /// `cargo xtask setup`.
 pub(crate) fn run(root: &Path, args: &SetupArgs) -> Result<()> {
     let SetupArgs { bench } = args;
@@ -60,7 +68,7 @@ pub(crate) fn run(root: &Path, args: &SetupArgs) -> Result<()> {
     if *bench {
         for_bench()?;
     }
-    let lines: Vec<String> = [missing.bpf, missing.tools].into_iter().flatten().collect();
+    let lines = missing.lines();
     if !lines.is_empty() {
         bail!("this machine still lacks something: {}", lines.join("; "));
     }
