@@ -57,7 +57,7 @@ pub struct Snapshot {
     pub table: RouteTable,
     /// Every route by name, those without rules too.
     pub routes: imbl::OrdMap<ObjectKey, Arc<RouteEntry>>,
-    ids: imbl::HashMap<RouteId, Arc<RouteEntry>, foldhash::fast::FixedState>,
+    ids: imbl::HashMap<RouteId, Arc<RouteEntry>>,
     upstreams: imbl::Vector<Option<Arc<Upstream>>>,
 }
 
@@ -69,7 +69,7 @@ pub struct Index {
     next_route: u64,
     table: RouteTable,
     routes: imbl::OrdMap<ObjectKey, Arc<RouteEntry>>,
-    ids: imbl::HashMap<RouteId, Arc<RouteEntry>, foldhash::fast::FixedState>,
+    ids: imbl::HashMap<RouteId, Arc<RouteEntry>>,
     /// HTTPScaledObjects that stand behind an InterceptorRoute of their name.
     shadowed: BTreeMap<ObjectKey, Route>,
     /// Routes whose rules were dropped, and why.
@@ -115,7 +115,7 @@ impl Index {
             next_route: 0,
             table: RouteTable::default(),
             routes: imbl::OrdMap::new(),
-            ids: imbl::HashMap::default(),
+            ids: imbl::HashMap::new(),
             shadowed: BTreeMap::new(),
             refused: BTreeMap::new(),
             claims: Claims::default(),
