@@ -51,7 +51,7 @@ impl Phase {
 impl Conn {
     /// Takes `event` and says which counter moves: each connection moves `opened` at most once, and exactly one of
     /// `closed` (if it was opened) and `failed` (if not). A socket that connects again begins anew.
-    #[inline(always)]
+    #[inline]
     #[must_use]
     pub fn step(&mut self, event: Event) -> Step {
         match (self.phase, event) {

@@ -1,38 +1,36 @@
-//! Reads of the kernel's context structures, field by field: the verifier refuses wider or merged loads.
+//! Reads of the kernel's context structures, word by word at constant offsets: the verifier refuses anything else, and the
+//! compiler would merge two reads into one at a computed offset, also volatile ones.
 #![expect(unsafe_code, reason = "contexts are reached through pointers that the verifier has checked")]
 
-use core::ptr::{addr_of, read_volatile};
+use core::{
+    arch::asm,
+    mem::offset_of,
+    ptr::{addr_of, read_volatile},
+};
 
-use aya_ebpf::{bindings::bpf_sock, programs::SockOpsContext};
+use aya_ebpf::{
+    bindings::{bpf_sock, bpf_sock_ops},
+    programs::SockOpsContext,
+};
 use interceptor_common::AddrKey;
 
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
+const IP6: usize = offset_of!(bpf_sock_ops, remote_ip6);
 
 /// Whom the socket connects to; `None` for other families.
 #[inline(always)]
 pub(crate) fn remote(ctx: &SockOpsContext) -> Option<AddrKey> {
-    // SAFETY: `ops` is the program's context; each read is one aligned word of it, volatile so that none are merged.
-    unsafe {
-        let ops = ctx.ops;
-        // The kernel gives the port in network byte order in the upper half of a little-endian word.
-        let port_be = (read_volatile(addr_of!((*ops).remote_port)) >> 16) as u16;
-        match read_volatile(addr_of!((*ops).family)) {
-            AF_INET => Some(AddrKey::v4(read_volatile(addr_of!((*ops).remote_ip4)), port_be)),
-            AF_INET6 => {
-                let words = addr_of!((*ops).remote_ip6).cast::<u32>();
-                Some(AddrKey::v6(
-                    [
-                        read_volatile(words),
-                        read_volatile(words.add(1)),
-                        read_volatile(words.add(2)),
-                        read_volatile(words.add(3)),
-                    ],
-                    port_be,
-                ))
-            }
-            _ => None,
+    // The kernel gives the port in network byte order in the upper half of a little-endian word.
+    let port_be = (word::<{ offset_of!(bpf_sock_ops, remote_port) }>(ctx) >> 16) as u16;
+    match word::<{ offset_of!(bpf_sock_ops, family) }>(ctx) {
+        AF_INET => Some(AddrKey::v4(word::<{ offset_of!(bpf_sock_ops, remote_ip4) }>(ctx), port_be)),
+        AF_INET6 => {
+            let addr_be =
+                [word::<IP6>(ctx), word::<{ IP6 + 4 }>(ctx), word::<{ IP6 + 8 }>(ctx), word::<{ IP6 + 12 }>(ctx)];
+            Some(AddrKey::v6(addr_be, port_be))
         }
+        _ => None,
     }
 }
 
@@ -46,6 +44,22 @@ pub(crate) fn socket(ctx: &SockOpsContext) -> *mut bpf_sock {
 /// The connection's smoothed round-trip time in microseconds.
 #[inline(always)]
 pub(crate) fn srtt_us(ctx: &SockOpsContext) -> u64 {
-    // SAFETY: one aligned word of the context. The kernel keeps it times eight.
-    u64::from(unsafe { read_volatile(addr_of!((*ctx.ops).srtt_us)) } >> 3)
+    // The kernel keeps it times eight.
+    u64::from(word::<{ offset_of!(bpf_sock_ops, srtt_us) }>(ctx) >> 3)
+}
+
+#[inline(always)]
+fn word<const OFFSET: usize>(ctx: &SockOpsContext) -> u32 {
+    let word: u64;
+    // SAFETY: one aligned word of the program's context, whose layout gives the offset.
+    unsafe {
+        asm!(
+            "{word} = *(u32 *)({ops} + {offset})",
+            word = out(reg) word,
+            ops = in(reg) ctx.ops,
+            offset = const OFFSET,
+            options(nostack, readonly),
+        );
+    }
+    word as u32
 }

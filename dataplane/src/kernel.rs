@@ -1,0 +1,202 @@
+//! The data plane in the kernel, level `self`: loads the programs, attaches them to one cgroup and keeps them fed. All of
+//! it ends with this process, for nothing is pinned.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use aya::{
+    Btf, Ebpf, EbpfError, EbpfLoader,
+    programs::{CgroupAttachMode, ProgramError, SockOps},
+    util::{KernelVersion, nr_cpus},
+};
+use interceptor_common::Stats;
+use interceptor_core::{Upstream, UpstreamId};
+use nix::{
+    sys::resource::{RLIM_INFINITY, Resource, setrlimit},
+    time::{ClockId, clock_gettime},
+};
+
+use crate::{
+    ConnectionCounters, Dataplane, LeftOut, Level, Logs, RepairReport, SyncError, SyncReport,
+    cgroup::{Cgroup, CgroupError},
+    ledger::{Ledger, Limits},
+    logs,
+    maps::{self, KernelMaps, WrongMap},
+    object::OBJECT,
+    probe::{self, ProbeError},
+    selftest::{self, SelfTestError},
+};
+
+const PROGRAM: &str = "count_connections";
+
+/// Level `self`.
+#[derive(Debug)]
+pub struct Kernel {
+    reason: String,
+    ledger: Ledger,
+    maps: KernelMaps,
+    logs: Option<Logs>,
+    /// What was last said about upstreams that are left out, so that it is said once.
+    said: Vec<LeftOut>,
+    missed: u64,
+    /// Owns the program and its link: dropping it detaches.
+    _ebpf: Ebpf,
+}
+
+/// Why the kernel cannot be used, by step.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unavailable {
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    #[error("cannot load the type information")]
+    Btf(#[from] aya::BtfError),
+    #[error("cannot load the programs")]
+    Object(#[from] Box<EbpfError>),
+    #[error(transparent)]
+    Map(#[from] WrongMap),
+    #[error("the object has no program {PROGRAM}")]
+    NoProgram,
+    #[error("cannot load program {PROGRAM}")]
+    Load(#[source] Box<ProgramError>),
+    #[error("cannot attach program {PROGRAM} to {path}")]
+    Attach { path: String, source: Box<ProgramError> },
+    #[error("cannot read the programs' log")]
+    Logs(#[from] Box<aya_log::Error>),
+    #[error(transparent)]
+    SelfTest(#[from] SelfTestError),
+}
+
+// === impl Kernel ===
+
+impl Kernel {
+    /// Probes, loads, attaches and tests; whichever step fails first is the reason.
+    pub(crate) fn start(cgroup: Option<&Path>, limits: Option<Limits>) -> Result<Self, Unavailable> {
+        let object = OBJECT.ok_or(ProbeError::NoObject)?;
+        probe::probe()?;
+        let cgroup = Cgroup::find(cgroup)?;
+        raise_locked_memory();
+        let limits = limits.unwrap_or_else(|| Limits::for_cpus(nr_cpus().unwrap_or(1)));
+        let btf = Btf::from_sys_fs()?;
+        let log_level = logs::level();
+        let mut ebpf = EbpfLoader::new()
+            .btf(Some(&btf))
+            .map_max_entries(maps::UPSTREAM_OF, limits.addresses.saturating_mul(2).max(2))
+            .map_max_entries(maps::STATS, limits.slots.max(1))
+            .override_global("AYA_LOG_LEVEL", &log_level, true)
+            .load(object)
+            .map_err(Box::new)?;
+        let mut maps = KernelMaps::take(&mut ebpf)?;
+        let logs = Logs::take(&mut ebpf).map_err(Box::new)?;
+        attach(&mut ebpf, &cgroup)?;
+        selftest::run(&mut maps)?;
+        let others = cgroup.others();
+        if others > 0 {
+            let cgroup = cgroup.path().display();
+            tracing::warn!(%cgroup, others, "other processes share the cgroup: their connections to pods are counted too");
+        }
+        Ok(Self {
+            reason: format!("attached to {}", cgroup.path().display()),
+            ledger: Ledger::new(limits),
+            maps,
+            logs: Some(logs),
+            said: Vec::new(),
+            missed: 0,
+            _ebpf: ebpf,
+        })
+    }
+
+    fn after_sync(&mut self, report: &SyncReport) {
+        if report.left_out != self.said {
+            for LeftOut { upstream, why } in report.left_out.iter().filter(|left| !self.said.contains(left)).take(10) {
+                tracing::warn!(upstream = upstream.0, why, "the kernel does not count this upstream");
+            }
+            self.said.clone_from(&report.left_out);
+        }
+        self.flush();
+    }
+
+    fn flush(&mut self) {
+        if let Some(logs) = &mut self.logs {
+            logs.flush();
+        }
+    }
+}
+
+impl Dataplane for Kernel {
+    fn level(&self) -> Level {
+        Level::SelfLevel
+    }
+
+    fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    fn sync(&mut self, upstreams: &mut dyn Iterator<Item = &Arc<Upstream>>) -> Result<SyncReport, SyncError> {
+        let report = self.ledger.sync(&mut self.maps, upstreams)?;
+        self.after_sync(&report);
+        Ok(report)
+    }
+
+    fn repair(&mut self) -> Result<RepairReport, SyncError> {
+        let report = self.ledger.repair(&mut self.maps)?;
+        if report.drifted() {
+            let RepairReport { missing, foreign, wrong } = report;
+            tracing::warn!(missing, foreign, wrong, "the kernel's map of pod addresses had drifted and was mended");
+        }
+        let missed = self.maps.missed().map_err(SyncError::Counters)?;
+        if missed > self.missed {
+            tracing::warn!(connections = missed - self.missed, "the kernel could not count these connections");
+            self.missed = missed;
+        }
+        self.flush();
+        Ok(report)
+    }
+
+    fn counters(&self) -> Vec<(UpstreamId, ConnectionCounters)> {
+        let now = monotonic();
+        let read = self.ledger.counters(&self.maps).into_iter();
+        read.filter_map(|(id, stats)| match stats {
+            Ok(stats) => Some((id, counters(&stats, now))),
+            Err(error) => {
+                tracing::warn!(upstream = id.0, %error, "the kernel's counters cannot be read");
+                None
+            }
+        })
+        .collect()
+    }
+
+    fn take_logs(&mut self) -> Option<Logs> {
+        self.logs.take()
+    }
+}
+
+fn attach(ebpf: &mut Ebpf, cgroup: &Cgroup) -> Result<(), Unavailable> {
+    let program = ebpf.program_mut(PROGRAM).ok_or(Unavailable::NoProgram)?;
+    let load = |error| Unavailable::Load(Box::new(error));
+    let program: &mut SockOps = program.try_into().map_err(load)?;
+    program.load().map_err(load)?;
+    // Links always allow several programs on a cgroup; the flag for it is refused together with them.
+    let attached = program.attach(cgroup.dir(), CgroupAttachMode::Single);
+    let failed = |error| Unavailable::Attach { path: cgroup.path().display().to_string(), source: Box::new(error) };
+    attached.map(drop).map_err(failed)
+}
+
+/// Before 5.11 maps and programs count as locked memory. What cannot be raised shows when they are loaded.
+fn raise_locked_memory() {
+    if KernelVersion::current().is_ok_and(|version| version < KernelVersion::new(5, 11, 0)) {
+        _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
+    }
+}
+
+/// The clock of the programs' time stamps.
+fn monotonic() -> Duration {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default()
+}
+
+fn counters(stats: &Stats, now: Duration) -> ConnectionCounters {
+    let Stats { attempted: _, opened, closed, failed, srtt_us, last_ns } = *stats;
+    let last_activity = (last_ns > 0).then(|| now.saturating_sub(Duration::from_nanos(last_ns)));
+    // CPUs are read one after the other, so a close may be seen whose opening was not.
+    ConnectionCounters { opened, closed: closed.min(opened), failed, srtt_us, last_activity }
+}

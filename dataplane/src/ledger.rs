@@ -1,0 +1,302 @@
+//! Keeps the kernel's address map in step with the snapshot: which upstream has which slot, what the map should hold, and
+//! what it holds as far as we know. Decides with `interceptor_core::mapops`; touches the kernel through [`Maps`] alone.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    io,
+    net::SocketAddr,
+    sync::Arc,
+};
+
+use interceptor_common::Stats;
+use interceptor_core::{
+    Upstream, UpstreamId,
+    mapops::{self, Full, MapOp, Room, Shared, Slot, Table},
+};
+
+use crate::{LeftOut, RepairReport, SyncReport, slots::Slots};
+
+/// How many addresses and slots there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Pod addresses; the kernel's map has room for twice as many, so that there is always room to add before removing.
+    pub addresses: u32,
+    /// Slots, the self-test's included.
+    pub slots: u32,
+}
+
+/// A call to the kernel that failed for other reasons than want of room.
+#[derive(Debug, thiserror::Error)]
+pub enum SyncError {
+    /// An address could not be added or removed. The others were, and the next sync tries it again.
+    #[error("the kernel's map of pod addresses: {addr}")]
+    Address {
+        /// Which address.
+        addr: SocketAddr,
+        /// The kernel's words.
+        source: io::Error,
+    },
+    /// The map could not be read back.
+    #[error("the kernel's map of pod addresses cannot be read")]
+    Read(#[source] io::Error),
+    /// Counters could not be read.
+    #[error("the kernel's counters cannot be read")]
+    Counters(#[source] io::Error),
+}
+
+/// The kernel's maps as the ledger uses them.
+pub(crate) trait Maps {
+    fn set(&mut self, addr: SocketAddr, slot: Slot) -> io::Result<()>;
+    /// Removing what is not there is no error.
+    fn remove(&mut self, addr: SocketAddr) -> io::Result<()>;
+    fn read(&self) -> io::Result<Table>;
+    fn stats(&self, slot: Slot) -> io::Result<Stats>;
+    /// Returns after every program has ended that was running when it was called.
+    fn wait_for_programs(&self) -> io::Result<()>;
+}
+
+/// How many operations were carried out.
+#[derive(Clone, Copy, Debug, Default)]
+struct Done {
+    added: usize,
+    replaced: usize,
+    removed: usize,
+}
+
+/// What should be and what is.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    limits: Limits,
+    slots: Slots,
+    /// Those upstreams of the last sync that matter, by id.
+    seen: Vec<Arc<Upstream>>,
+    desired: Table,
+    installed: Table,
+    /// Whether the last sync left nothing undone that another try might do.
+    settled: bool,
+    shared: Vec<Shared>,
+    left_out: Vec<LeftOut>,
+}
+
+// === impl Limits ===
+
+impl Limits {
+    /// Addresses for a few pods each of ten thousand upstreams.
+    const ADDRESSES: u32 = 32_768;
+    /// Counters exist once per CPU; all together they are to take no more than this.
+    const COUNTER_BYTES: usize = 16 << 20;
+    /// Slots for ten thousand warm upstreams and those that drain.
+    const SLOTS: usize = 16_384;
+    const MIN_SLOTS: usize = 1024;
+
+    /// What a machine with so many CPUs gets.
+    pub fn for_cpus(cpus: usize) -> Self {
+        let slots = (Self::COUNTER_BYTES / (size_of::<Stats>() * cpus.max(1))).clamp(Self::MIN_SLOTS, Self::SLOTS);
+        Self { addresses: Self::ADDRESSES, slots: u32::try_from(slots).unwrap_or(u32::MAX) }
+    }
+}
+
+// === impl Ledger ===
+
+impl Ledger {
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            slots: Slots::new(limits.slots),
+            seen: Vec::new(),
+            desired: Table::new(),
+            installed: Table::new(),
+            settled: true,
+            shared: Vec::new(),
+            left_out: Vec::new(),
+        }
+    }
+
+    /// Makes `maps` count for these upstreams.
+    pub(crate) fn sync(
+        &mut self,
+        maps: &mut impl Maps,
+        upstreams: &mut dyn Iterator<Item = &Arc<Upstream>>,
+    ) -> Result<SyncReport, SyncError> {
+        let mut wanted: Vec<_> = upstreams.filter(|upstream| self.matters(upstream)).map(Arc::clone).collect();
+        wanted.sort_unstable_by_key(|upstream| upstream.id);
+        if self.settled && self.seen.len() == wanted.len() && self.seen.iter().zip(&wanted).all(|(a, b)| same(a, b)) {
+            return Ok(self.report(Done::default()));
+        }
+        self.seen = wanted;
+        let mut done = self.pass(maps)?;
+        let short = self.left_out.iter().any(|left| self.slots.of(left.upstream).is_none());
+        if short && self.reap(maps)? > 0 {
+            done.add(self.pass(maps)?);
+        }
+        Ok(self.report(done))
+    }
+
+    /// Mends the map and frees slots whose connections have ended.
+    pub(crate) fn repair(&mut self, maps: &mut impl Maps) -> Result<RepairReport, SyncError> {
+        let actual = maps.read().map_err(SyncError::Read)?;
+        let report = drift(&self.installed, &actual);
+        if report.drifted() {
+            self.installed = actual;
+            let ops = mapops::plan(&self.desired, &self.installed);
+            self.apply(maps, ops)?;
+        }
+        self.reap(maps)?;
+        Ok(report)
+    }
+
+    /// Every upstream that has a slot, with what was counted in this use of it, by id.
+    pub(crate) fn counters(&self, maps: &impl Maps) -> Vec<(UpstreamId, io::Result<Stats>)> {
+        let mut counters: Vec<_> = self
+            .slots
+            .uses()
+            .map(|(id, used)| (id, maps.stats(used.slot).map(|stats| stats.since(&used.base))))
+            .collect();
+        counters.sort_unstable_by_key(|(id, _)| *id);
+        counters
+    }
+
+    /// Whether an upstream has something to do with the kernel: one that never had a pod has not.
+    fn matters(&self, upstream: &Upstream) -> bool {
+        !upstream.endpoints.is_empty() || self.slots.of(upstream.id).is_some()
+    }
+
+    fn pass(&mut self, maps: &mut impl Maps) -> Result<Done, SyncError> {
+        let targets: HashMap<_, _> = self.seen.iter().map(|upstream| (upstream.id, &upstream.target)).collect();
+        self.slots.retire_all_but(&targets);
+        let room = Room { addresses: self.limits.addresses as usize, new_slots: self.slots.available() };
+        let claims = mapops::claim(self.seen.iter().map(AsRef::as_ref), |id| self.slots.of(id).is_some(), room);
+        self.desired = Table::new();
+        for (addr, owner) in claims.owners {
+            let target = targets.get(&owner).expect("an owner is one of the upstreams that claimed");
+            let slot = self.slots.give(owner, target).expect("claims keep to the number of slots available");
+            self.desired.insert(addr, slot);
+        }
+        self.shared = claims.shared;
+        self.left_out = claims.left_out.into_iter().map(|(upstream, full)| self.no_room(upstream, full)).collect();
+        let ops = mapops::plan(&self.desired, &self.installed);
+        self.apply(maps, ops)
+    }
+
+    fn no_room(&self, upstream: UpstreamId, full: Full) -> LeftOut {
+        let why = match full {
+            Full::Addresses => {
+                format!("its addresses do not fit: all upstreams together may have {}", self.limits.addresses)
+            }
+            Full::Slots => {
+                format!("no counters are free: {} upstreams may have them", self.limits.slots.saturating_sub(1))
+            }
+        };
+        LeftOut { upstream, why }
+    }
+
+    /// Carries `ops` out and returns what was done. When the kernel has no room for an upstream's address, the upstream is
+    /// taken out whole; any other failure is returned after the rest has been done.
+    fn apply(&mut self, maps: &mut impl Maps, ops: Vec<MapOp>) -> Result<Done, SyncError> {
+        let mut done = Done::default();
+        let mut refused: BTreeMap<Slot, io::Error> = BTreeMap::new();
+        let mut failed = None;
+        for op in ops {
+            let Err(error) = self.carry_out(maps, op, &mut done) else { continue };
+            match op {
+                MapOp::Set(_, slot) if no_room(&error) => _ = refused.entry(slot).or_insert(error),
+                MapOp::Set(addr, _) | MapOp::Remove(addr) => {
+                    failed.get_or_insert(SyncError::Address { addr, source: error });
+                }
+            }
+        }
+        self.settled = failed.is_none() && refused.is_empty();
+        for (slot, error) in refused {
+            self.degrade(maps, slot, &error, &mut done);
+        }
+        failed.map_or(Ok(done), Err)
+    }
+
+    fn carry_out(&mut self, maps: &mut impl Maps, op: MapOp, done: &mut Done) -> io::Result<()> {
+        let Done { added, replaced, removed } = done;
+        match op {
+            MapOp::Set(addr, slot) => {
+                maps.set(addr, slot)?;
+                let before = self.installed.insert(addr, slot);
+                *(if before.is_some() { replaced } else { added }) += 1;
+            }
+            MapOp::Remove(addr) => {
+                maps.remove(addr)?;
+                self.installed.remove(&addr);
+                *removed += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn degrade(&mut self, maps: &mut impl Maps, slot: Slot, error: &io::Error, done: &mut Done) {
+        self.desired.retain(|_, of| *of != slot);
+        let addrs: Vec<_> = self.installed.iter().filter(|(_, of)| **of == slot).map(|(addr, _)| *addr).collect();
+        for addr in addrs {
+            // One that cannot be removed now stays in `installed`, and the next sync tries again.
+            _ = self.carry_out(maps, MapOp::Remove(addr), done);
+        }
+        if let Some(upstream) = self.slots.uses().find(|(_, used)| used.slot == slot).map(|(id, _)| id) {
+            self.left_out.push(LeftOut { upstream, why: format!("the kernel has no room for its addresses: {error}") });
+        }
+    }
+
+    /// Frees drained slots and says how many. Without [`Maps::wait_for_programs`] none can be freed; that costs room alone.
+    fn reap(&mut self, maps: &impl Maps) -> Result<usize, SyncError> {
+        let led_to: HashSet<_> = self.installed.values().copied().collect();
+        let candidates = self.slots.candidates(&led_to);
+        if candidates.is_empty() {
+            return Ok(0);
+        }
+        if let Err(error) = maps.wait_for_programs() {
+            tracing::warn!(%error, "slots of upstreams that have gone are kept: membarrier(2) failed");
+            return Ok(0);
+        }
+        self.slots.reap(&candidates, |slot| maps.stats(slot)).map_err(SyncError::Counters)
+    }
+
+    fn report(&self, done: Done) -> SyncReport {
+        let Done { added, replaced, removed } = done;
+        SyncReport {
+            added,
+            replaced,
+            removed,
+            addresses: self.installed.len(),
+            shared: self.shared.clone(),
+            left_out: self.left_out.clone(),
+        }
+    }
+}
+
+// === impl Done ===
+
+impl Done {
+    fn add(&mut self, other: Self) {
+        let Self { added, replaced, removed } = other;
+        self.added += added;
+        self.replaced += replaced;
+        self.removed += removed;
+    }
+}
+
+fn same(a: &Arc<Upstream>, b: &Arc<Upstream>) -> bool {
+    Arc::ptr_eq(a, b) || (a.id == b.id && a.target == b.target && a.endpoints == b.endpoints)
+}
+
+/// Whether the kernel refused for want of room: the map's own or memory.
+fn no_room(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::E2BIG | libc::ENOMEM))
+}
+
+fn drift(expected: &Table, actual: &Table) -> RepairReport {
+    let mut report = RepairReport::default();
+    for (addr, slot) in expected {
+        match actual.get(addr) {
+            None => report.missing += 1,
+            Some(other) if other != slot => report.wrong += 1,
+            Some(_) => {}
+        }
+    }
+    report.foreign = actual.keys().filter(|addr| !expected.contains_key(addr)).count();
+    report
+}

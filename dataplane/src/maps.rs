@@ -1,0 +1,93 @@
+//! The kernel's maps, typed.
+
+use std::{fmt, io, net::SocketAddr};
+
+use aya::{
+    Ebpf,
+    maps::{HashMap, MapData, MapError, PerCpuArray},
+};
+use interceptor_common::{AddrKey, Stats};
+use interceptor_core::mapops::{Slot, Table};
+
+use crate::{ledger::Maps, syscall};
+
+pub(crate) const UPSTREAM_OF: &str = "UPSTREAM_OF";
+pub(crate) const STATS: &str = "STATS";
+const MISSED: &str = "MISSED";
+
+/// Those maps of the loaded object that user space uses.
+pub(crate) struct KernelMaps {
+    upstream_of: HashMap<MapData, AddrKey, u32>,
+    stats: PerCpuArray<MapData, Stats>,
+    missed: PerCpuArray<MapData, u64>,
+}
+
+/// The object is not the one that this crate was written for.
+#[derive(Debug, thiserror::Error)]
+#[error("the object's map {name} is not as expected")]
+pub(crate) struct WrongMap {
+    name: &'static str,
+    source: Option<MapError>,
+}
+
+// === impl KernelMaps ===
+
+impl KernelMaps {
+    pub(crate) fn take(ebpf: &mut Ebpf) -> Result<Self, WrongMap> {
+        let mut take = |name| ebpf.take_map(name).ok_or(WrongMap { name, source: None });
+        let wrong = |name| move |source| WrongMap { name, source: Some(source) };
+        Ok(Self {
+            upstream_of: take(UPSTREAM_OF)?.try_into().map_err(wrong(UPSTREAM_OF))?,
+            stats: take(STATS)?.try_into().map_err(wrong(STATS))?,
+            missed: take(MISSED)?.try_into().map_err(wrong(MISSED))?,
+        })
+    }
+
+    /// Connections that the programs could not tag, ever.
+    pub(crate) fn missed(&self) -> io::Result<u64> {
+        Ok(self.missed.get(&0, 0).map_err(os_error)?.iter().sum())
+    }
+}
+
+impl fmt::Debug for KernelMaps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KernelMaps").finish_non_exhaustive()
+    }
+}
+
+impl Maps for KernelMaps {
+    fn set(&mut self, addr: SocketAddr, slot: Slot) -> io::Result<()> {
+        self.upstream_of.insert(AddrKey::new(addr), slot.0, 0).map_err(os_error)
+    }
+
+    fn remove(&mut self, addr: SocketAddr) -> io::Result<()> {
+        match self.upstream_of.remove(&AddrKey::new(addr)) {
+            Err(MapError::KeyNotFound) => Ok(()),
+            result => result.map_err(os_error).or_else(|error| match error.raw_os_error() {
+                Some(libc::ENOENT) => Ok(()),
+                _ => Err(error),
+            }),
+        }
+    }
+
+    fn read(&self) -> io::Result<Table> {
+        let entries = self.upstream_of.iter();
+        entries.map(|entry| entry.map(|(key, slot)| (key.socket_addr(), Slot(slot))).map_err(os_error)).collect()
+    }
+
+    fn stats(&self, slot: Slot) -> io::Result<Stats> {
+        Ok(Stats::sum(self.stats.get(&slot.0, 0).map_err(os_error)?.iter()))
+    }
+
+    fn wait_for_programs(&self) -> io::Result<()> {
+        syscall::wait_for_programs()
+    }
+}
+
+/// The kernel's own error, if that is what it was.
+fn os_error(error: MapError) -> io::Error {
+    match error {
+        MapError::SyscallError(error) => error.io_error,
+        other => io::Error::other(other),
+    }
+}

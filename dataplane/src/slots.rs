@@ -1,0 +1,168 @@
+//! Which upstream has which of the kernel's slots. Pure; owned by the ledger.
+//!
+//! A slot's counters are never reset, and a socket keeps its slot until it has ended. So that no old socket counts for a
+//! new upstream, a slot whose upstream has gone drains: it is given out again only after no address leads to it, every
+//! program that may still have looked one up has ended, and every connection that was begun on it has ended. What it
+//! had counted by then is the base of its next use.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    io,
+    ops::Range,
+};
+
+use interceptor_common::Stats;
+use interceptor_core::{UpstreamId, mapops::Slot, route::Target};
+
+/// The slot of the self-test.
+pub(crate) const SELF_TEST: Slot = Slot(0);
+
+#[derive(Debug)]
+pub(crate) struct Slots {
+    fresh: Range<u32>,
+    free: VecDeque<(Slot, Stats)>,
+    uses: HashMap<UpstreamId, Use>,
+    draining: Vec<Slot>,
+}
+
+/// One upstream's use of a slot.
+#[derive(Clone, Debug)]
+pub(crate) struct Use {
+    /// Whose it is: an id alone may have come to mean another target.
+    pub(crate) target: Target,
+    pub(crate) slot: Slot,
+    /// What the slot had counted before.
+    pub(crate) base: Stats,
+}
+
+impl Slots {
+    /// `total` slots, the self-test's included.
+    pub(crate) fn new(total: u32) -> Self {
+        Self { fresh: SELF_TEST.0 + 1..total, free: VecDeque::new(), uses: HashMap::new(), draining: Vec::new() }
+    }
+
+    /// How many can be given out.
+    pub(crate) fn available(&self) -> usize {
+        self.fresh.len() + self.free.len()
+    }
+
+    pub(crate) fn of(&self, upstream: UpstreamId) -> Option<Slot> {
+        self.uses.get(&upstream).map(|used| used.slot)
+    }
+
+    pub(crate) fn uses(&self) -> impl Iterator<Item = (UpstreamId, &Use)> {
+        self.uses.iter().map(|(id, used)| (*id, used))
+    }
+
+    /// The upstream's slot, a new one if it has none; `None` when there is none left. Used ones come last, the one that
+    /// has been free for longest first.
+    pub(crate) fn give(&mut self, upstream: UpstreamId, target: &Target) -> Option<Slot> {
+        if let Some(used) = self.uses.get(&upstream) {
+            return Some(used.slot);
+        }
+        let (slot, base) = match self.fresh.next() {
+            Some(slot) => (Slot(slot), Stats::default()),
+            None => self.free.pop_front()?,
+        };
+        self.uses.insert(upstream, Use { target: target.clone(), slot, base });
+        Some(slot)
+    }
+
+    /// Ends the uses of upstreams that are not, or no longer under this target, among `wanted`.
+    pub(crate) fn retire_all_but(&mut self, wanted: &HashMap<UpstreamId, &Target>) {
+        let Self { uses, draining, .. } = self;
+        uses.retain(|id, used| {
+            let keep = wanted.get(id).is_some_and(|target| **target == used.target);
+            if !keep {
+                draining.push(used.slot);
+            }
+            keep
+        });
+    }
+
+    /// Draining slots to which no address leads any more.
+    pub(crate) fn candidates(&self, led_to: &HashSet<Slot>) -> Vec<Slot> {
+        self.draining.iter().filter(|slot| !led_to.contains(slot)).copied().collect()
+    }
+
+    /// Frees those of `candidates` whose connections have all ended, and says how many. To be called after every program
+    /// has ended that may have looked their addresses up.
+    pub(crate) fn reap(
+        &mut self,
+        candidates: &[Slot],
+        mut read: impl FnMut(Slot) -> io::Result<Stats>,
+    ) -> io::Result<usize> {
+        let mut freed = 0;
+        for slot in candidates {
+            let stats = read(*slot)?;
+            if stats.drained() {
+                self.draining.retain(|draining| draining != slot);
+                self.free.push_back((*slot, stats));
+                freed += 1;
+            }
+        }
+        Ok(freed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use interceptor_core::{ObjectKey, route::PortRef};
+
+    use super::*;
+
+    fn target(name: &str) -> Target {
+        Target { service: ObjectKey::new("ns", name), port: PortRef::Number(80) }
+    }
+
+    const OPEN: Stats = Stats { attempted: 1, opened: 1, closed: 0, failed: 0, srtt_us: 0, last_ns: 5 };
+    const ENDED: Stats = Stats { attempted: 1, opened: 1, closed: 1, failed: 0, srtt_us: 0, last_ns: 9 };
+
+    #[test]
+    fn an_upstream_keeps_its_slot_and_the_self_tests_is_never_given_out() {
+        let mut slots = Slots::new(3);
+        let first = slots.give(UpstreamId(7), &target("a")).unwrap();
+        assert_ne!(first, SELF_TEST);
+        assert_eq!(slots.give(UpstreamId(7), &target("a")), Some(first));
+        assert!(slots.give(UpstreamId(8), &target("b")).is_some());
+        assert_eq!(slots.give(UpstreamId(9), &target("c")), None);
+    }
+
+    #[test]
+    fn a_retired_slot_is_given_out_again_only_after_its_last_connection_with_its_count_as_base() {
+        let mut slots = Slots::new(2);
+        let slot = slots.give(UpstreamId(1), &target("a")).unwrap();
+        slots.retire_all_but(&HashMap::new());
+        assert_eq!(slots.give(UpstreamId(1), &target("b")), None, "still draining");
+        assert_eq!(slots.candidates(&HashSet::from([slot])), [], "an address still leads to it");
+        let candidates = slots.candidates(&HashSet::new());
+        assert_eq!(slots.reap(&candidates, |_| Ok(OPEN)).unwrap(), 0);
+        assert_eq!(slots.reap(&candidates, |_| Ok(ENDED)).unwrap(), 1);
+        assert_eq!(slots.give(UpstreamId(1), &target("b")), Some(slot));
+        let (_, used) = slots.uses().next().unwrap();
+        assert_eq!(used.base, ENDED);
+    }
+
+    #[test]
+    fn an_id_that_means_another_target_is_another_use() {
+        let mut slots = Slots::new(9);
+        let (a, b) = (target("a"), target("b"));
+        let old = slots.give(UpstreamId(1), &a).unwrap();
+        slots.retire_all_but(&HashMap::from([(UpstreamId(1), &a)]));
+        assert_eq!(slots.of(UpstreamId(1)), Some(old));
+        slots.retire_all_but(&HashMap::from([(UpstreamId(1), &b)]));
+        assert_eq!(slots.of(UpstreamId(1)), None);
+        assert_ne!(slots.give(UpstreamId(1), &b), Some(old));
+    }
+
+    #[test]
+    fn slots_that_were_never_used_are_preferred() {
+        let mut slots = Slots::new(3);
+        let first = slots.give(UpstreamId(1), &target("a")).unwrap();
+        slots.retire_all_but(&HashMap::new());
+        slots.reap(&[first], |_| Ok(ENDED)).unwrap();
+        assert_eq!(slots.available(), 2);
+        assert_ne!(slots.give(UpstreamId(2), &target("b")), Some(first));
+        assert_eq!(slots.give(UpstreamId(3), &target("c")), Some(first));
+    }
+}
