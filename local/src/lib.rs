@@ -1,1 +1,22 @@
 //! KEDA and the kubelet for one machine: an autoscaler whose pods are local processes, and its terminal view.
+//!
+//! ```text
+//! manifests ─► interceptor, scaler      (the real binaries, children of this process)
+//!     │             ▲          ▲ StreamIsActive, IsActive, GetMetrics
+//!     └► cluster ◄──│───── scaling (KEDA, HPA)
+//!           │       │ EndpointSlice files
+//!           └───► kubelet ─► pods (processes on loopback addresses)
+//!
+//! timeline + /state ─► view (terminal) or once (checks)
+//! ```
+
+#![forbid(unsafe_code)]
+
+pub mod cluster;
+pub mod demo_app;
+pub mod kubelet;
+pub mod process;
+pub mod scaling;
+pub mod slices;
+pub mod timeline;
+pub mod workload;

@@ -1,0 +1,5 @@
+//! The `rouse-local` process.
+
+#![forbid(unsafe_code)]
+
+fn main() {}
