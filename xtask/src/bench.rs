@@ -13,7 +13,9 @@ mod manifests;
 mod page;
 mod peer;
 mod plot;
+mod probe;
 mod proxy;
+mod routes;
 mod summary;
 
 use std::path::Path;
@@ -26,11 +28,14 @@ use clap::Subcommand;
 pub(crate) enum BenchCommand {
     /// Requests per CPU-second and latency of the proxy, beside nginx and HAProxy.
     Proxy(proxy::ProxyArgs),
+    /// Look-up, memory, CPU and delay of one more route, with 10 and with 10,000 routes.
+    Routes(routes::RoutesArgs),
 }
 
 /// Runs one of the benches.
 pub(crate) fn run(root: &Path, command: &BenchCommand) -> Result<()> {
     match command {
         BenchCommand::Proxy(args) => proxy::run(root, args),
+        BenchCommand::Routes(args) => routes::run(root, args),
     }
 }

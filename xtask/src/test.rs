@@ -84,7 +84,7 @@ fn loom(root: &Path) -> Command {
     flags.push(OsString::from(" --cfg loom"));
     let mut command = process::cargo(root);
     command.args(["test", "--release", "--package", "interceptor-core", "--lib", "--target-dir", "target/loom"]);
-    command.args(["--", "loom"]).env("RUSTFLAGS", flags);
+    command.args(["--", "model::"]).env("RUSTFLAGS", flags);
     command.env("CARGO_PROFILE_RELEASE_LTO", "off").env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
     command
 }

@@ -108,6 +108,14 @@ pub(crate) fn proxy(contender: &Contender, case: &Case, origin: &Peer, folder: &
     Ok(Peer { name: name.clone(), http1, http2, process })
 }
 
+/// Starts an interceptor on a folder of manifests that is already there, and waits until it serves this host.
+pub(crate) fn alone(program: &Path, folder: &Path, sources: &Path, host: &str) -> Result<Peer> {
+    let address = free_port()?;
+    let mut process = start(interceptor::serving(pinned(program, true), sources, address)?, folder)?;
+    await_answer(&mut process, folder, address, host).context("the interceptor does not serve")?;
+    Ok(Peer { name: "interceptor".to_owned(), http1: address, http2: address, process })
+}
+
 fn start(mut command: Command, folder: &Path) -> Result<Running> {
     let log = folder.join("log");
     let file = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;

@@ -36,6 +36,8 @@ impl Counts {
         let Self { passed, failed, ignored, broken, .. } = self;
         let ignored = if *ignored > 0 { format!(", {ignored} ignored") } else { String::new() };
         match (failed, broken) {
+            // A wrong name would pass for ever.
+            (0, false) if *passed == 0 => Outcome::Failed("no test ran".to_owned()),
             (0, false) => Outcome::Passed(format!("{passed} passed{ignored}")),
             (0, true) => Outcome::Failed(format!("{passed} passed{ignored}, then it broke: see above")),
             _ => Outcome::Failed(format!("{passed} passed, {failed} failed{ignored}")),
@@ -84,6 +86,8 @@ mod tests {
     fn what_breaks_without_a_failed_test_fails_all_the_same() {
         let counts = Counts { broken: true, ..Counts::default() };
         assert!(matches!(counts.outcome(), Outcome::Failed(_)));
-        assert!(matches!(Counts::default().outcome(), Outcome::Passed(_)));
+        let counts = Counts { passed: 1, ..Counts::default() };
+        assert!(matches!(counts.outcome(), Outcome::Passed(_)));
+        assert_eq!(Counts::default().outcome(), Outcome::Failed("no test ran".to_owned()));
     }
 }
