@@ -70,7 +70,7 @@ pub struct Index {
     table: RouteTable,
     routes: imbl::OrdMap<ObjectKey, Arc<RouteEntry>>,
     ids: imbl::HashMap<RouteId, Arc<RouteEntry>>,
-    /// HTTPScaledObjects that stand behind an InterceptorRoute of their name.
+    /// Each `HTTPScaledObject` that stands behind an `InterceptorRoute` of its name.
     shadowed: BTreeMap<ObjectKey, Route>,
     /// Routes whose rules were dropped, and why.
     refused: BTreeMap<ObjectKey, String>,
@@ -143,8 +143,12 @@ impl Index {
                 let known = self.routes.values().filter(|entry| entry.route.kind == kind).map(|entry| &entry.route.key);
                 let behind = self.shadowed.keys().filter(|_| kind == RouteKind::HttpScaledObject);
                 let gone: Vec<_> = known.chain(behind).filter(|key| !listed.contains(*key)).cloned().collect();
-                gone.iter().for_each(|key| self.take(kind, key));
-                routes.into_iter().for_each(|route| self.put(route));
+                for key in &gone {
+                    self.take(kind, key);
+                }
+                for route in routes {
+                    self.put(route);
+                }
             }
             Relist::Services(services) => self.upstreams.reset_services(services),
             Relist::Slices(slices) => self.upstreams.reset_slices(slices),

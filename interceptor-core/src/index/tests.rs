@@ -84,7 +84,9 @@ fn an_http_scaled_object_is_ignored_while_an_interceptor_route_has_its_name() {
         if scaled_first {
             events.reverse();
         }
-        events.into_iter().for_each(|event| index.apply(event));
+        for event in events {
+            index.apply(event);
+        }
         let snapshot = index.snapshot();
         assert_eq!(hit(&snapshot, "new.com").as_deref(), Some("InterceptorRoute r"));
         assert_eq!(hit(&snapshot, "old.com"), None);

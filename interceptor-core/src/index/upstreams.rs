@@ -128,15 +128,23 @@ impl Upstreams {
         let listed: HashSet<&ObjectKey> = services.iter().map(|service| &service.key).collect();
         let known = self.services.iter().filter(|(_, backing)| backing.service.is_some()).map(|(key, _)| key);
         let gone: Vec<_> = known.filter(|key| !listed.contains(*key)).cloned().collect();
-        gone.iter().for_each(|key| self.take_service(key));
-        services.into_iter().for_each(|service| self.put_service(service));
+        for key in &gone {
+            self.take_service(key);
+        }
+        for service in services {
+            self.put_service(service);
+        }
     }
 
     pub(super) fn reset_slices(&mut self, slices: Vec<Slice>) {
         let listed: HashSet<&ObjectKey> = slices.iter().map(|slice| &slice.key).collect();
         let gone: Vec<_> = self.slices.keys().filter(|key| !listed.contains(*key)).cloned().collect();
-        gone.iter().for_each(|key| self.take_slice(key));
-        slices.into_iter().for_each(|slice| self.put_slice(slice));
+        for key in &gone {
+            self.take_slice(key);
+        }
+        for slice in slices {
+            self.put_slice(slice);
+        }
     }
 
     fn detach(&mut self, slice: &Slice) {

@@ -95,9 +95,8 @@ impl Bucket {
 
     pub(crate) fn remove(&mut self, slot: &Slot) {
         match self {
-            Self::Empty => {}
             Self::One(only) if only == slot => *self = Self::Empty,
-            Self::One(_) => {}
+            Self::Empty | Self::One(_) => {}
             Self::Many(slots) => {
                 slots.remove(slot);
                 if slots.len() == 1 {

@@ -83,11 +83,11 @@ pub(crate) fn normalise<'a>(authority: &'a str, buf: &'a mut HostBuf) -> Option<
     if host.len() > MAX_HOST {
         return None;
     }
-    if host.contains(':') {
-        if let Ok(address) = Ipv6Addr::from_str(host) {
-            write!(buf, "{address}").expect("an address is shorter than a name");
-            return Some(buf.as_str());
-        }
+    if host.contains(':')
+        && let Ok(address) = Ipv6Addr::from_str(host)
+    {
+        write!(buf, "{address}").expect("an address is shorter than a name");
+        return Some(buf.as_str());
     }
     if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
         buf.write_str(host).expect("its length was checked");

@@ -1,0 +1,47 @@
+//! An EndpointSlice, reduced to its TCP ports and the addresses behind them.
+
+use interceptor_core::{
+    ObjectKey,
+    service::{Slice, SliceEndpoint, SlicePort},
+};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+
+use super::{ConvertError, key, parts, service::is_tcp};
+use crate::names::SERVICE_NAME_LABEL;
+
+/// The slice, or `None` when it belongs to no Service.
+pub fn slice(object: &EndpointSlice) -> Result<Option<Slice>, ConvertError> {
+    let key = key(&object.metadata)?;
+    let service = object.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME_LABEL));
+    let Some(service) = service.filter(|service| !service.is_empty()) else { return Ok(None) };
+    let ports = object.ports.as_deref().unwrap_or_default();
+    let ports = ports.iter().enumerate().filter(|(_, port)| is_tcp(port.protocol.as_deref()));
+    let ports = ports.filter_map(|(index, port)| {
+        let number = parts::port(&format!("ports[{index}].port"), port.port?);
+        Some(number.map(|number| SlicePort { name: port.name.as_deref().unwrap_or_default().into(), port: number }))
+    });
+    let endpoints = object.endpoints.iter().enumerate();
+    // Names instead of addresses are of no use for connecting to a pod.
+    let endpoints = endpoints.filter(|_| object.address_type != "FQDN").map(|(index, it)| endpoint(index, it));
+    Ok(Some(Slice {
+        service: ObjectKey::new(key.namespace(), service.as_str()),
+        ports: ports.collect::<Result<_, _>>()?,
+        endpoints: endpoints.collect::<Result<_, _>>()?,
+        key,
+    }))
+}
+
+fn endpoint(index: usize, endpoint: &Endpoint) -> Result<SliceEndpoint, ConvertError> {
+    let address = |(at, text): (usize, &String)| {
+        text.parse().map_err(|_no_address: std::net::AddrParseError| {
+            let field = format!("endpoints[{index}].addresses[{at}]");
+            ConvertError::new(field, parts::quoted(text), "an IP address")
+        })
+    };
+    let pod = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref().is_none_or(|kind| kind == "Pod"));
+    Ok(SliceEndpoint {
+        addresses: endpoint.addresses.iter().enumerate().map(address).collect::<Result<_, _>>()?,
+        ready: endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true),
+        pod: pod.and_then(|target| target.name.as_deref()).map(Into::into),
+    })
+}

@@ -1,0 +1,222 @@
+//! Objects as users write them, good and bad.
+
+use std::time::Duration;
+
+use interceptor_core::{
+    ObjectKey,
+    route::{HeaderMatch, PortRef, Rate, RouteKind, Rule, Scaling, Target, Timeouts},
+};
+use serde::de::DeserializeOwned;
+
+use super::*;
+use crate::{HTTPScaledObject, InterceptorRoute};
+
+fn object<T: DeserializeOwned>(text: &str) -> T {
+    serde_yaml_ng::from_str(text).unwrap()
+}
+
+fn spec(extra: &str) -> InterceptorRoute {
+    object(&format!(
+        "{{metadata: {{name: r}}, spec: {{target: {{service: web, port: 80}}, scalingMetric: {{concurrency: {{targetValue: 1}}}}, {extra}}}}}"
+    ))
+}
+
+fn message(extra: &str) -> String {
+    interceptor_route(&spec(extra)).unwrap_err().to_string()
+}
+
+#[test]
+fn an_interceptor_route_is_read_whole() {
+    let route = interceptor_route(&object(
+        "
+        apiVersion: http.keda.sh/v1beta1
+        kind: InterceptorRoute
+        metadata: {namespace: shop, name: cart, creationTimestamp: '1970-01-01T00:01:40Z'}
+        spec:
+          target: {service: web, portName: http}
+          rules:
+          - hosts: [a.com, '*.b.com']
+            paths: [{value: /api}]
+            headers: [{name: X-Version, value: v2}, {name: x-any}]
+          scalingMetric:
+            concurrency: {targetValue: 10}
+            requestRate: {targetValue: 5, window: 30s}
+          timeouts: {readiness: 1m30s, request: 0s, responseHeader: 300ms}
+        ",
+    ))
+    .unwrap();
+    let header = |name: &'static str, value: Option<&str>| HeaderMatch {
+        name: http::HeaderName::from_static(name),
+        value: value.map(|value| value.as_bytes().to_vec()),
+    };
+    assert_eq!(
+        route,
+        interceptor_core::Route {
+            kind: RouteKind::InterceptorRoute,
+            key: ObjectKey::new("shop", "cart"),
+            created: 100,
+            rules: vec![Rule {
+                hosts: vec!["a.com".to_owned(), "*.b.com".to_owned()],
+                paths: vec!["/api".to_owned()],
+                headers: vec![header("x-version", Some("v2")), header("x-any", None)],
+            }],
+            target: Target { service: ObjectKey::new("shop", "web"), port: PortRef::Name("http".into()) },
+            scaling: Scaling {
+                concurrency: Some(10),
+                rate: Some(Rate { target: 5, window: Duration::from_secs(30), granularity: Duration::from_secs(1) }),
+            },
+            timeouts: Timeouts {
+                readiness: Some(Duration::from_secs(90)),
+                request: Some(Duration::ZERO),
+                response_header: Some(Duration::from_millis(300)),
+            },
+        }
+    );
+}
+
+#[test]
+fn an_error_names_field_value_and_what_was_expected() {
+    let cases = [
+        ("target: {service: web, port: 70000}", "spec.target.port is 70000: expected a port from 1 to 65535"),
+        ("target: {service: web, port: 0}", "spec.target.port is 0: expected a port from 1 to 65535"),
+        ("target: {service: web}", "spec.target is without port and portName: expected exactly one of them"),
+        (
+            "target: {service: web, port: 1, portName: a}",
+            "spec.target is with both port and portName: expected exactly one of them",
+        ),
+        ("target: {service: '', port: 1}", "spec.target.service is empty: expected the name of a Service"),
+        ("scalingMetric: {}", "spec.scalingMetric is empty: expected at least one of concurrency and requestRate"),
+        (
+            "scalingMetric: {concurrency: {targetValue: 0}}",
+            "spec.scalingMetric.concurrency.targetValue is 0: expected a number from 1",
+        ),
+        (
+            "scalingMetric: {requestRate: {targetValue: 1, window: 1 minute}}",
+            "spec.scalingMetric.requestRate.window is \"1 minute\": expected a duration such as 300ms, 1m30s or 0s",
+        ),
+        (
+            "scalingMetric: {requestRate: {targetValue: 1, granularity: 0s}}",
+            "spec.scalingMetric.requestRate.granularity is \"0s\": expected a duration above zero",
+        ),
+        (
+            "timeouts: {request: soon}",
+            "spec.timeouts.request is \"soon\": expected a duration such as 300ms, 1m30s or 0s",
+        ),
+        ("timeouts: {readiness: -1s}", "spec.timeouts.readiness is \"-1s\": expected a duration of 0s or more"),
+        (
+            "rules: [{}, {headers: [{name: a}, {name: 'b c'}]}]",
+            "spec.rules[1].headers[1].name is \"b c\": expected a header name",
+        ),
+    ];
+    for (extra, expected) in cases {
+        let key = extra.split(':').next().unwrap();
+        let mut value: serde_json::Value = serde_json::to_value(spec("")).unwrap();
+        let patch: serde_json::Value = object(&format!("{{{extra}}}"));
+        value["spec"][key] = patch[key].clone();
+        let error = interceptor_route(&serde_json::from_value(value).unwrap()).unwrap_err();
+        assert_eq!(error.to_string(), expected);
+    }
+}
+
+#[test]
+fn foreign_text_in_a_message_is_short_and_on_one_line() {
+    let message = message(&format!("timeouts: {{request: \"a\\nb{}\"}}", "x".repeat(10_000)));
+    assert!(message.len() < 200 && !message.contains('\n'), "{message}");
+}
+
+#[test]
+fn a_route_that_is_too_big_for_the_table_is_refused() {
+    let hosts: Vec<_> = (0..5000).map(|host| format!("h{host}.com")).collect();
+    assert_eq!(
+        message(&format!("rules: [{{hosts: [{}]}}]", hosts.join(","))),
+        "spec is rules have 5000 combinations of host and path: expected at most 4096"
+    );
+}
+
+#[test]
+fn an_http_scaled_object_is_read_as_the_original_reads_it() {
+    let text = |extra: &str| {
+        format!(
+            "{{metadata: {{namespace: n, name: r}}, spec: {{scaleTargetRef: {{service: web, port: 80}}, {extra}}}}}"
+        )
+    };
+    let route = |extra: &str| http_scaled_object(&object::<HTTPScaledObject>(&text(extra)));
+    let plain = route("hosts: [a.com], pathPrefixes: [/x]").unwrap();
+    assert_eq!(plain.kind, RouteKind::HttpScaledObject);
+    assert_eq!(plain.rules[0].hosts, ["a.com"]);
+    assert_eq!(plain.rules[0].paths, ["/x"]);
+    assert_eq!(plain.scaling, Scaling { concurrency: Some(100), rate: None });
+    assert_eq!(plain.timeouts, Timeouts::default());
+
+    assert_eq!(route("targetPendingRequests: 7").unwrap().scaling.concurrency, Some(7));
+    let both = route("targetPendingRequests: 7, scalingMetric: {concurrency: {targetValue: 3}}").unwrap();
+    assert_eq!(both.scaling.concurrency, Some(3));
+    let rate = route("scalingMetric: {concurrency: {}, requestRate: {}}").unwrap().scaling;
+    assert_eq!(rate.concurrency, None);
+    assert_eq!(rate.rate.map(|rate| (rate.target, rate.window.as_secs())), Some((100, 60)));
+
+    let timeouts = route("timeouts: {conditionWait: 5s, responseHeader: 0s}").unwrap().timeouts;
+    assert_eq!(timeouts.readiness, Some(Duration::from_secs(5)));
+    assert_eq!(timeouts.response_header, None, "zero takes the environment's");
+    let failover = "timeouts: {conditionWait: 5s}, coldStartTimeoutFailoverRef: {service: b, port: 1}";
+    assert_eq!(route(failover).unwrap().timeouts.readiness, Some(Duration::from_secs(30)));
+
+    let error = route("targetPendingRequests: -1").unwrap_err().to_string();
+    assert_eq!(error, "spec.targetPendingRequests is -1: expected a number from 1");
+}
+
+#[test]
+fn a_service_keeps_its_tcp_ports() {
+    let service = service(&object(
+        "
+        metadata: {name: web}
+        spec:
+          ports:
+          - {name: dns, port: 53, protocol: UDP}
+          - {name: http, port: 80, targetPort: web, appProtocol: kubernetes.io/h2c}
+        ",
+    ))
+    .unwrap();
+    assert_eq!(service.key, ObjectKey::new("default", "web"));
+    assert_eq!(service.ports.len(), 1);
+    assert_eq!(service.ports[0].app_protocol.as_deref(), Some("kubernetes.io/h2c"));
+    let bad = object("{metadata: {name: web}, spec: {ports: [{port: 70000}]}}");
+    assert_eq!(
+        super::service(&bad).unwrap_err().to_string(),
+        "spec.ports[0].port is 70000: expected a port from 1 to 65535"
+    );
+}
+
+#[test]
+fn a_slice_tells_its_service_ports_and_ready_addresses() {
+    let text = |label: &str, kind: &str, address: &str| {
+        format!(
+            "
+            metadata: {{namespace: n, name: web-1, labels: {{{label}}}}}
+            addressType: {kind}
+            ports: [{{name: http, port: 8080}}, {{name: all}}, {{port: 9, protocol: UDP}}]
+            endpoints:
+            - {{addresses: ['{address}'], targetRef: {{kind: Pod, name: web-a}}}}
+            - {{addresses: ['10.0.0.2'], conditions: {{ready: false}}}}
+            "
+        )
+    };
+    let label = "kubernetes.io/service-name: web";
+    let read = slice(&object(&text(label, "IPv4", "10.0.0.1"))).unwrap().unwrap();
+    assert_eq!(read.service, ObjectKey::new("n", "web"));
+    assert_eq!(read.ports.len(), 1);
+    assert_eq!(read.endpoints.iter().map(|endpoint| endpoint.ready).collect::<Vec<_>>(), [true, false]);
+    assert_eq!(read.endpoints[0].pod.as_deref(), Some("web-a"));
+
+    assert_eq!(slice(&object(&text("", "IPv4", "10.0.0.1"))), Ok(None));
+    assert!(slice(&object(&text(label, "FQDN", "a.example"))).unwrap().unwrap().endpoints.is_empty());
+    assert_eq!(
+        slice(&object(&text(label, "IPv4", "10.0.0.256"))).unwrap_err().to_string(),
+        "endpoints[0].addresses[0] is \"10.0.0.256\": expected an IP address"
+    );
+}
+
+#[test]
+fn an_object_without_a_name_is_refused() {
+    assert_eq!(service(&object("{}")).unwrap_err().to_string(), "metadata.name is empty: expected a name");
+}

@@ -1,0 +1,278 @@
+//! `http.keda.sh/v1beta1` InterceptorRoute: which requests are taken, where they go and how demand is measured.
+
+#![expect(unreachable_pub, reason = "KubeSchema copies the types into functions, where pub reaches nobody")]
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    duration::GoDuration,
+    schema::{self, one_minute, one_second},
+};
+
+/// Routes requests to a Service and measures them for scaling.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, CustomResource, KubeSchema)]
+#[kube(
+    group = "http.keda.sh",
+    version = "v1beta1",
+    kind = "InterceptorRoute",
+    plural = "interceptorroutes",
+    singular = "interceptorroute",
+    namespaced,
+    status = "InterceptorRouteStatus",
+    derive = "PartialEq",
+    printcolumn = r#"{"name":"TargetService","type":"string","jsonPath":".spec.target.service"}"#,
+    printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase")]
+pub struct InterceptorRouteSpec {
+    /// What to do while no replica is ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("has(self.fallback) || has(self.placeholder)").message("at least one of 'fallback' or 'placeholder' must be set"))]
+    pub cold_start: Option<ColdStart>,
+    /// Which requests are taken; without rules none is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub rules: Vec<RoutingRule>,
+    /// How demand is measured.
+    #[x_kube(validation = Rule::new("has(self.concurrency) || has(self.requestRate)").message("at least one of 'concurrency' or 'requestRate' must be set"))]
+    pub scaling_metric: ScalingMetric,
+    /// Requests that are answered by the interceptor itself, always or while no replica is ready.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub static_routes: Vec<StaticRoute>,
+    /// Where requests go.
+    #[x_kube(validation = Rule::new("has(self.port) != has(self.portName)").message("exactly one of 'port' or 'portName' must be set"))]
+    pub target: TargetRef,
+    /// Deadlines that replace the interceptor's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeouts: Option<InterceptorRouteTimeouts>,
+}
+
+/// A Service in the route's namespace and one of its ports.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TargetRef {
+    /// Port number of the Service. Excludes portName.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: Option<i32>,
+    /// Port name of the Service. Excludes port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub port_name: Option<String>,
+    /// Name of the Service.
+    #[schemars(length(min = 1))]
+    pub service: String,
+}
+
+/// Requests that are taken: any of the hosts, any of the paths, all of the headers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RoutingRule {
+    /// Headers a request must have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub headers: Vec<HeaderRule>,
+    /// Exact names, *.suffix, or * for all; none is all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub hosts: Vec<String>,
+    /// Path prefixes in whole segments; none is all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub paths: Vec<PathRule>,
+}
+
+/// A header that a request must have.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HeaderRule {
+    /// Name of the header, in any case.
+    #[schemars(length(min = 1))]
+    pub name: String,
+    /// Value it must have; without one, any will do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+}
+
+/// A path prefix.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PathRule {
+    /// The prefix, in whole segments: /api takes /api/v1 and leaves /apis.
+    #[schemars(length(min = 1))]
+    pub value: String,
+}
+
+/// How demand is measured; both may be set.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ScalingMetric {
+    /// By requests in flight.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<ConcurrencyTarget>,
+    /// By requests per second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_rate: Option<RequestRateTarget>,
+}
+
+/// Demand by requests in flight.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ConcurrencyTarget {
+    /// Requests in flight per replica.
+    #[schemars(range(min = 1))]
+    pub target_value: i32,
+}
+
+/// Demand by requests per second.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RequestRateTarget {
+    /// Length of the buckets the window is divided into.
+    #[serde(default = "one_second")]
+    pub granularity: GoDuration,
+    /// Requests per second and replica.
+    #[schemars(range(min = 1))]
+    pub target_value: i32,
+    /// Time over which the rate is averaged.
+    #[serde(default = "one_minute")]
+    pub window: GoDuration,
+}
+
+/// What to do while no replica is ready.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ColdStart {
+    /// Send requests elsewhere when no replica gets ready in time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<Fallback>,
+    /// Answer at once with a fixed response.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placeholder: Option<Placeholder>,
+}
+
+/// Where requests go when no replica gets ready in time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Fallback {
+    /// A Service in the route's namespace.
+    #[x_kube(validation = Rule::new("has(self.port) != has(self.portName)").message("exactly one of 'port' or 'portName' must be set"))]
+    pub service: FallbackService,
+}
+
+/// A Service in the route's namespace and one of its ports.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FallbackService {
+    /// Name of the Service.
+    #[schemars(length(min = 1))]
+    pub name: String,
+    /// Port number of the Service. Excludes portName.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: Option<i32>,
+    /// Port name of the Service. Excludes port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub port_name: Option<String>,
+}
+
+/// A fixed response while no replica is ready.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Placeholder {
+    /// The response; its status is 503 unless told.
+    #[x_kube(validation = Rule::new("!(has(self.body) && has(self.bodyFromConfigMap))").message("at most one of 'body' or 'bodyFromConfigMap' may be set"))]
+    pub response: StaticResponse,
+}
+
+/// Requests that the interceptor answers itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StaticRoute {
+    /// The response; its status is 200 unless told.
+    #[x_kube(validation = Rule::new("!(has(self.body) && has(self.bodyFromConfigMap))").message("at most one of 'body' or 'bodyFromConfigMap' may be set"))]
+    pub response: StaticResponse,
+    /// Whether always, or only while no replica is ready.
+    #[serde(default)]
+    pub response_mode: ResponseMode,
+    /// Which of the route's requests; any rule may match.
+    #[schemars(length(min = 1))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub rules: Vec<RoutingRule>,
+}
+
+/// When a static route answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub enum ResponseMode {
+    /// Always.
+    Always,
+    /// While no replica is ready.
+    #[default]
+    WhenUnavailable,
+}
+
+/// A response that needs no replica.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StaticResponse {
+    /// The body. Excludes bodyFromConfigMap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32768))]
+    pub body: Option<String>,
+    /// Where the body is. Excludes body.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body_from_config_map: Option<ConfigMapRef>,
+    /// Headers to set.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// The status.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 100, max = 599))]
+    pub status_code: Option<i32>,
+}
+
+/// A ConfigMap in the route's namespace with the label http.keda.sh/response-body: "true".
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigMapRef {
+    /// Its key; without one the request's path tells it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// Its name.
+    #[schemars(length(min = 1))]
+    pub name: String,
+}
+
+/// Deadlines; 0s is none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct InterceptorRouteTimeouts {
+    /// How long a request waits for a ready replica.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub readiness: Option<GoDuration>,
+    /// How long a request takes in all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<GoDuration>,
+    /// How long a replica takes to begin its response.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response_header: Option<GoDuration>,
+}
+
+/// What the operator found.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct InterceptorRouteStatus {
+    /// Conditions by type.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::conditions")]
+    pub conditions: Vec<Condition>,
+}
