@@ -10,6 +10,7 @@ use loom::sync::atomic::{AtomicU8, AtomicU64, fence};
 use std::sync::atomic::{AtomicU8, AtomicU64, fence};
 use std::{
     fmt,
+    ops::Deref,
     sync::{
         Arc,
         atomic::Ordering::{Acquire, Relaxed, Release, SeqCst},
@@ -66,7 +67,7 @@ struct Shard {
 /// A request in flight; ends when dropped. Belongs to the worker whose shard it counts in.
 #[must_use]
 #[derive(Debug)]
-pub struct Guard<C: AsRef<RouteCounters>> {
+pub struct Guard<C: Deref<Target: AsRef<RouteCounters>>> {
     counters: C,
     shard: usize,
 }
@@ -74,7 +75,7 @@ pub struct Guard<C: AsRef<RouteCounters>> {
 /// A held request; ends when dropped.
 #[must_use]
 #[derive(Debug)]
-pub struct HeldGuard<C: AsRef<RouteCounters>> {
+pub struct HeldGuard<C: Deref<Target: AsRef<RouteCounters>>> {
     counters: C,
     shard: usize,
 }
@@ -170,42 +171,42 @@ impl Shard {
 
 // === impl Guard ===
 
-impl<C: AsRef<RouteCounters>> Guard<C> {
+impl<C: Deref<Target: AsRef<RouteCounters>>> Guard<C> {
     /// Counts one request in `shard`, which must be the calling worker's own.
     ///
     /// # Panics
     ///
     /// When there is no such shard.
     pub fn enter(counters: C, shard: usize) -> Self {
-        counters.as_ref().start(shard);
+        counters.deref().as_ref().start(shard);
         Self { counters, shard }
     }
 }
 
-impl<C: AsRef<RouteCounters>> Drop for Guard<C> {
+impl<C: Deref<Target: AsRef<RouteCounters>>> Drop for Guard<C> {
     fn drop(&mut self) {
-        self.counters.as_ref().finish(self.shard);
+        self.counters.deref().as_ref().finish(self.shard);
     }
 }
 
 // === impl HeldGuard ===
 
-impl<C: AsRef<RouteCounters>> HeldGuard<C> {
+impl<C: Deref<Target: AsRef<RouteCounters>>> HeldGuard<C> {
     /// Counts one held request in `shard`, which must be the calling worker's own.
     ///
     /// # Panics
     ///
     /// When there is no such shard.
     pub fn enter(counters: C, shard: usize) -> Self {
-        let held = &counters.as_ref().shards[shard].held;
+        let held = &counters.deref().as_ref().shards[shard].held;
         held.store(held.load(Relaxed) + 1, Relaxed);
         Self { counters, shard }
     }
 }
 
-impl<C: AsRef<RouteCounters>> Drop for HeldGuard<C> {
+impl<C: Deref<Target: AsRef<RouteCounters>>> Drop for HeldGuard<C> {
     fn drop(&mut self) {
-        let held = &self.counters.as_ref().shards[self.shard].held;
+        let held = &self.counters.deref().as_ref().shards[self.shard].held;
         held.store(held.load(Relaxed) - 1, Relaxed);
     }
 }

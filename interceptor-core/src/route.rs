@@ -168,3 +168,12 @@ impl fmt::Display for PortRef {
         }
     }
 }
+
+// === impl RouteEntry ===
+
+impl PartialEq for RouteEntry {
+    fn eq(&self, other: &Self) -> bool {
+        let Self { id, route, upstream, counters: _ } = self;
+        *id == other.id && *route == other.route && *upstream == other.upstream
+    }
+}
