@@ -1,0 +1,183 @@
+//! The scaler put together: binds its ports, starts its tasks, and ends them in order.
+
+use std::{collections::BTreeSet, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use interceptor_core::window::Unit;
+use proto::externalscaler::external_scaler_server::{self, ExternalScalerServer};
+use runtime::{
+    admin,
+    metrics::Metrics,
+    signal::Shutdown,
+    task::{Ended, Group},
+};
+use thiserror::Error;
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+};
+use tonic::transport::{Server, server::TcpIncoming};
+use tonic_reflection::server as reflection;
+
+use crate::{
+    board, collect,
+    discover::{self, Admin, Change},
+    health, metrics,
+    service::{self, Service, Streams},
+};
+
+/// How long open calls may take after the order to end.
+const GRACE: Duration = Duration::from_secs(5);
+/// KEDA keeps one connection for all its `ScaledObject`s, with two streams each, and its client waits while a connection
+/// has as many streams as the server allows: allow more than we ever keep open, so that it is us who refuse, in words.
+const MAX_STREAMS_PER_CONNECTION: u32 = 2 * 100_000;
+/// A peer whose host is gone is noticed after an interval and a timeout.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// A call's reference and metadata take some hundred bytes.
+const MAX_REQUEST: usize = 64 << 10;
+
+/// All settings.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where KEDA calls.
+    pub grpc_addr: SocketAddr,
+    /// Where Prometheus scrapes.
+    pub metrics_addr: Option<SocketAddr>,
+    /// Where interceptors are found.
+    pub admin: Admin,
+    /// How often an interceptor without a stream is asked.
+    pub tick: Duration,
+    /// Least time from a `true` on `StreamIsActive` to the `false` after it.
+    pub interval: Duration,
+    /// How a rate is told.
+    pub unit: Unit,
+    /// How this scaler names itself to interceptors.
+    pub name: String,
+}
+
+/// A scaler with its ports, that serves nobody yet.
+#[derive(Debug)]
+pub struct Bound {
+    config: Config,
+    grpc: TcpListener,
+    grpc_addr: SocketAddr,
+    board: board::Board,
+    writer: board::Writer,
+    news: board::Sender,
+    streams: Arc<Streams>,
+    fetches: metrics::Fetches,
+    metrics: Option<admin::Bound>,
+}
+
+/// A port can't be had.
+#[derive(Debug, Error)]
+#[error("{variable}: cannot listen on {addr}")]
+pub struct BindError {
+    variable: &'static str,
+    addr: SocketAddr,
+    source: io::Error,
+}
+
+/// The scaler ended without being asked to.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// A part that others rely on ended.
+    #[error("the scaler cannot go on")]
+    Task(#[source] Ended),
+}
+
+/// Binds all ports and starts nothing. Must be called within a runtime.
+pub async fn build(config: Config) -> Result<Bound, BindError> {
+    let (writer, news, board) = board::channel(config.unit);
+    let streams = Arc::new(Streams::default());
+    let mut registry = Metrics::new("keda-http-external-scaler", env!("CARGO_PKG_VERSION"));
+    let fetches = metrics::register(registry.registry(), board.clone(), Arc::clone(&streams));
+    let metrics = match config.metrics_addr {
+        Some(addr) => {
+            let server = admin::Server::new().metrics(&registry.into_exposition());
+            let bound = server.bind(addr).await;
+            Some(bound.map_err(|source| BindError { variable: "OTEL_PROM_EXPORTER_PORT", addr, source })?)
+        }
+        None => None,
+    };
+    let addr = config.grpc_addr;
+    let failed = |source| BindError { variable: "KEDA_HTTP_SCALER_PORT", addr, source };
+    let grpc = TcpListener::bind(addr).await.map_err(failed)?;
+    let grpc_addr = grpc.local_addr().map_err(failed)?;
+    Ok(Bound { config, grpc, grpc_addr, board, writer, news, streams, fetches, metrics })
+}
+
+// === impl Bound ===
+
+impl Bound {
+    /// Where KEDA calls.
+    pub fn grpc_addr(&self) -> SocketAddr {
+        self.grpc_addr
+    }
+
+    /// Where Prometheus scrapes, if it may.
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.metrics.as_ref().map(admin::Bound::addr)
+    }
+
+    /// What the scaler knows.
+    pub fn board(&self) -> board::Board {
+        self.board.clone()
+    }
+
+    /// Serves until `shutdown` is requested, with the objects that `changes` brings.
+    ///
+    /// Not cancel safe: dropped, every task and connection ends at once.
+    pub async fn run_with(self, changes: mpsc::Receiver<Vec<Change>>, mut shutdown: Shutdown) -> Result<(), RunError> {
+        let Self { config, grpc, grpc_addr, board, writer, news, streams, fetches, metrics } = self;
+        let Config { grpc_addr: _, metrics_addr: _, admin, tick, interval, unit: _, name } = config;
+        let mut group = Group::new();
+        let (addresses_tx, addresses) = watch::channel(BTreeSet::new());
+        let admin_service = admin.service.to_string();
+        group.spawn("board", writer.run());
+        group.spawn("discover", discover::run(changes, admin, news.clone(), addresses_tx));
+        group.spawn("account", collect::account(board.clone(), tick, fetches.clone()));
+        group.spawn("collect", collect::supervise(addresses, news, collect::Config { name, tick }, fetches));
+        if let Some(metrics) = metrics {
+            group.spawn("metrics", metrics.serve());
+        }
+        let (reporter, health_service) = tonic_health::server::health_reporter();
+        group.spawn("health", health::run(board.clone(), reporter, shutdown.clone()));
+        let config = service::Config { interval, admin_service };
+        let scaler = ExternalScalerServer::new(Service::new(board, config, streams, shutdown.clone()))
+            .max_decoding_message_size(MAX_REQUEST);
+        let mut closing = shutdown.clone();
+        let server = Server::builder()
+            .max_concurrent_streams(MAX_STREAMS_PER_CONNECTION)
+            .http2_keepalive_interval(Some(PING_INTERVAL))
+            .http2_keepalive_timeout(Some(PING_TIMEOUT))
+            .add_service(scaler)
+            .add_service(health_service)
+            .add_service(reflection().build_v1().expect("our own descriptors are valid"))
+            .add_service(reflection().build_v1alpha().expect("our own descriptors are valid"))
+            .serve_with_incoming_shutdown(TcpIncoming::from(grpc).with_nodelay(Some(true)), async move {
+                closing.requested().await;
+            });
+        tracing::info!(%grpc_addr, "scaler is serving");
+        group.spawn("grpc", server);
+        tokio::select! {
+            () = shutdown.requested() => {}
+            ended = group.ended() => return Err(RunError::Task(ended)),
+        }
+        // The gRPC server ends when its calls have; the other tasks never do.
+        if tokio::time::timeout(GRACE, group.ended()).await.is_err() {
+            tracing::warn!(seconds = GRACE.as_secs(), "calls were still open and are cut");
+        }
+        tracing::info!("scaler has ended");
+        Ok(())
+    }
+}
+
+/// Of what is served here; the descriptors hold the counts stream too, which interceptors serve.
+fn reflection() -> reflection::Builder<'static> {
+    reflection::Builder::configure()
+        .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .with_service_name(external_scaler_server::SERVICE_NAME)
+        .with_service_name("grpc.health.v1.Health")
+}

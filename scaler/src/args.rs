@@ -1,0 +1,128 @@
+//! Flags and environment, read once into an [`app::Config`].
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use clap::Parser;
+use interceptor_core::{ObjectKey, window::Unit};
+use runtime::{
+    args::{KubeArgs, LogArgs},
+    env::{Env, EnvError},
+};
+
+use crate::{app, discover::Admin};
+
+/// KEDA's external scaler for HTTP: collects the counts of interceptors, answers and pushes to KEDA.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "scaler", version)]
+pub struct Args {
+    /// How the process logs.
+    #[command(flatten)]
+    pub log: LogArgs,
+    /// Where the Kubernetes API is found.
+    #[command(flatten)]
+    pub kube: KubeArgs,
+}
+
+/// Reads the environment.
+pub fn config(env: &Env) -> Result<app::Config, EnvError> {
+    let namespace = env.required_string("KEDA_HTTP_SCALER_TARGET_ADMIN_NAMESPACE", "the interceptors' namespace")?;
+    let service =
+        env.required_string("KEDA_HTTP_SCALER_TARGET_ADMIN_SERVICE", "the Service of the interceptors' admin ports")?;
+    let admin = Admin {
+        service: ObjectKey::new(namespace, service),
+        port: env.required_port("KEDA_HTTP_SCALER_TARGET_ADMIN_PORT")?,
+    };
+    let metrics = env.bool("OTEL_PROM_EXPORTER_ENABLED", true)?;
+    let metrics_port = env.port("OTEL_PROM_EXPORTER_PORT", 2223)?;
+    unused(env)?;
+    let per_granularity = env.bool("ROUSE_RATE_PER_GRANULARITY", false)?;
+    Ok(app::Config {
+        grpc_addr: everywhere(env.port("KEDA_HTTP_SCALER_PORT", 8080)?),
+        metrics_addr: metrics.then(|| everywhere(metrics_port)),
+        admin,
+        tick: tick(env)?,
+        interval: Duration::from_millis(env.u64("KEDA_HTTP_SCALER_STREAM_INTERVAL_MS", 200)?),
+        unit: if per_granularity { Unit::Granularity } else { Unit::Second },
+        name: env.string("HOSTNAME", "scaler")?,
+    })
+}
+
+fn tick(env: &Env) -> Result<Duration, EnvError> {
+    let variable = "KEDA_HTTP_QUEUE_TICK_DURATION";
+    let tick = env.duration(variable, Duration::from_millis(500))?;
+    if tick.is_zero() {
+        let expected = "a duration above zero such as 500ms".to_owned();
+        return Err(EnvError::Invalid { variable, value: env.string(variable, "")?, expected });
+    }
+    Ok(tick)
+}
+
+/// Variables of the original that change nothing here; a value that the original would refuse is refused all the same.
+fn unused(env: &Env) -> Result<(), EnvError> {
+    env.duration("KEDA_HTTP_SCALER_CONFIG_MAP_INFORMER_RSYNC_PERIOD", Duration::ZERO)?;
+    for variable in ["OTEL_EXPORTER_OTLP_METRICS_ENABLED", "OTEL_EXPORTER_OTLP_TRACES_ENABLED"] {
+        if env.bool(variable, false)? {
+            tracing::warn!(variable, "OTLP is not spoken yet, metrics are for Prometheus to scrape");
+        }
+    }
+    if env.optional_string("PROFILING_BIND_ADDRESS")?.is_some() {
+        tracing::warn!(variable = "PROFILING_BIND_ADDRESS", "there is no Go profile to serve");
+    }
+    Ok(())
+}
+
+fn everywhere(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REQUIRED: [(&str, &str); 3] = [
+        ("KEDA_HTTP_SCALER_TARGET_ADMIN_NAMESPACE", "keda"),
+        ("KEDA_HTTP_SCALER_TARGET_ADMIN_SERVICE", "keda-add-ons-http-interceptor-admin"),
+        ("KEDA_HTTP_SCALER_TARGET_ADMIN_PORT", "9090"),
+    ];
+
+    fn with(more: &[(&'static str, &'static str)]) -> Result<app::Config, EnvError> {
+        config(&Env::from_pairs(REQUIRED.into_iter().chain(more.iter().copied())))
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_original() {
+        let config = with(&[]).unwrap();
+        assert_eq!(config.grpc_addr.to_string(), "0.0.0.0:8080");
+        assert_eq!(config.metrics_addr.unwrap().to_string(), "0.0.0.0:2223");
+        assert_eq!(config.admin.service.to_string(), "keda/keda-add-ons-http-interceptor-admin");
+        assert_eq!((config.admin.port, config.unit), (9090, Unit::Second));
+        assert_eq!((config.tick, config.interval), (Duration::from_millis(500), Duration::from_millis(200)));
+        assert_eq!(with(&[("OTEL_PROM_EXPORTER_ENABLED", "false")]).unwrap().metrics_addr, None);
+        assert_eq!(with(&[("ROUSE_RATE_PER_GRANULARITY", "true")]).unwrap().unit, Unit::Granularity);
+    }
+
+    #[test]
+    fn each_required_variable_is_named_when_it_is_missing() {
+        for (missing, _) in REQUIRED {
+            let error = config(&Env::from_pairs(REQUIRED.into_iter().filter(|(name, _)| *name != missing)));
+            assert!(error.unwrap_err().to_string().contains(missing));
+        }
+    }
+
+    #[test]
+    fn a_bad_value_is_named_with_what_was_expected() {
+        for (variable, value) in [
+            ("KEDA_HTTP_QUEUE_TICK_DURATION", "0s"),
+            ("KEDA_HTTP_QUEUE_TICK_DURATION", "soon"),
+            ("KEDA_HTTP_SCALER_STREAM_INTERVAL_MS", "200ms"),
+            ("KEDA_HTTP_SCALER_PORT", "99999"),
+            ("OTEL_EXPORTER_OTLP_TRACES_ENABLED", "perhaps"),
+        ] {
+            let error = with(&[(variable, value)]).unwrap_err().to_string();
+            assert!(error.contains(variable) && error.contains(value) && error.contains("expected"), "{error}");
+        }
+    }
+}

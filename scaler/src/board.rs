@@ -1,0 +1,371 @@
+//! What the scaler knows: routes and their demand. Written by one task, [`Writer::run`]; read by the service, health and
+//! metrics. Every read or write holds the lock for a moment, never over an await.
+
+use std::{collections::HashMap, convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+
+use interceptor_core::{
+    ObjectKey, Route,
+    demand::{Census, Demand, KernelSum, Report},
+    route::RouteKind,
+    window::{Shape, Unit},
+};
+use parking_lot::Mutex;
+use tokio::{sync::mpsc, time::Instant};
+
+use crate::{
+    push::Activity,
+    spec::{self, Sample},
+    subject::Subject,
+};
+
+mod topics;
+
+pub use self::topics::Subscription;
+use self::topics::{Topic, Topics};
+
+/// How much news may wait for the writer; a collector that is faster waits, and its source with it.
+const MAX_NEWS: usize = 256;
+
+/// Something that the writer is to know.
+#[derive(Debug)]
+pub enum News {
+    /// A route was added or changed.
+    Route(Route),
+    /// A route is gone.
+    RouteGone(RouteKind, ObjectKey),
+    /// All objects have been read once.
+    Synced,
+    /// A source is listed.
+    Listed(SocketAddr),
+    /// A source is listed no more.
+    Unlisted(SocketAddr),
+    /// A source said what it counts.
+    Report(SocketAddr, Report),
+    /// A source says nothing.
+    Silent(SocketAddr),
+}
+
+/// Where news is handed in.
+pub type Sender = mpsc::Sender<News>;
+
+/// The one that writes.
+#[derive(Debug)]
+pub struct Writer {
+    board: Board,
+    news: mpsc::Receiver<News>,
+}
+
+/// The ones that read. Clones share what they see.
+#[derive(Clone, Debug)]
+pub struct Board(Arc<Shared>);
+
+/// One route, for metrics.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouteState {
+    /// Its namespace and name.
+    pub key: ObjectKey,
+    /// Requests in flight.
+    pub in_flight: u64,
+    /// Requests per second; `None` if the route asks for no rate.
+    pub rate: Option<f64>,
+    /// What kernels counted, if any did.
+    pub kernel: Option<KernelSum>,
+}
+
+/// How the scaler stands as a whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// All objects have been read once.
+    pub synced: bool,
+    /// How sources are doing.
+    pub census: Census,
+    /// How many times a route was refused because there were too many.
+    pub refused: u64,
+}
+
+/// What a subject can't be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unknown {
+    /// There is no such route.
+    NoRoute(RouteKind, ObjectKey),
+    /// Objects have not been read yet.
+    NotSynced,
+    /// No interceptor is listed.
+    NoSource,
+    /// So many interceptors are listed, and none has ever reported.
+    NoReport(usize),
+}
+
+#[derive(Debug)]
+struct Shared {
+    began: Instant,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    synced: bool,
+    demand: Demand,
+    routes: HashMap<ObjectKey, Pair>,
+    topics: Topics,
+}
+
+/// The routes of one name: counts can't tell them apart.
+#[derive(Debug, Default)]
+struct Pair {
+    interceptor_route: Option<Arc<Route>>,
+    http_scaled_object: Option<Arc<Route>>,
+}
+
+/// An empty board: its writer, where news goes, and its reader.
+pub fn channel(unit: Unit) -> (Writer, Sender, Board) {
+    let (sender, news) = mpsc::channel(MAX_NEWS);
+    let state = State {
+        synced: false,
+        demand: Demand::new(unit, Duration::ZERO),
+        routes: HashMap::new(),
+        topics: Topics::default(),
+    };
+    let board = Board(Arc::new(Shared { began: Instant::now(), state: Mutex::new(state) }));
+    (Writer { board: board.clone(), news }, sender, board)
+}
+
+// === impl Writer ===
+
+impl Writer {
+    /// Takes news in until nobody is left who could bring any.
+    pub async fn run(mut self) -> Result<(), Infallible> {
+        while let Some(news) = self.news.recv().await {
+            let now = self.board.now();
+            self.board.0.state.lock().take(news, now);
+        }
+        Ok(())
+    }
+}
+
+// === impl Board ===
+
+impl Board {
+    /// Time since the board began.
+    pub fn now(&self) -> Duration {
+        self.0.began.elapsed()
+    }
+
+    /// The instant of a time since the board began.
+    pub fn instant(&self, at: Duration) -> Instant {
+        self.0.began + at
+    }
+
+    /// A route's object.
+    pub fn route(&self, kind: RouteKind, key: &ObjectKey) -> Result<Arc<Route>, Unknown> {
+        self.0.state.lock().route(kind, key)
+    }
+
+    /// What is measured of a subject, and the route if it is one.
+    pub fn sample(&self, subject: &Subject) -> Result<(Option<Arc<Route>>, Sample), Unknown> {
+        let now = self.now();
+        let state = self.0.state.lock();
+        let route = match subject {
+            Subject::Route(kind, key) => Some(state.route(*kind, key)?),
+            Subject::Interceptor { .. } => None,
+        };
+        state.known()?;
+        let sample = state.sample(route.as_deref(), now);
+        Ok((route, sample))
+    }
+
+    /// Whether a subject is active; one that can't be told is not.
+    pub fn activity(&self, subject: &Subject) -> Activity {
+        let now = self.now();
+        let state = self.0.state.lock();
+        let (kind, key) = match subject {
+            Subject::Route(kind, key) => (*kind, key),
+            Subject::Interceptor { .. } => {
+                let values = spec::interceptor_values(subject, state.sample(None, now));
+                return Activity { active: spec::any_positive(&values), ..Activity::default() };
+            }
+        };
+        let active = state
+            .route(kind, key)
+            .is_ok_and(|route| spec::any_positive(&spec::route_values(&route, state.sample(Some(&route), now), "")));
+        Activity { active, arrived: state.demand.level(key).arrived, quiet_at: state.demand.quiet_at(key, now) }
+    }
+
+    /// Tells of each change of what a subject measures, and of its route.
+    pub fn subscribe_counts(&self, subject: &Subject) -> Subscription {
+        self.subscribe(match subject {
+            Subject::Route(_, key) => Topic::Counts(key.clone()),
+            Subject::Interceptor { .. } => Topic::All,
+        })
+    }
+
+    /// Tells of each change of a subject's route; never of the interceptors, which have none.
+    pub fn subscribe_route(&self, subject: &Subject) -> Subscription {
+        self.subscribe(match subject {
+            Subject::Route(_, key) => Topic::Route(key.clone()),
+            Subject::Interceptor { .. } => Topic::Nothing,
+        })
+    }
+
+    /// Tells when the [`standing`](Self::standing) may have changed.
+    pub fn subscribe_standing(&self) -> Subscription {
+        self.subscribe(Topic::Standing)
+    }
+
+    /// How the scaler stands as a whole.
+    pub fn standing(&self) -> Standing {
+        let state = self.0.state.lock();
+        Standing { synced: state.synced, census: state.demand.census(), refused: state.demand.refused() }
+    }
+
+    /// Every route that has an object, in no order.
+    pub fn routes(&self) -> Vec<RouteState> {
+        let now = self.now();
+        let state = self.0.state.lock();
+        let one = |(key, pair): (&ObjectKey, &Pair)| RouteState {
+            key: key.clone(),
+            in_flight: state.demand.level(key).in_flight,
+            rate: pair.shape().map(|_| state.demand.rate(key, now)),
+            kernel: state.demand.kernel(key),
+        };
+        state.routes.iter().map(one).collect()
+    }
+
+    fn subscribe(&self, topic: Topic) -> Subscription {
+        let receiver = self.0.state.lock().topics.receiver(&topic);
+        Subscription::new(Arc::clone(&self.0), topic, receiver)
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// Called when a subscription goes.
+    fn forget(&self, topic: &Topic) {
+        self.state.lock().topics.forget(topic);
+    }
+}
+
+// === impl State ===
+
+impl State {
+    fn take(&mut self, news: News, now: Duration) {
+        match news {
+            News::Route(route) => {
+                let key = route.key.clone();
+                self.routes.entry(key.clone()).or_default().slot(route.kind).replace(Arc::new(route));
+                self.route_changed(&key, now);
+            }
+            News::RouteGone(kind, key) => {
+                if let Some(pair) = self.routes.get_mut(&key) {
+                    pair.slot(kind).take();
+                }
+                self.route_changed(&key, now);
+            }
+            News::Synced => {
+                self.synced = true;
+                self.topics.tell(&Topic::Standing);
+            }
+            News::Listed(source) => {
+                if !self.demand.list(source) {
+                    tracing::warn!(%source, "too many interceptors, one is left out");
+                }
+                self.topics.tell(&Topic::Standing);
+            }
+            News::Unlisted(source) => {
+                let changed = self.demand.unlist(source);
+                self.counts_changed(changed);
+                self.topics.tell(&Topic::Standing);
+            }
+            News::Report(source, report) => {
+                let before = self.demand.census();
+                let changed = self.demand.apply(source, now, report);
+                self.counts_changed(changed);
+                if self.demand.census() != before {
+                    self.topics.tell(&Topic::Standing);
+                }
+            }
+            News::Silent(source) => {
+                self.demand.silent(source, now);
+                self.topics.tell(&Topic::Standing);
+            }
+        }
+    }
+
+    fn route_changed(&mut self, key: &ObjectKey, now: Duration) {
+        match self.routes.get(key) {
+            Some(pair) if !pair.is_empty() => self.demand.want(key, pair.shape(), now),
+            _ => {
+                self.routes.remove(key);
+                self.demand.unwant(key);
+            }
+        }
+        self.topics.tell(&Topic::Route(key.clone()));
+        self.topics.tell(&Topic::Counts(key.clone()));
+    }
+
+    fn counts_changed(&mut self, changed: Vec<ObjectKey>) {
+        if !changed.is_empty() {
+            self.topics.tell(&Topic::All);
+        }
+        for key in changed {
+            self.topics.tell(&Topic::Counts(key));
+        }
+    }
+
+    fn route(&self, kind: RouteKind, key: &ObjectKey) -> Result<Arc<Route>, Unknown> {
+        match self.routes.get(key).and_then(|pair| pair.get(kind)) {
+            Some(route) => Ok(Arc::clone(route)),
+            None if self.synced => Err(Unknown::NoRoute(kind, key.clone())),
+            None => Err(Unknown::NotSynced),
+        }
+    }
+
+    /// Whether what is measured means anything: a zero that nobody counted would scale a busy workload down.
+    fn known(&self) -> Result<(), Unknown> {
+        match self.demand.census() {
+            Census { listed: 0, .. } if self.synced => Err(Unknown::NoSource),
+            Census { listed: 0, .. } => Err(Unknown::NotSynced),
+            Census { listed, reported: 0, .. } => Err(Unknown::NoReport(listed)),
+            Census { .. } => Ok(()),
+        }
+    }
+
+    fn sample(&self, route: Option<&Route>, now: Duration) -> Sample {
+        match route {
+            None => Sample { in_flight: self.demand.in_flight(), rate: 0.0 },
+            Some(Route { key, .. }) => {
+                Sample { in_flight: self.demand.level(key).in_flight, rate: self.demand.rate(key, now) }
+            }
+        }
+    }
+}
+
+// === impl Pair ===
+
+impl Pair {
+    fn get(&self, kind: RouteKind) -> Option<&Arc<Route>> {
+        match kind {
+            RouteKind::InterceptorRoute => self.interceptor_route.as_ref(),
+            RouteKind::HttpScaledObject => self.http_scaled_object.as_ref(),
+        }
+    }
+
+    fn slot(&mut self, kind: RouteKind) -> &mut Option<Arc<Route>> {
+        match kind {
+            RouteKind::InterceptorRoute => &mut self.interceptor_route,
+            RouteKind::HttpScaledObject => &mut self.http_scaled_object,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.interceptor_route.is_none() && self.http_scaled_object.is_none()
+    }
+
+    /// The window that either asks for; the `InterceptorRoute`'s if both do.
+    fn shape(&self) -> Option<Shape> {
+        let rate = |route: &Option<Arc<Route>>| route.as_ref().and_then(|route| route.scaling.rate);
+        let rate = rate(&self.interceptor_route).or_else(|| rate(&self.http_scaled_object))?;
+        Some(Shape::new(rate.window, rate.granularity))
+    }
+}

@@ -1,0 +1,167 @@
+//! From watched objects to news for the board and addresses for the collectors. The decisions are [`Objects`], pure;
+//! [`run`] is its one writer.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    convert::Infallible,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use interceptor_core::{ObjectKey, index::Event, service::Slice};
+use tokio::sync::{mpsc, watch};
+
+use crate::board::{News, Sender};
+
+/// Something that the watch saw.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// An object changed.
+    Event(Event),
+    /// All objects have been read once.
+    Synced,
+}
+
+/// Where interceptors are found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// The Service of their admin ports.
+    pub service: ObjectKey,
+    /// The admin port of each.
+    pub port: u16,
+}
+
+/// The admin Service's slices.
+#[derive(Debug)]
+struct Objects {
+    admin: Admin,
+    slices: HashMap<ObjectKey, Slice>,
+}
+
+/// Passes changes on until there are no more.
+pub async fn run(
+    mut changes: mpsc::Receiver<Vec<Change>>,
+    admin: Admin,
+    news: Sender,
+    addresses: watch::Sender<BTreeSet<SocketAddr>>,
+) -> Result<(), Infallible> {
+    let mut objects = Objects { admin, slices: HashMap::new() };
+    while let Some(batch) = changes.recv().await {
+        let told: Vec<_> = batch.into_iter().filter_map(|change| objects.take(change)).collect();
+        // Before the news: a board that is told of the sync then soon knows how many interceptors there are.
+        addresses.send_if_modified(|known| {
+            let listed = objects.addresses();
+            let changed = *known != listed;
+            *known = listed;
+            changed
+        });
+        for news_item in told {
+            // The writer outlives this task but for the end of the process.
+            let _ = news.send(news_item).await;
+        }
+    }
+    Ok(())
+}
+
+// === impl Objects ===
+
+impl Objects {
+    fn take(&mut self, change: Change) -> Option<News> {
+        match change {
+            Change::Synced => Some(News::Synced),
+            Change::Event(Event::Route(route)) => Some(News::Route(route)),
+            Change::Event(Event::RouteGone(kind, key)) => Some(News::RouteGone(kind, key)),
+            Change::Event(Event::Slice(slice)) => {
+                if slice.service == self.admin.service {
+                    self.slices.insert(slice.key.clone(), slice);
+                } else {
+                    self.slices.remove(&slice.key);
+                }
+                None
+            }
+            Change::Event(Event::SliceGone(key)) => {
+                self.slices.remove(&key);
+                None
+            }
+            Change::Event(Event::Service(_) | Event::ServiceGone(_)) => None,
+        }
+    }
+
+    /// One address of each ready interceptor: a pod of a dual-stack Service is in two slices, and counts once.
+    fn addresses(&self) -> BTreeSet<SocketAddr> {
+        let mut pods: BTreeMap<Arc<str>, IpAddr> = BTreeMap::new();
+        let mut nameless = BTreeSet::new();
+        let endpoints = self.slices.values().flat_map(|slice| &slice.endpoints).filter(|endpoint| endpoint.ready);
+        for endpoint in endpoints {
+            let Some(&address) = endpoint.addresses.first() else { continue };
+            match &endpoint.pod {
+                // The lower one: IPv4, if there are both.
+                Some(pod) => {
+                    pods.entry(Arc::clone(pod)).and_modify(|known| *known = address.min(*known)).or_insert(address);
+                }
+                None => {
+                    nameless.insert(address);
+                }
+            }
+        }
+        pods.into_values().chain(nameless).map(|address| SocketAddr::new(address, self.admin.port)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use interceptor_core::service::SliceEndpoint;
+
+    use super::*;
+
+    fn slice(name: &str, service: &str, endpoints: &[(&str, bool, Option<&str>)]) -> Change {
+        let endpoint = |&(address, ready, pod): &(&str, bool, Option<&str>)| SliceEndpoint {
+            addresses: vec![address.parse().unwrap()],
+            ready,
+            pod: pod.map(Into::into),
+        };
+        Change::Event(Event::Slice(Slice {
+            key: ObjectKey::new("keda", name),
+            service: ObjectKey::new("keda", service),
+            ports: Vec::new(),
+            endpoints: endpoints.iter().map(endpoint).collect(),
+        }))
+    }
+
+    fn listed(changes: Vec<Change>) -> Vec<String> {
+        let admin = Admin { service: ObjectKey::new("keda", "admin"), port: 9090 };
+        let mut objects = Objects { admin, slices: HashMap::new() };
+        changes.into_iter().for_each(|change| assert!(objects.take(change).is_none()));
+        objects.addresses().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn ready_endpoints_of_the_admin_service_are_the_interceptors() {
+        let changes = vec![
+            slice("one", "admin", &[("10.0.0.1", true, None), ("10.0.0.2", false, None)]),
+            slice("two", "admin", &[("10.0.0.1", true, None), ("10.0.0.3", true, None)]),
+            slice("other", "web", &[("10.0.0.9", true, None)]),
+        ];
+        assert_eq!(listed(changes.clone()), ["10.0.0.1:9090", "10.0.0.3:9090"]);
+        let gone = Change::Event(Event::SliceGone(ObjectKey::new("keda", "two")));
+        assert_eq!(listed([changes, vec![gone]].concat()), ["10.0.0.1:9090"]);
+    }
+
+    #[test]
+    fn a_slice_that_is_given_to_another_service_is_gone() {
+        let changes = vec![
+            slice("one", "admin", &[("10.0.0.1", true, None)]), //
+            slice("one", "web", &[("10.0.0.1", true, None)]),
+        ];
+        assert!(listed(changes).is_empty());
+    }
+
+    #[test]
+    fn a_pod_with_an_address_of_each_family_is_one_interceptor() {
+        let changes = vec![
+            slice("six", "admin", &[("fd00::1", true, Some("a")), ("fd00::2", true, Some("b"))]),
+            slice("four", "admin", &[("10.0.0.1", true, Some("a"))]),
+        ];
+        assert_eq!(listed(changes), ["10.0.0.1:9090", "[fd00::2]:9090"]);
+    }
+}

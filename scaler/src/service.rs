@@ -1,0 +1,144 @@
+//! `externalscaler.ExternalScaler`: translates between KEDA and the board, and decides nothing.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use futures_util::Stream;
+use interceptor_core::route::RouteKind;
+use proto::externalscaler::{
+    GetMetricSpecResponse, GetMetricsRequest, GetMetricsResponse, IsActiveResponse, MetricSpec, ScaledObjectRef,
+    external_scaler_server::ExternalScaler,
+};
+use runtime::signal::Shutdown;
+use tonic::{Request, Response, Status};
+
+use crate::{
+    board::{Board, Unknown},
+    spec::{self, TargetError},
+    subject::{Subject, SubjectError},
+};
+
+mod streams;
+
+pub use self::streams::Streams;
+
+/// How the service behaves.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Least time from a `true` on `StreamIsActive` to the `false` after it.
+    pub interval: Duration,
+    /// The interceptors' admin Service, as messages name it.
+    pub admin_service: String,
+}
+
+/// The service.
+#[derive(Clone, Debug)]
+pub struct Service {
+    board: Board,
+    config: Config,
+    streams: Arc<Streams>,
+    shutdown: Shutdown,
+}
+
+// === impl Service ===
+
+impl Service {
+    /// A service that reads `board`; its streams end when `shutdown` is requested.
+    pub fn new(board: Board, config: Config, streams: Arc<Streams>, shutdown: Shutdown) -> Self {
+        Self { board, config, streams, shutdown }
+    }
+
+    fn specs(&self, subject: &Subject) -> Result<Vec<MetricSpec>, Status> {
+        match subject {
+            Subject::Route(kind, key) => {
+                let route = self.board.route(*kind, key).map_err(|unknown| self.status(unknown))?;
+                Ok(spec::route_specs(&route))
+            }
+            Subject::Interceptor { .. } => spec::interceptor_specs(subject).map_err(invalid_target),
+        }
+    }
+
+    fn metrics(&self, subject: &Subject, asked: &str) -> Result<GetMetricsResponse, Status> {
+        let (route, sample) = self.board.sample(subject).map_err(|unknown| self.status(unknown))?;
+        let metric_values = match route {
+            Some(route) => spec::route_values(&route, sample, asked),
+            None => spec::interceptor_values(subject, sample),
+        };
+        Ok(GetMetricsResponse { metric_values })
+    }
+
+    fn status(&self, unknown: Unknown) -> Status {
+        let service = &self.config.admin_service;
+        match unknown {
+            Unknown::NoRoute(RouteKind::InterceptorRoute, key) => {
+                Status::not_found(format!("InterceptorRoute {key} not found, or not valid"))
+            }
+            Unknown::NoRoute(RouteKind::HttpScaledObject, key) => {
+                Status::not_found(format!("HTTPScaledObject {key} not found, or not valid"))
+            }
+            Unknown::NotSynced => Status::unavailable("the scaler has not read all objects yet"),
+            Unknown::NoSource => Status::unavailable(format!(
+                "there isn't any valid interceptor endpoint: Service {service} has none that is ready"
+            )),
+            Unknown::NoReport(listed) => Status::unavailable(format!(
+                "none of the {listed} interceptors of Service {service} has been reached yet"
+            )),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl ExternalScaler for Service {
+    type StreamIsActiveStream = Pin<Box<dyn Stream<Item = Result<IsActiveResponse, Status>> + Send>>;
+    type StreamMetricSpecStream = Pin<Box<dyn Stream<Item = Result<GetMetricSpecResponse, Status>> + Send>>;
+
+    async fn is_active(&self, request: Request<ScaledObjectRef>) -> Result<Response<IsActiveResponse>, Status> {
+        let subject = Subject::parse(request.into_inner()).map_err(invalid_metadata)?;
+        let GetMetricsResponse { metric_values } = self.metrics(&subject, "")?;
+        Ok(Response::new(IsActiveResponse { result: spec::any_positive(&metric_values) }))
+    }
+
+    async fn stream_is_active(
+        &self,
+        request: Request<ScaledObjectRef>,
+    ) -> Result<Response<Self::StreamIsActiveStream>, Status> {
+        let subject = Subject::parse(request.into_inner()).map_err(invalid_metadata)?;
+        let open = self.streams.enter()?;
+        let stream = streams::activity(self.board.clone(), subject, self.config.interval, self.shutdown.clone(), open);
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn get_metric_spec(
+        &self,
+        request: Request<ScaledObjectRef>,
+    ) -> Result<Response<GetMetricSpecResponse>, Status> {
+        let subject = Subject::parse(request.into_inner()).map_err(invalid_metadata)?;
+        Ok(Response::new(GetMetricSpecResponse { metric_specs: self.specs(&subject)? }))
+    }
+
+    async fn get_metrics(&self, request: Request<GetMetricsRequest>) -> Result<Response<GetMetricsResponse>, Status> {
+        let GetMetricsRequest { scaled_object_ref, metric_name } = request.into_inner();
+        let reference = scaled_object_ref.ok_or_else(|| Status::invalid_argument("scaledObjectRef is missing"))?;
+        let subject = Subject::parse(reference).map_err(invalid_metadata)?;
+        Ok(Response::new(self.metrics(&subject, &metric_name)?))
+    }
+
+    async fn stream_metric_spec(
+        &self,
+        request: Request<ScaledObjectRef>,
+    ) -> Result<Response<Self::StreamMetricSpecStream>, Status> {
+        let subject = Subject::parse(request.into_inner()).map_err(invalid_metadata)?;
+        if let Subject::Interceptor { .. } = subject {
+            spec::interceptor_specs(&subject).map_err(invalid_target)?;
+        }
+        let open = self.streams.enter()?;
+        Ok(Response::new(Box::pin(streams::specs(self.clone(), subject, open))))
+    }
+}
+
+fn invalid_metadata(error: SubjectError) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+fn invalid_target(error: TargetError) -> Status {
+    Status::invalid_argument(error.to_string())
+}
