@@ -68,9 +68,8 @@ pub(crate) fn run(root: &Path, args: &SetupArgs) -> Result<()> {
     if *bench {
         for_bench()?;
     }
-    let lines = missing.lines();
-    if !lines.is_empty() {
-        bail!("this machine still lacks something: {}", lines.join("; "));
+    if !missing.lines().is_empty() {
+        bail!("this machine still lacks something: see above");
     }
     println!("setup: this machine has everything");
     Ok(())

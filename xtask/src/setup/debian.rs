@@ -1,8 +1,15 @@
 //! Debian packages: which are missing, and installing them once without starting their services. Read by `setup.rs`.
 
-use std::{fs, io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path, process::Command};
+use std::{
+    fs,
+    io::Write as _,
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+    process::Command,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::process;
 
@@ -10,6 +17,9 @@ use crate::process;
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 const POLICY_TEXT: &str =
     "#!/bin/sh\n# Put here by `cargo xtask setup` of Rouse while it installs packages.\nexit 101\n";
+
+/// Whether this process has read Debian's package lists: once is enough, also when there is no network.
+static LISTS_READ: AtomicBool = AtomicBool::new(false);
 
 /// A package, how to see that what we want of it is there, and what for.
 #[derive(Clone, Copy, Debug)]
@@ -75,6 +85,9 @@ fn fetch(names: &[&str]) -> Result<()> {
     if known(names) && apt(&["install"], names).is_ok() {
         return Ok(());
     }
+    if LISTS_READ.swap(true, Relaxed) {
+        bail!("Debian's package lists, read a moment ago, do not lead to them");
+    }
     println!("setup: reading Debian's package lists");
     apt(&["update"], &[])?;
     apt(&["install"], names)
@@ -94,7 +107,7 @@ fn apt(verb: &[&str], names: &[&str]) -> Result<()> {
     command.args(["--quiet", "--yes", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300"]);
     command.args(["-o", "Acquire::Retries=2", "-o", "Dpkg::Use-Pty=0"]);
     command.args(verb).args(names).env("DEBIAN_FRONTEND", "noninteractive");
-    process::run(&mut command)
+    process::run(&mut command).map_err(|_| anyhow!("`apt-get {}` failed, its words are above", verb.join(" ")))
 }
 
 /// While it lives, packages do not start their services.
