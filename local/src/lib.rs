@@ -12,11 +12,16 @@
 
 #![forbid(unsafe_code)]
 
+pub mod cgroup;
 pub mod cluster;
+pub mod cold_start;
 pub mod demo_app;
 pub mod kubelet;
+pub mod platform;
 pub mod process;
+pub mod run_dir;
 pub mod scaling;
 pub mod slices;
+pub mod state;
 pub mod timeline;
 pub mod workload;
