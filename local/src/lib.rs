@@ -19,6 +19,8 @@ pub mod demo_app;
 pub mod kubelet;
 pub mod platform;
 pub mod process;
+pub mod replicas;
+pub mod request;
 pub mod run_dir;
 pub mod scaling;
 pub mod slices;

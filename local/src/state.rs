@@ -164,13 +164,15 @@ pub enum StateError {
 impl StateClient {
     /// Of the interceptor whose admin port this is.
     pub fn new(admin: u16) -> Self {
-        let uri = format!("http://127.0.0.1:{admin}/state").parse().expect("an address and a path make a URI");
+        // An address and a path always make a URI; the default would simply not answer.
+        let uri = format!("http://127.0.0.1:{admin}/state").parse().unwrap_or_default();
         Self { client: Client::builder(TokioExecutor::new()).build_http(), uri }
     }
 
     /// The state now.
     pub async fn fetch(&self) -> Result<State, StateError> {
-        let request = Request::get(self.uri.clone()).body(Empty::new()).expect("the URI is valid");
+        let mut request = Request::new(Empty::new());
+        *request.uri_mut() = self.uri.clone();
         let answer = async {
             let response = self.client.request(request).await.ok()?;
             let body = Limited::new(response.into_body(), MAX_BODY).collect().await.ok()?;
