@@ -16,13 +16,13 @@ use nix::{
 };
 
 use crate::{
-    ConnectionCounters, Dataplane, LeftOut, Level, Logs, RepairReport, SyncError, SyncReport,
+    ConnectionCounters, Dataplane, LeftOut, Level, Logs, Mode, OpenError, RepairReport, SyncError, SyncReport,
     cgroup::{Cgroup, CgroupError},
     ledger::{Ledger, Limits},
     logs,
     maps::{self, KernelMaps, WrongMap},
     object::OBJECT,
-    probe::{self, ProbeError},
+    probe::{self, ProbeError, Probed},
     selftest::{self, SelfTestError},
 };
 
@@ -70,15 +70,25 @@ pub(crate) enum Unavailable {
 // === impl Kernel ===
 
 impl Kernel {
+    /// Opens this level and no other, with its own limits: for tests and tools.
+    pub fn open(cgroup: Option<&Path>, limits: Limits) -> Result<Self, OpenError> {
+        Self::start(cgroup, Some(limits)).map_err(|error| OpenError::new(Mode::SelfLevel, &error))
+    }
+
+    /// The kernel's id of the map of pod addresses, as `bpftool map` shows it.
+    pub fn address_map_id(&self) -> Option<u32> {
+        self.maps.address_map_id()
+    }
+
     /// Probes, loads, attaches and tests; whichever step fails first is the reason.
     pub(crate) fn start(cgroup: Option<&Path>, limits: Option<Limits>) -> Result<Self, Unavailable> {
         let object = OBJECT.ok_or(ProbeError::NoObject)?;
-        probe::probe()?;
+        let Probed { perfmon } = probe::probe()?;
         let cgroup = Cgroup::find(cgroup)?;
         raise_locked_memory();
         let limits = limits.unwrap_or_else(|| Limits::for_cpus(nr_cpus().unwrap_or(1)));
         let btf = Btf::from_sys_fs()?;
-        let log_level = logs::level();
+        let log_level = logs::level(perfmon);
         let mut ebpf = EbpfLoader::new()
             .btf(Some(&btf))
             .map_max_entries(maps::UPSTREAM_OF, limits.addresses.saturating_mul(2).max(2))

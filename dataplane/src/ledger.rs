@@ -72,7 +72,7 @@ pub(crate) struct Ledger {
     seen: Vec<Arc<Upstream>>,
     desired: Table,
     installed: Table,
-    /// Whether the last sync left nothing undone that another try might do.
+    /// Whether everything that was tried last was done.
     settled: bool,
     shared: Vec<Shared>,
     left_out: Vec<LeftOut>,
@@ -120,7 +120,8 @@ impl Ledger {
     ) -> Result<SyncReport, SyncError> {
         let mut wanted: Vec<_> = upstreams.filter(|upstream| self.matters(upstream)).map(Arc::clone).collect();
         wanted.sort_unstable_by_key(|upstream| upstream.id);
-        if self.settled && self.seen.len() == wanted.len() && self.seen.iter().zip(&wanted).all(|(a, b)| same(a, b)) {
+        let settled = self.settled && self.left_out.is_empty();
+        if settled && self.seen.len() == wanted.len() && self.seen.iter().zip(&wanted).all(|(a, b)| same(a, b)) {
             return Ok(self.report(Done::default()));
         }
         self.seen = wanted;
@@ -244,7 +245,13 @@ impl Ledger {
     /// Frees drained slots and says how many. Without [`Maps::wait_for_programs`] none can be freed; that costs room alone.
     fn reap(&mut self, maps: &impl Maps) -> Result<usize, SyncError> {
         let led_to: HashSet<_> = self.installed.values().copied().collect();
-        let candidates = self.slots.candidates(&led_to);
+        let mut candidates = Vec::new();
+        for slot in self.slots.candidates(&led_to) {
+            // Waiting is worth it only where there is something to gain.
+            if maps.stats(slot).map_err(SyncError::Counters)?.drained() {
+                candidates.push(slot);
+            }
+        }
         if candidates.is_empty() {
             return Ok(0);
         }

@@ -15,8 +15,13 @@ pub struct Logs {
 #[derive(Debug)]
 struct Forward;
 
-/// Which records the programs are to make at all, as their global variable has it: what `tracing` would show now.
-pub(crate) fn level() -> u8 {
+/// Which records the programs are to make at all, as their global variable has it: what `tracing` would show now, and none
+/// without `CAP_PERFMON`, for then the verifier refuses the pointer arithmetic that writing a record takes, and with it
+/// the whole program. What is never to be written it does not look at.
+pub(crate) fn level(perfmon: bool) -> u8 {
+    if !perfmon {
+        return 0;
+    }
     let level = if tracing::enabled!(target: "ebpf", tracing::Level::TRACE) {
         aya_log::Level::Trace
     } else if tracing::enabled!(target: "ebpf", tracing::Level::DEBUG) {

@@ -4,7 +4,7 @@ use std::{fmt, io, net::SocketAddr};
 
 use aya::{
     Ebpf,
-    maps::{HashMap, MapData, MapError, PerCpuArray},
+    maps::{HashMap, Map, MapData, MapError, PerCpuArray},
 };
 use interceptor_common::{AddrKey, Stats};
 use interceptor_core::mapops::{Slot, Table};
@@ -17,6 +17,7 @@ const MISSED: &str = "MISSED";
 
 /// Those maps of the loaded object that user space uses.
 pub(crate) struct KernelMaps {
+    address_map_id: Option<u32>,
     upstream_of: HashMap<MapData, AddrKey, u32>,
     stats: PerCpuArray<MapData, Stats>,
     missed: PerCpuArray<MapData, u64>,
@@ -34,13 +35,22 @@ pub(crate) struct WrongMap {
 
 impl KernelMaps {
     pub(crate) fn take(ebpf: &mut Ebpf) -> Result<Self, WrongMap> {
+        let address_map_id = match ebpf.map(UPSTREAM_OF) {
+            Some(Map::HashMap(data)) => data.info().ok().map(|info| info.id()),
+            _ => None,
+        };
         let mut take = |name| ebpf.take_map(name).ok_or(WrongMap { name, source: None });
         let wrong = |name| move |source| WrongMap { name, source: Some(source) };
         Ok(Self {
+            address_map_id,
             upstream_of: take(UPSTREAM_OF)?.try_into().map_err(wrong(UPSTREAM_OF))?,
             stats: take(STATS)?.try_into().map_err(wrong(STATS))?,
             missed: take(MISSED)?.try_into().map_err(wrong(MISSED))?,
         })
+    }
+
+    pub(crate) fn address_map_id(&self) -> Option<u32> {
+        self.address_map_id
     }
 
     /// Connections that the programs could not tag, ever.

@@ -12,6 +12,14 @@ pub struct OpenError {
     why: String,
 }
 
+// === impl OpenError ===
+
+impl OpenError {
+    pub(crate) fn new(asked: Mode, unavailable: &Unavailable) -> Self {
+        Self { asked, why: words(unavailable) }
+    }
+}
+
 /// Opens the highest level that can be had, and says why it is no higher. Fails only if the level is required.
 pub fn open(config: Config) -> Result<(Box<dyn Dataplane>, Level, String), OpenError> {
     let Config { mode, required, cgroup } = config;
@@ -22,10 +30,10 @@ pub fn open(config: Config) -> Result<(Box<dyn Dataplane>, Level, String), OpenE
         Ok(kernel) => return Ok(with(kernel)),
         Err(unavailable) => unavailable,
     };
-    let why = words(&unavailable);
     if required {
-        return Err(OpenError { asked: mode, why });
+        return Err(OpenError::new(mode, &unavailable));
     }
+    let why = words(&unavailable);
     // Nobody who has not asked for the kernel needs to be warned that it is out of reach; a failure within reach is news.
     if mode == Mode::Auto && matches!(unavailable, Unavailable::Probe(_) | Unavailable::Cgroup(_)) {
         tracing::info!(level = %Level::None, why, "data plane without the kernel");

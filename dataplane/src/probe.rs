@@ -28,27 +28,56 @@ pub(crate) struct Missing {
     net_admin: bool,
 }
 
+/// What was found beyond the necessary.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Probed {
+    /// Whether the verifier lets programs compute with pointers.
+    pub(crate) perfmon: bool,
+}
+
+/// The effective capabilities of this thread.
+#[derive(Clone, Copy, Debug)]
+struct Capabilities(u64);
+
 /// Asks for everything that needs no loading.
-pub(crate) fn probe() -> Result<(), ProbeError> {
+pub(crate) fn probe() -> Result<Probed, ProbeError> {
     // Without a readable status the kernel's answer to the calls themselves must do.
-    if let Some(missing) = fs::read_to_string(STATUS).ok().and_then(|status| missing(&status)) {
+    let capabilities = fs::read_to_string(STATUS).ok().and_then(|status| Capabilities::parse(&status));
+    if let Some(missing) = capabilities.and_then(Capabilities::missing) {
         return Err(ProbeError::Capabilities(missing));
     }
     syscall::bpf_allowed().map_err(ProbeError::Refused)?;
     fs::File::open(Path::new(BTF)).map_err(ProbeError::NoBtf)?;
-    Ok(())
+    Ok(Probed { perfmon: capabilities.is_some_and(Capabilities::perfmon) })
 }
 
-fn missing(status: &str) -> Option<Missing> {
-    const CAP_NET_ADMIN: u32 = 12;
-    const CAP_SYS_ADMIN: u32 = 21;
-    const CAP_BPF: u32 = 39;
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
-    let effective = u64::from_str_radix(effective.trim(), 16).ok()?;
-    let has = |capability: u32| effective >> capability & 1 == 1;
-    let bpf = !has(CAP_BPF) && !has(CAP_SYS_ADMIN);
-    let net_admin = !has(CAP_NET_ADMIN) && !has(CAP_SYS_ADMIN);
-    (bpf || net_admin).then_some(Missing { bpf, net_admin })
+// === impl Capabilities ===
+
+impl Capabilities {
+    const NET_ADMIN: u32 = 12;
+    const SYS_ADMIN: u32 = 21;
+    const PERFMON: u32 = 38;
+    const BPF: u32 = 39;
+
+    fn parse(status: &str) -> Option<Self> {
+        let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+        u64::from_str_radix(effective.trim(), 16).ok().map(Self)
+    }
+
+    /// Whether it is there, or the old one that stands for all of them.
+    fn has(self, capability: u32) -> bool {
+        let one = |capability: u32| self.0 >> capability & 1 == 1;
+        one(capability) || one(Self::SYS_ADMIN)
+    }
+
+    fn perfmon(self) -> bool {
+        self.has(Self::PERFMON)
+    }
+
+    fn missing(self) -> Option<Missing> {
+        let (bpf, net_admin) = (!self.has(Self::BPF), !self.has(Self::NET_ADMIN));
+        (bpf || net_admin).then_some(Missing { bpf, net_admin })
+    }
 }
 
 // === impl Missing ===
@@ -69,7 +98,8 @@ mod tests {
     use super::*;
 
     fn of(effective: &str) -> Option<String> {
-        missing(&format!("Name:\tx\nCapInh:\t0\nCapEff:\t{effective}\n")).map(|missing| missing.to_string())
+        let status = format!("Name:\tx\nCapInh:\t0\nCapEff:\t{effective}\n");
+        Capabilities::parse(&status).and_then(Capabilities::missing).map(|missing| missing.to_string())
     }
 
     #[test]
@@ -89,6 +119,6 @@ mod tests {
     #[test]
     fn a_status_that_cannot_be_read_leaves_it_to_the_kernel() {
         assert_eq!(of("what"), None);
-        assert_eq!(missing(""), None);
+        assert!(Capabilities::parse("").is_none());
     }
 }

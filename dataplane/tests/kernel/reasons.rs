@@ -1,0 +1,150 @@
+//! Every reason for doing without the kernel that can be provoked, in the words one gets, and what `required` does.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use dataplane::{Config, Level, open};
+
+use crate::cell::{Cell, myself, root};
+
+/// The cgroup that the child is to ask for.
+const CGROUP: &str = "ROUSE_TEST_CGROUP";
+
+fn ask(cgroup: Option<&Path>) -> (Level, String) {
+    let (dataplane, level, why) = open(Config { cgroup: cgroup.map(Into::into), ..Config::default() }).unwrap();
+    assert_eq!((dataplane.level(), dataplane.reason()), (level, &*why));
+    (level, why)
+}
+
+/// Runs the test below under `wrapper` and returns what it prints.
+fn child(wrapper: &[&str], cgroup: &Path) -> String {
+    let mut command = Command::new(wrapper[0]);
+    command.args(&wrapper[1..]).arg(myself()).env(CGROUP, cgroup);
+    let name = "reasons::opening_never_fails_unless_the_level_is_required";
+    let output = command.args(["--exact", name, "--ignored", "--nocapture"]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{}: {text}{}", output.status, String::from_utf8_lossy(&output.stderr));
+    let line = text.lines().find_map(|line| line.split_once("opened: ")).expect("the child says what it got");
+    line.1.to_owned()
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+#[expect(clippy::print_stdout, reason = "read by the tests that run this as a child")]
+fn opening_never_fails_unless_the_level_is_required() {
+    let asked = env::var_os(CGROUP).map(PathBuf::from);
+    // As a child it is where its parent has put it.
+    let cell = asked.is_none().then(Cell::enter);
+    let cgroup = asked.or_else(|| cell.as_ref().map(|cell| cell.path().to_owned()));
+    let (level, why) = ask(cgroup.as_deref());
+    println!("opened: {level}: {why}");
+    let required = open(Config { required: true, cgroup, ..Config::default() });
+    match level {
+        Level::None => {
+            let error = required.map(|(_, level, _)| level).unwrap_err();
+            assert_eq!(error.to_string(), format!("data plane level auto is required: {why}"));
+        }
+        Level::SelfLevel => assert_eq!(required.unwrap().1, Level::SelfLevel),
+    }
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn the_hierarchys_root_is_refused_because_every_process_would_be_counted() {
+    let (level, why) = ask(Some(&root()));
+    assert_eq!(level, Level::None);
+    let expected = format!("cgroup {} is the root of its hierarchy", root().display());
+    assert!(why.starts_with(&expected), "{why}");
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_cgroup_that_is_missing_is_named() {
+    let missing = root().join("rouse-test-nowhere");
+    let (level, why) = ask(Some(&missing));
+    assert_eq!(level, Level::None);
+    assert_eq!(why, format!("cgroup {} cannot be opened: No such file or directory (os error 2)", missing.display()));
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_cgroup_that_this_process_is_not_in_is_refused() {
+    let cell = Cell::enter();
+    let other = cell.path().join("other");
+    std::fs::create_dir(&other).unwrap();
+    let (level, why) = ask(Some(&other));
+    std::fs::remove_dir(&other).unwrap();
+    assert_eq!(level, Level::None);
+    assert!(why.starts_with("this process is in cgroup "), "{why}");
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn the_own_cgroup_is_found_without_being_told() {
+    let cell = Cell::enter();
+    assert_eq!(ask(None), (Level::SelfLevel, format!("attached to {}", cell.path().display())));
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn an_ancestor_of_the_own_cgroup_will_do() {
+    let cell = Cell::enter();
+    let inner = cell.path().join("inner");
+    std::fs::create_dir(&inner).unwrap();
+    let script = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", inner.display());
+    let got = child(&["sh", "-c", &script, "sh"], cell.path());
+    std::fs::remove_dir(&inner).unwrap();
+    assert_eq!(got, format!("self: attached to {}", cell.path().display()));
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn missing_capabilities_are_named() {
+    let cell = Cell::enter();
+    for (dropped, missing) in [
+        ("-bpf,-sys_admin", "none: missing CAP_BPF"),
+        ("-net_admin,-sys_admin", "none: missing CAP_NET_ADMIN"),
+        ("-all", "none: missing CAP_BPF and CAP_NET_ADMIN"),
+    ] {
+        let bounding = format!("--bounding-set={dropped}");
+        assert_eq!(child(&["setpriv", &bounding], cell.path()), missing);
+    }
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn the_two_capabilities_alone_suffice() {
+    let cell = Cell::enter();
+    let got = child(&["setpriv", "--bounding-set=-all,+bpf,+net_admin"], cell.path());
+    assert_eq!(got, format!("self: attached to {}", cell.path().display()));
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_user_namespaces_capabilities_are_not_the_kernels() {
+    let cell = Cell::enter();
+    let got = child(&["unshare", "--user", "--map-root-user"], cell.path());
+    assert!(got.starts_with("none: bpf(2) is refused in spite of the capabilities"), "{got}");
+    assert!(got.ends_with("Operation not permitted (os error 1)"), "{got}");
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_connection_that_the_self_test_cannot_make_is_a_reason() {
+    let cell = Cell::enter();
+    // In a new network namespace loopback is down.
+    let got = child(&["unshare", "--net"], cell.path());
+    assert!(got.starts_with("none: self-test over loopback: "), "{got}");
+}
+
+#[cfg(not(ebpf_object))]
+#[test]
+fn without_an_object_one_is_told_how_to_get_one() {
+    let (level, why) = ask(None);
+    assert_eq!(level, Level::None);
+    assert_eq!(why, "no eBPF programs were built in: run `cargo xtask build-ebpf` and build again");
+    open(Config { mode: dataplane::Mode::SelfLevel, required: true, cgroup: None }).unwrap_err();
+}
