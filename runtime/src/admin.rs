@@ -19,7 +19,7 @@ use hyper::body::{Body, Incoming};
 use tokio::net::TcpListener;
 use tower::Service;
 
-use crate::{metrics::Exposition, ready::Ready};
+use crate::{log, metrics::Exposition, ready::Ready};
 
 mod connection;
 pub mod reply;
@@ -70,6 +70,13 @@ impl Server {
         let ready = ready.clone();
         self.path("/livez", |_| reply::empty())
             .path("/readyz", move |request| reply::ready(&ready, request.uri().query() == Some("verbose")))
+    }
+
+    /// Answers `/log`: GET tells the log's filter, `PUT /log?info,scaler=debug` changes it.
+    #[must_use]
+    pub fn log(self, log: &log::Handle) -> Self {
+        let log = log.clone();
+        self.path("/log", move |request| reply::log(&log, request.method(), request.uri().query()))
     }
 
     /// Answers `/metrics`.

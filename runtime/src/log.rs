@@ -20,9 +20,11 @@ use tracing_subscriber::{
 
 use crate::args::{Encoder, Level, LogArgs, TimeEncoding};
 
-/// Changes the level of a log that runs.
+/// Changes the filter of a log that runs. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Handle(reload::Handle<EnvFilter, Registry>);
+pub struct Handle {
+    filter: reload::Handle<EnvFilter, Registry>,
+}
 
 /// The log could not be set up or changed.
 #[derive(Debug, Error)]
@@ -65,7 +67,7 @@ pub fn init(args: &LogArgs, directives: Option<&str>) -> Result<Handle, LogError
         Encoder::Json => registry.with(json(time, io::stderr)).try_init(),
     }
     .map_err(|_already| LogError::Twice)?;
-    Ok(Handle(handle))
+    Ok(Handle { filter: handle })
 }
 
 fn console<S, W>(time: TimeEncoding, writer: W) -> impl tracing_subscriber::Layer<S>
@@ -108,7 +110,12 @@ struct Clock(TimeEncoding);
 impl Handle {
     /// From now on, writes what `directives` say: a level, or pairs such as `info,scaler=debug`.
     pub fn set(&self, directives: &str) -> Result<(), LogError> {
-        self.0.reload(parse(directives)?).map_err(|_gone| LogError::Gone)
+        self.filter.reload(parse(directives)?).map_err(|_gone| LogError::Gone)
+    }
+
+    /// What is written now, in the same form.
+    pub fn current(&self) -> Result<String, LogError> {
+        self.filter.with_current(EnvFilter::to_string).map_err(|_gone| LogError::Gone)
     }
 }
 
@@ -175,11 +182,12 @@ mod tests {
     fn the_level_can_be_changed_while_the_process_runs() {
         let buffer = Buffer::default();
         let (layer, handle) = reload::Layer::new(filter(LevelFilter::INFO));
-        let handle = Handle(handle);
+        let handle = Handle { filter: handle };
         let subscriber = Registry::default().with(layer).with(console(TimeEncoding::Rfc3339, buffer.writer()));
         tracing::subscriber::with_default(subscriber, || {
             tracing::debug!("one");
             handle.set("debug").unwrap();
+            assert_eq!(handle.current().unwrap(), "debug");
             tracing::debug!("two");
             assert!(matches!(handle.set("a=b=c"), Err(LogError::Filter { .. })));
         });

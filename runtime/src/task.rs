@@ -91,7 +91,7 @@ impl Group {
             Some(Err(error)) => (error.id(), How::Panicked),
             None => return std::future::pending().await,
         };
-        let task = self.names.remove(&id).expect("every task of the set was named when it was spawned");
+        let task = self.names.remove(&id).unwrap_or("unnamed");
         Ended { task, how }
     }
 

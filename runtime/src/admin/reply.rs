@@ -1,10 +1,10 @@
 //! The answers of admin ports, in the wording that existing probes and scripts know.
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::Full;
 
-use crate::ready::Ready;
+use crate::{log::Handle, ready::Ready};
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -52,6 +52,19 @@ pub(super) fn ready(ready: &Ready, verbose: bool) -> Response<Full<Bytes>> {
         response.headers_mut().insert(PENDING, value);
     }
     response
+}
+
+/// The answer to a question about the log's filter, or to the wish for another one.
+pub(super) fn log(log: &Handle, method: &Method, query: Option<&str>) -> Response<Full<Bytes>> {
+    let changed = match (method, query) {
+        (&Method::PUT, Some(directives)) => log.set(directives),
+        (&Method::GET, None) => Ok(()),
+        _ => return text(StatusCode::BAD_REQUEST, "expected GET /log, or PUT /log?info,module=debug\n"),
+    };
+    match changed.and_then(|()| log.current()) {
+        Ok(filter) => text(StatusCode::OK, format!("{filter}\n")),
+        Err(error) => text(StatusCode::BAD_REQUEST, format!("{error}\n")),
+    }
 }
 
 fn with(status: StatusCode, content_type: HeaderValue, body: Bytes) -> Response<Full<Bytes>> {
