@@ -9,7 +9,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering::Relaxed},
 };
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, bail};
 
 use crate::process;
 
@@ -107,7 +107,11 @@ fn apt(verb: &[&str], names: &[&str]) -> Result<()> {
     command.args(["--quiet", "--yes", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300"]);
     command.args(["-o", "Acquire::Retries=2", "-o", "Dpkg::Use-Pty=0"]);
     command.args(verb).args(names).env("DEBIAN_FRONTEND", "noninteractive");
-    process::run(&mut command).map_err(|_| anyhow!("`apt-get {}` failed, its words are above", verb.join(" ")))
+    let status = command.status().context("cannot start apt-get")?;
+    if !status.success() {
+        bail!("`apt-get {}` failed, its words are above", verb.join(" "));
+    }
+    Ok(())
 }
 
 /// While it lives, packages do not start their services.
