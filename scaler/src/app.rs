@@ -22,14 +22,14 @@ use crate::{
     board, collect,
     discover::{self, Admin, Change},
     health, metrics,
-    service::{self, Service, Streams},
+    service::{self, MAX_STREAMS, Service, Streams},
 };
 
 /// How long open calls may take after the order to end.
 const GRACE: Duration = Duration::from_secs(5);
 /// KEDA keeps one connection for all its `ScaledObject`s, with two streams each, and its client waits while a connection
 /// has as many streams as the server allows: allow more than we ever keep open, so that it is us who refuse, in words.
-const MAX_STREAMS_PER_CONNECTION: u32 = 2 * 100_000;
+const MAX_STREAMS_PER_CONNECTION: u32 = 200_000;
 /// A peer whose host is gone is noticed after an interval and a timeout.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
@@ -47,6 +47,8 @@ pub struct Config {
     pub admin: Admin,
     /// How often an interceptor without a stream is asked.
     pub tick: Duration,
+    /// How long it is asked so before it is offered the stream again.
+    pub offer_stream: Duration,
     /// Least time from a `true` on `StreamIsActive` to the `false` after it.
     pub interval: Duration,
     /// How a rate is told.
@@ -89,7 +91,7 @@ pub enum RunError {
 /// Binds all ports and starts nothing. Must be called within a runtime.
 pub async fn build(config: Config) -> Result<Bound, BindError> {
     let (writer, news, board) = board::channel(config.unit);
-    let streams = Arc::new(Streams::default());
+    let streams = Arc::new(Streams::new(MAX_STREAMS));
     let mut registry = Metrics::new("keda-http-external-scaler", env!("CARGO_PKG_VERSION"));
     let fetches = metrics::register(registry.registry(), board.clone(), Arc::clone(&streams));
     let metrics = match config.metrics_addr {
@@ -130,14 +132,17 @@ impl Bound {
     /// Not cancel safe: dropped, every task and connection ends at once.
     pub async fn run_with(self, changes: mpsc::Receiver<Vec<Change>>, mut shutdown: Shutdown) -> Result<(), RunError> {
         let Self { config, grpc, grpc_addr, board, writer, news, streams, fetches, metrics } = self;
-        let Config { grpc_addr: _, metrics_addr: _, admin, tick, interval, unit: _, name } = config;
+        let Config { grpc_addr: _, metrics_addr: _, admin, tick, offer_stream, interval, unit: _, name } = config;
         let mut group = Group::new();
         let (addresses_tx, addresses) = watch::channel(BTreeSet::new());
         let admin_service = admin.service.to_string();
         group.spawn("board", writer.run());
         group.spawn("discover", discover::run(changes, admin, news.clone(), addresses_tx));
         group.spawn("account", collect::account(board.clone(), tick, fetches.clone()));
-        group.spawn("collect", collect::supervise(addresses, news, collect::Config { name, tick }, fetches));
+        group.spawn(
+            "collect",
+            collect::supervise(addresses, news, collect::Config { name, tick, offer_stream }, fetches),
+        );
         if let Some(metrics) = metrics {
             group.spawn("metrics", metrics.serve());
         }

@@ -14,6 +14,9 @@ use runtime::{
 
 use crate::{app, discover::Admin};
 
+/// Interceptors are upgraded once in a while, and an offer that is refused costs one connection.
+const OFFER_STREAM: Duration = Duration::from_secs(30);
+
 /// KEDA's external scaler for HTTP: collects the counts of interceptors, answers and pushes to KEDA.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "scaler", version)]
@@ -44,6 +47,7 @@ pub fn config(env: &Env) -> Result<app::Config, EnvError> {
         metrics_addr: metrics.then(|| everywhere(metrics_port)),
         admin,
         tick: tick(env)?,
+        offer_stream: OFFER_STREAM,
         interval: Duration::from_millis(env.u64("KEDA_HTTP_SCALER_STREAM_INTERVAL_MS", 200)?),
         unit: if per_granularity { Unit::Granularity } else { Unit::Second },
         name: env.string("HOSTNAME", "scaler")?,

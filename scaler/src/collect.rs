@@ -38,6 +38,8 @@ pub struct Config {
     pub name: String,
     /// How often a source without a stream is asked.
     pub tick: Duration,
+    /// How long it is asked so before it is offered the stream again: it may have been upgraded in place.
+    pub offer_stream: Duration,
 }
 
 /// Keeps one task for each address. Ends when the list does.

@@ -19,6 +19,7 @@ use crate::{
 
 mod streams;
 
+pub(crate) use self::streams::MAX_STREAMS;
 pub use self::streams::Streams;
 
 /// How the service behaves.

@@ -5,7 +5,6 @@ use std::{
     error::Error,
     hash::{BuildHasher as _, RandomState},
     net::SocketAddr,
-    time::Duration,
 };
 
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
@@ -21,10 +20,6 @@ use crate::{
     board::{News, Sender},
     metrics::Fetches,
 };
-
-/// How long an interceptor that answers `/queue` is asked so before it is offered the stream again: it may have been
-/// upgraded in place.
-const POLL_FOR: Duration = Duration::from_secs(30);
 
 /// What the task knows.
 #[derive(Debug)]
@@ -84,7 +79,7 @@ impl Source {
     async fn poll(&mut self, refused: &StreamError, backoff: &mut Backoff) -> bool {
         let mut ticks = interval(self.config.tick);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let until = Instant::now() + POLL_FOR;
+        let until = Instant::now() + self.config.offer_stream;
         let mut answered = false;
         while Instant::now() < until {
             ticks.tick().await;

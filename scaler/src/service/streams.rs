@@ -27,8 +27,9 @@ use crate::{
 pub(crate) const MAX_STREAMS: usize = 100_000;
 
 /// Counts open streams.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Streams {
+    limit: usize,
     open: AtomicUsize,
     refused: AtomicU64,
 }
@@ -61,6 +62,11 @@ struct SpecStream {
 // === impl Streams ===
 
 impl Streams {
+    /// None open, and at most `limit` at a time.
+    pub(crate) fn new(limit: usize) -> Self {
+        Self { limit, open: AtomicUsize::new(0), refused: AtomicU64::new(0) }
+    }
+
     /// How many are open.
     pub(crate) fn open(&self) -> usize {
         self.open.load(Relaxed)
@@ -73,11 +79,11 @@ impl Streams {
 
     pub(super) fn enter(self: &Arc<Self>) -> Result<Open, Status> {
         let open = Open(Arc::clone(self));
-        if self.open.fetch_add(1, Relaxed) < MAX_STREAMS {
+        if self.open.fetch_add(1, Relaxed) < self.limit {
             return Ok(open);
         }
         self.refused.fetch_add(1, Relaxed);
-        Err(Status::resource_exhausted(format!("{MAX_STREAMS} streams are open already")))
+        Err(Status::resource_exhausted(format!("{} streams are open already", self.limit)))
     }
 }
 
@@ -167,5 +173,24 @@ impl SpecStream {
                 () = self.shutdown.requested() => return None,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_too_many_is_refused_until_another_ends() {
+        let streams = Arc::new(Streams::new(2));
+        let first = streams.enter().unwrap();
+        let _second = streams.enter().unwrap();
+        let refused = streams.enter().unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+        assert_eq!(refused.message(), "2 streams are open already");
+        assert_eq!((streams.open(), streams.refused()), (2, 1));
+        drop(first);
+        let _third = streams.enter().unwrap();
+        assert_eq!((streams.open(), streams.refused()), (2, 1));
     }
 }
