@@ -460,7 +460,7 @@ mod tests {
             window: Duration, granularity: Duration, steps in prop::collection::vec(any::<(Duration, Duration, u64)>(), 0..20), other: Duration,
         ) {
             let shape = Shape::new(window, granularity);
-            prop_assert!(shape.len() >= 1 && shape.len() <= MAX_BUCKETS);
+            prop_assert!(!shape.is_empty() && shape.len() <= MAX_BUCKETS);
             let mut w = Window::new(shape);
             for (at, until, count) in steps {
                 w.record(at, count);

@@ -4,6 +4,7 @@
 #![allow(
     missing_docs,
     unreachable_pub,
+    clippy::allow_attributes_without_reason,
     clippy::pedantic,
     clippy::clone_on_ref_ptr,
     clippy::use_self,

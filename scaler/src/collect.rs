@@ -7,7 +7,7 @@
 //! ```
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, hash_map::Entry},
     convert::Infallible,
     net::SocketAddr,
     time::Duration,
@@ -61,11 +61,10 @@ pub async fn supervise(
             tell(&news, News::Unlisted(address)).await;
         }
         for address in listed {
-            if !tasks.contains_key(&address) {
-                tell(&news, News::Listed(address)).await;
-                let source = source::Source::new(address, config.clone(), news.clone(), fetches.clone());
-                tasks.insert(address, Running(task::spawn("source", source.run())));
-            }
+            let Entry::Vacant(vacant) = tasks.entry(address) else { continue };
+            tell(&news, News::Listed(address)).await;
+            let source = source::Source::new(address, config.clone(), news.clone(), fetches.clone());
+            vacant.insert(Running(task::spawn("source", source.run())));
         }
         if addresses.changed().await.is_err() {
             return Ok(());

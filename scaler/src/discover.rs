@@ -15,6 +15,7 @@ use crate::board::{News, Sender};
 
 /// Something that the watch saw.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "the small one comes once")]
 pub enum Change {
     /// An object changed.
     Event(Event),
@@ -40,20 +41,20 @@ struct Objects {
 
 /// Passes changes on until there are no more.
 pub async fn run(
-    mut changes: mpsc::Receiver<Vec<Change>>,
+    mut watched: mpsc::Receiver<Vec<Change>>,
     admin: Admin,
     news: Sender,
     addresses: watch::Sender<BTreeSet<SocketAddr>>,
 ) -> Result<(), Infallible> {
     let mut objects = Objects { admin, slices: HashMap::new() };
-    while let Some(batch) = changes.recv().await {
+    while let Some(batch) = watched.recv().await {
         let told: Vec<_> = batch.into_iter().filter_map(|change| objects.take(change)).collect();
         // Before the news: a board that is told of the sync then soon knows how many interceptors there are.
         addresses.send_if_modified(|known| {
             let listed = objects.addresses();
-            let changed = *known != listed;
+            let differs = *known != listed;
             *known = listed;
-            changed
+            differs
         });
         for news_item in told {
             // The writer outlives this task but for the end of the process.
@@ -131,7 +132,9 @@ mod tests {
     fn listed(changes: Vec<Change>) -> Vec<String> {
         let admin = Admin { service: ObjectKey::new("keda", "admin"), port: 9090 };
         let mut objects = Objects { admin, slices: HashMap::new() };
-        changes.into_iter().for_each(|change| assert!(objects.take(change).is_none()));
+        for change in changes {
+            assert!(objects.take(change).is_none());
+        }
         objects.addresses().iter().map(ToString::to_string).collect()
     }
 

@@ -54,7 +54,7 @@ impl Service {
                 let route = self.board.route(*kind, key).map_err(|unknown| self.status(unknown))?;
                 Ok(spec::route_specs(&route))
             }
-            Subject::Interceptor { .. } => spec::interceptor_specs(subject).map_err(invalid_target),
+            Subject::Interceptor { .. } => spec::interceptor_specs(subject).map_err(|error| invalid_target(&error)),
         }
     }
 
@@ -93,7 +93,7 @@ impl ExternalScaler for Service {
     type StreamMetricSpecStream = Pin<Box<dyn Stream<Item = Result<GetMetricSpecResponse, Status>> + Send>>;
 
     async fn is_active(&self, request: Request<ScaledObjectRef>) -> Result<Response<IsActiveResponse>, Status> {
-        let subject = Subject::parse(request.into_inner()).map_err(invalid_metadata)?;
+        let subject = Subject::parse(request.into_inner()).map_err(|error| invalid_metadata(&error))?;
         let GetMetricsResponse { metric_values } = self.metrics(&subject, "")?;
         Ok(Response::new(IsActiveResponse { result: spec::any_positive(&metric_values) }))
     }
@@ -102,7 +102,7 @@ impl ExternalScaler for Service {
         &self,
         request: Request<ScaledObjectRef>,
     ) -> Result<Response<Self::StreamIsActiveStream>, Status> {
-        let subject = Subject::parse(request.into_inner()).map_err(invalid_metadata)?;
+        let subject = Subject::parse(request.into_inner()).map_err(|error| invalid_metadata(&error))?;
         let open = self.streams.enter()?;
         let stream = streams::activity(self.board.clone(), subject, self.config.interval, self.shutdown.clone(), open);
         Ok(Response::new(Box::pin(stream)))
@@ -112,14 +112,14 @@ impl ExternalScaler for Service {
         &self,
         request: Request<ScaledObjectRef>,
     ) -> Result<Response<GetMetricSpecResponse>, Status> {
-        let subject = Subject::parse(request.into_inner()).map_err(invalid_metadata)?;
+        let subject = Subject::parse(request.into_inner()).map_err(|error| invalid_metadata(&error))?;
         Ok(Response::new(GetMetricSpecResponse { metric_specs: self.specs(&subject)? }))
     }
 
     async fn get_metrics(&self, request: Request<GetMetricsRequest>) -> Result<Response<GetMetricsResponse>, Status> {
         let GetMetricsRequest { scaled_object_ref, metric_name } = request.into_inner();
         let reference = scaled_object_ref.ok_or_else(|| Status::invalid_argument("scaledObjectRef is missing"))?;
-        let subject = Subject::parse(reference).map_err(invalid_metadata)?;
+        let subject = Subject::parse(reference).map_err(|error| invalid_metadata(&error))?;
         Ok(Response::new(self.metrics(&subject, &metric_name)?))
     }
 
@@ -127,19 +127,19 @@ impl ExternalScaler for Service {
         &self,
         request: Request<ScaledObjectRef>,
     ) -> Result<Response<Self::StreamMetricSpecStream>, Status> {
-        let subject = Subject::parse(request.into_inner()).map_err(invalid_metadata)?;
+        let subject = Subject::parse(request.into_inner()).map_err(|error| invalid_metadata(&error))?;
         if let Subject::Interceptor { .. } = subject {
-            spec::interceptor_specs(&subject).map_err(invalid_target)?;
+            spec::interceptor_specs(&subject).map_err(|error| invalid_target(&error))?;
         }
         let open = self.streams.enter()?;
         Ok(Response::new(Box::pin(streams::specs(self.clone(), subject, open))))
     }
 }
 
-fn invalid_metadata(error: SubjectError) -> Status {
+fn invalid_metadata(error: &SubjectError) -> Status {
     Status::invalid_argument(error.to_string())
 }
 
-fn invalid_target(error: TargetError) -> Status {
+fn invalid_target(error: &TargetError) -> Status {
     Status::invalid_argument(error.to_string())
 }

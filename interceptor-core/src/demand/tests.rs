@@ -259,6 +259,9 @@ fn kernel_counters_grow_with_every_source_and_open_connections_leave_with_theirs
     assert_eq!((sum.opened, sum.open, sum.srtt()), (10, 0, Some(Duration::from_micros(400))));
 }
 
+/// A source's run and what it has in flight by route.
+type Said = (u8, HashMap<u8, u64>);
+
 #[derive(Clone, Debug)]
 enum Step {
     List(u16),
@@ -290,7 +293,7 @@ proptest! {
     #[test]
     fn the_level_is_the_sum_of_what_listed_sources_said_last(steps in prop::collection::vec(step(), 0..80)) {
         let mut d = demand(&[]);
-        let mut naive: HashMap<u16, Option<(u8, HashMap<u8, u64>)>> = HashMap::new();
+        let mut naive: HashMap<u16, Option<Said>> = HashMap::new();
         for (at, step) in steps.into_iter().enumerate() {
             let now = secs(100 + at as u64);
             let before: Vec<_> = (0..5_u8).map(|route| d.level(&key(&route.to_string())).in_flight).collect();

@@ -203,7 +203,7 @@ pub(crate) async fn listeners(count: u8) -> (Vec<TcpListener>, Vec<IpAddr>, u16)
 }
 
 pub(crate) fn route(name: &str, concurrency: Option<u32>, rate: Option<u32>) -> Route {
-    let window = Duration::from_secs(60);
+    let window = Duration::from_mins(1);
     Route {
         kind: RouteKind::InterceptorRoute,
         key: ObjectKey::new("ns", name),
