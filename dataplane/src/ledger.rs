@@ -307,3 +307,6 @@ fn drift(expected: &Table, actual: &Table) -> RepairReport {
     report.foreign = actual.keys().filter(|addr| !expected.contains_key(addr)).count();
     report
 }
+
+#[cfg(test)]
+mod tests;

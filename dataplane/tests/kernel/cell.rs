@@ -4,20 +4,12 @@ use std::{
     env, fs,
     path::{Path, PathBuf},
     process,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering::Relaxed},
-    },
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
     thread,
     time::Duration,
 };
 
 use dataplane::{Dataplane, Kernel, Limits};
-use interceptor_core::{
-    Endpoint, ObjectKey, Upstream, UpstreamId,
-    route::{PortRef, Target},
-    upstream::{Protocol, Resolution},
-};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
@@ -88,18 +80,6 @@ pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(Instant::now() < late, "not within 30 s: {what}");
         thread::park_timeout(Duration::from_millis(1));
     }
-}
-
-pub(crate) fn upstream(id: u32, service: &str, addrs: &[std::net::SocketAddr]) -> Arc<Upstream> {
-    let mut endpoints: Vec<_> = addrs.iter().map(|addr| Endpoint { addr: *addr, pod: None }).collect();
-    endpoints.sort();
-    Arc::new(Upstream {
-        id: UpstreamId(id),
-        target: Target { service: ObjectKey::new("test", service), port: PortRef::Number(80) },
-        resolution: Resolution::Found,
-        protocol: Protocol::Http1,
-        endpoints: endpoints.into(),
-    })
 }
 
 /// The counters of one upstream: opened, closed, failed.

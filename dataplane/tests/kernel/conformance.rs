@@ -5,17 +5,10 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 use dataplane::{Config, ConnectionCounters, Dataplane, Level, Mode, SyncReport, open};
 use interceptor_core::{Upstream, UpstreamId};
 
-use crate::cell::{Cell, upstream};
+use crate::upstreams::upstream;
 
 fn none() -> Box<dyn Dataplane> {
     open(Config { mode: Mode::None, ..Config::default() }).unwrap().0
-}
-
-fn in_the_kernel(cell: &Cell) -> Box<dyn Dataplane> {
-    let config = Config { mode: Mode::SelfLevel, required: true, cgroup: Some(cell.path().to_owned()) };
-    let (dataplane, level, _) = open(config).unwrap();
-    assert_eq!(level, Level::SelfLevel);
-    dataplane
 }
 
 fn addr(n: u8) -> SocketAddr {
@@ -66,16 +59,29 @@ fn level_none_conforms() {
     suite(none());
 }
 
-#[test]
-#[ignore = "needs root: run by cargo xtask test"]
-fn level_self_conforms() {
-    let cell = Cell::enter();
-    suite(in_the_kernel(&cell));
-}
+#[cfg(ebpf_object)]
+mod in_the_kernel {
+    use super::*;
+    use crate::cell::Cell;
 
-#[test]
-#[ignore = "needs root: run by cargo xtask test"]
-fn level_self_says_which_cgroup_it_is_attached_to() {
-    let cell = Cell::enter();
-    assert_eq!(in_the_kernel(&cell).reason(), format!("attached to {}", cell.path().display()));
+    fn level_self(cell: &Cell) -> Box<dyn Dataplane> {
+        let config = Config { mode: Mode::SelfLevel, required: true, cgroup: Some(cell.path().to_owned()) };
+        let (dataplane, level, _) = open(config).unwrap();
+        assert_eq!(level, Level::SelfLevel);
+        dataplane
+    }
+
+    #[test]
+    #[ignore = "needs root: run by cargo xtask test"]
+    fn level_self_conforms() {
+        let cell = Cell::enter();
+        suite(level_self(&cell));
+    }
+
+    #[test]
+    #[ignore = "needs root: run by cargo xtask test"]
+    fn level_self_says_which_cgroup_it_is_attached_to() {
+        let cell = Cell::enter();
+        assert_eq!(level_self(&cell).reason(), format!("attached to {}", cell.path().display()));
+    }
 }

@@ -7,8 +7,9 @@ use nix::sched::{CloneFlags, unshare};
 use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::{
-    cell::{Cell, count, eventually, upstream},
+    cell::{Cell, count, eventually},
     peers::{Closed, Manner, Pod, connect, visit},
+    upstreams::upstream,
 };
 
 const THREADS: usize = 4;

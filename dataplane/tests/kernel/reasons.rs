@@ -139,12 +139,3 @@ fn a_connection_that_the_self_test_cannot_make_is_a_reason() {
     let got = child(&["unshare", "--net"], cell.path());
     assert!(got.starts_with("none: self-test over loopback: "), "{got}");
 }
-
-#[cfg(not(ebpf_object))]
-#[test]
-fn without_an_object_one_is_told_how_to_get_one() {
-    let (level, why) = ask(None);
-    assert_eq!(level, Level::None);
-    assert_eq!(why, "no eBPF programs were built in: run `cargo xtask build-ebpf` and build again");
-    open(Config { mode: dataplane::Mode::SelfLevel, required: true, cgroup: None }).unwrap_err();
-}

@@ -8,8 +8,9 @@ use interceptor_common::AddrKey;
 use interceptor_core::UpstreamId;
 
 use crate::{
-    cell::{Cell, count, eventually, upstream},
+    cell::{Cell, count, eventually},
     peers::{Manner, Pod, connect, visit},
+    upstreams::upstream,
 };
 
 fn pod(last: u8) -> Pod {
