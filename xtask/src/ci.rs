@@ -28,7 +28,7 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     });
     report.step("doc", || {
         let mut doc = process::cargo(root);
-        ran(doc.arg("doc").args(ALL).arg("--no-deps").env("RUSTDOCFLAGS", "-D warnings"))
+        ran(doc.arg("doc").args(ALL).args(["--no-deps", "--document-private-items"]).env("RUSTDOCFLAGS", "-D warnings"))
     });
     report.step("codegen", || codegen::check_all(root).map(|()| passed()));
     report.step("deny", || deny(root));

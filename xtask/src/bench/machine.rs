@@ -12,6 +12,13 @@ pub(crate) fn describe() -> String {
     format!("{model}{mhz}, {cpus} CPUs, Linux {}, {}", kernel.trim(), std::env::consts::ARCH)
 }
 
+/// What else the machine was doing, if enough to blur a measurement.
+pub(crate) fn disturbance() -> Option<String> {
+    let load = fs::read_to_string("/proc/loadavg").ok()?;
+    let load: f64 = load.split_whitespace().next()?.parse().ok()?;
+    (load > 0.5).then(|| format!("The machine was not idle when the bench began: load average {load:.1}."))
+}
+
 fn field<'a>(cpuinfo: &'a str, name: &str) -> Option<&'a str> {
     cpuinfo.lines().find_map(|line| Some(line.strip_prefix(name)?.split_once(':')?.1.trim()))
 }

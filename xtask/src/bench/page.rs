@@ -14,6 +14,8 @@ use crate::bench::{
 pub(crate) struct Results {
     /// The machine.
     pub(crate) machine: String,
+    /// What else it was doing.
+    pub(crate) disturbance: Option<String>,
     /// Versions of the contenders, a line each.
     pub(crate) versions: Vec<String>,
     /// Names of the contenders, in the order of the table; the first are the ones compared with.
@@ -62,7 +64,8 @@ impl Results {
                 }
             }
         }
-        let remarks: Vec<String> = self.cases.iter().flat_map(|(_, _, remarks)| remarks.clone()).collect();
+        let remarks = self.cases.iter().flat_map(|(_, _, remarks)| remarks).chain(&self.disturbance);
+        let remarks: Vec<&String> = remarks.collect();
         if !remarks.is_empty() {
             line("");
         }
@@ -114,7 +117,7 @@ impl Results {
             });
             json!({ "case": case.name, "peers": peers.collect::<Value>(), "remarks": remarks })
         });
-        json!({ "machine": self.machine, "versions": self.versions, "cases": cases.collect::<Value>() })
+        json!({ "machine": self.machine, "disturbance": self.disturbance, "versions": self.versions, "cases": cases.collect::<Value>() })
     }
 }
 

@@ -66,6 +66,7 @@ pub(crate) fn run(root: &Path, args: &ProxyArgs) -> Result<()> {
     let origin = peer::origin(&peer::debian(Kind::Nginx)?.program, &run.scratch)?;
     let mut results = Results {
         machine: machine::describe(),
+        disturbance: machine::disturbance(),
         versions: contenders.iter().map(version).collect(),
         names: contenders.iter().map(|contender| contender.name.clone()).collect(),
         ours: contenders.iter().filter(|one| one.kind == Kind::Interceptor).map(|one| one.name.clone()).collect(),

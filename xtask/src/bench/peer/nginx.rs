@@ -83,6 +83,7 @@ pub(super) fn proxy(
     let text = format!(
         "{HEAD}{user}http {{{HTTP}  map_hash_max_size 65536; map_hash_bucket_size 128;
   http2_max_concurrent_streams 1024;
+  proxy_buffer_size 16k; proxy_buffers 16 16k; proxy_busy_buffers_size 128k; proxy_max_temp_file_size 0;
   upstream origin {{
     server {origin};
     keepalive 512;
