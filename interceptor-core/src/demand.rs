@@ -122,9 +122,12 @@ struct Run {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Origin {
     /// Totals grow from the last ones; the growth came between this time and now.
-    Last(Duration),
+    ///
+    /// A total that fell began anew if the source doesn't name its incarnation. If it does, totals don't fall: the
+    /// number is older than the last one (or the route was made anew), and adds nothing.
+    Last { since: Duration, named: bool },
     /// Totals grew from zero since this time.
-    Zero(Duration),
+    Zero { since: Duration },
     /// Totals are where counting starts.
     Here,
 }
@@ -211,11 +214,12 @@ impl Demand {
         let (incarnation, origin, mut last) = match before {
             None => (incarnation.clone(), self.first(incarnation.as_ref(), uptime, now), Map::default()),
             Some(run) if run.is_the_same(incarnation.as_ref()) => {
-                (incarnation.or(run.incarnation), Origin::Last(silent.unwrap_or(now)), run.counts)
+                let origin = Origin::Last { since: silent.unwrap_or(now), named: incarnation.is_some() };
+                (incarnation.or(run.incarnation), origin, run.counts)
             }
-            Some(run) => (incarnation, Origin::Zero(silent.unwrap_or(now)), run.counts),
+            Some(run) => (incarnation, Origin::Zero { since: silent.unwrap_or(now) }, run.counts),
         };
-        let complete = complete || !matches!(origin, Origin::Last(_));
+        let complete = complete || !matches!(origin, Origin::Last { .. });
         let mut counts = if complete { Map::default() } else { std::mem::take(&mut last) };
         for (key, observed) in routes {
             let observed = observed.clamped();
@@ -315,7 +319,7 @@ impl Demand {
     fn first(&self, incarnation: Option<&Arc<str>>, uptime: Option<Duration>, now: Duration) -> Origin {
         let known = incarnation.is_none_or(|incarnation| self.departed.contains(incarnation));
         match uptime.and_then(|uptime| now.checked_sub(uptime)) {
-            Some(began) if began >= self.began && !known => Origin::Zero(began),
+            Some(since) if since >= self.began && !known => Origin::Zero { since },
             _ => Origin::Here,
         }
     }
@@ -338,12 +342,16 @@ impl Demand {
             self.routes.insert(key.clone(), RouteDemand::counted(now));
         }
         let Some(route) = self.routes.get_mut(key) else { return false };
-        let base = match origin {
-            Origin::Here => observed,
-            Origin::Zero(_) => Observed::default(),
-            Origin::Last(_) => before.unwrap_or_default(),
+        let (base, since) = match origin {
+            Origin::Here => (observed, now),
+            Origin::Zero { since } => (Observed::default(), since),
+            Origin::Last { since, named: _ } => (before.unwrap_or_default(), since),
         };
-        let new = grown(base.total, observed.total);
+        let new = match observed.total.checked_sub(base.total) {
+            Some(new) => new,
+            None if matches!(origin, Origin::Last { since: _, named: false }) => observed.total,
+            None => 0,
+        };
         if let Some(before) = before {
             route.kernel.withdraw(before.kernel);
         }
@@ -361,12 +369,8 @@ impl Demand {
         if new > 0
             && let Some(window) = &mut route.window
         {
-            let from = match origin {
-                Origin::Last(from) | Origin::Zero(from) => from.min(now),
-                Origin::Here => now,
-            };
-            window.advance(from);
-            window.record_span(from, now, new);
+            window.advance(since.min(now));
+            window.record_span(since.min(now), now, new);
         }
         if new > 0 || old.in_flight != observed.in_flight {
             changed.push(key.clone());
@@ -421,11 +425,6 @@ impl Observed {
         let Self { in_flight, total, held, kernel } = self;
         Self { in_flight: in_flight.min(MAX_COUNT), total, held: held.min(MAX_COUNT), kernel }
     }
-}
-
-/// How much a monotonic total has grown; one that fell began anew.
-fn grown(before: u64, now: u64) -> u64 {
-    now.checked_sub(before).unwrap_or(now)
 }
 
 #[cfg(test)]

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use super::grown;
-
 /// One source's counters of one route.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Kernel {
@@ -40,13 +38,13 @@ impl KernelSum {
         self.srtt.checked_div(self.timed)
     }
 
-    /// A source's counters grew from `base` to `now`.
+    /// A source's counters grew from `base` to `now`; what fell adds nothing.
     pub(super) fn observe(&mut self, base: Option<Kernel>, now: Option<Kernel>) {
         let Some(now) = now else { return };
         let base = base.unwrap_or_default();
-        self.opened = self.opened.saturating_add(grown(base.opened, now.opened));
-        self.closed = self.closed.saturating_add(grown(base.closed, now.closed));
-        self.failed = self.failed.saturating_add(grown(base.failed, now.failed));
+        self.opened = self.opened.saturating_add(now.opened.saturating_sub(base.opened));
+        self.closed = self.closed.saturating_add(now.closed.saturating_sub(base.closed));
+        self.failed = self.failed.saturating_add(now.failed.saturating_sub(base.failed));
         self.open = self.open.saturating_add(now.open());
         self.srtt = self.srtt.saturating_add(now.srtt);
         self.timed += u32::from(!now.srtt.is_zero());

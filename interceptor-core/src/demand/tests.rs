@@ -74,6 +74,15 @@ fn a_total_that_fell_began_anew() {
 }
 
 #[test]
+fn a_message_that_was_overtaken_by_a_newer_one_adds_nothing() {
+    let mut d = demand(&[1]);
+    d.apply(addr(1), secs(101), stream("one", None, &[("a", 0, 1000)]));
+    d.apply(addr(1), secs(101), changes("one", &[("a", 1, 999)]));
+    d.apply(addr(1), secs(101), changes("one", &[("a", 0, 1000)]));
+    level(&d, "a", 0, 1);
+}
+
+#[test]
 fn another_incarnation_at_the_same_address_began_anew_even_if_its_totals_are_higher() {
     let mut d = demand(&[1]);
     d.apply(addr(1), secs(101), stream("one", None, &[("a", 7, 500)]));

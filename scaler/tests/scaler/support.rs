@@ -88,9 +88,9 @@ impl Scaler {
         };
         let bound = app::build(config).await.unwrap();
         let (grpc, metrics, board) = (bound.grpc_addr(), bound.metrics_addr().unwrap(), bound.board());
-        let (changes, changed) = mpsc::channel(16);
+        let (changes, watched) = mpsc::channel(16);
         let (trigger, shutdown) = signal::manual();
-        let ended = task::spawn("scaler", bound.run_with(changed, shutdown));
+        let ended = task::spawn("scaler", bound.run_with(watched, shutdown));
         let channel = Channel::from_shared(format!("http://{grpc}")).unwrap().connect().await.unwrap();
         Self { client: ExternalScalerClient::new(channel.clone()), channel, board, metrics, trigger, ended, changes }
     }
