@@ -21,3 +21,4 @@ pub mod ready;
 pub mod signal;
 pub mod snapshot;
 pub mod task;
+pub mod watch;

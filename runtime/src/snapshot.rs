@@ -5,6 +5,7 @@
 
 use std::{
     collections::{HashMap, hash_map::Entry},
+    future,
     sync::Arc,
 };
 
@@ -102,7 +103,7 @@ impl Reader {
     ///
     /// Cancel safe: a publication that was not returned is returned by the next call.
     pub async fn published(&mut self) {
-        self.published.changed().await.expect("the sender lives as long as its readers");
+        wait(&mut self.published).await;
     }
 }
 
@@ -122,8 +123,16 @@ impl Subscription {
     ///
     /// Cancel safe: a change that was not returned is returned by the next call.
     pub async fn changed(&mut self) {
-        let changes = self.changes.as_mut().expect("only drop takes it");
-        changes.changed().await.expect("the sender stays while anyone is subscribed");
+        if let Some(changes) = &mut self.changes {
+            wait(changes).await;
+        }
+    }
+}
+
+/// Readers hold the sender, so it never goes before them; if it did, nothing more would change.
+async fn wait(changes: &mut watch::Receiver<()>) {
+    if changes.changed().await.is_err() {
+        future::pending().await
     }
 }
 

@@ -1,0 +1,71 @@
+//! Where objects come from: a folder of manifests, watched. Writes batches of events for the task that owns the index.
+//!
+//! One broken document never stops the others: it is told with file, document and object, and what it named before
+//! stays as it was. A batch holds what changed since the last one, at most once per object.
+
+use std::path::PathBuf;
+
+use interceptor_core::ObjectKey;
+use tokio::sync::mpsc;
+
+mod folder;
+mod manifest;
+mod notice;
+mod object;
+mod source;
+mod store;
+
+#[cfg(test)]
+mod tests;
+
+pub use self::{
+    folder::{MAX_FILE, MAX_FILES},
+    object::{Kind, Object, core_event},
+    source::{Source, SourceError},
+    store::{Invalid, MAX_INVALID, MAX_OBJECTS},
+};
+
+/// What happened to an object.
+#[derive(Clone, Debug, PartialEq)]
+pub enum WatchEvent {
+    /// It is there, new or changed.
+    Applied(Object),
+    /// It is gone.
+    Deleted(Kind, ObjectKey),
+    /// A document can't be used.
+    Invalid(Invalid),
+    /// A document of which that was said can be used again, or is gone.
+    Repaired(Invalid),
+    /// All sources have been read once.
+    Synced,
+}
+
+/// Why watching ended.
+#[derive(Debug, thiserror::Error)]
+pub enum WatchError {
+    /// The folder can't be read.
+    #[error("cannot read the folder {folder}")]
+    Folder {
+        /// Which folder.
+        folder: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The kernel gives no notice of changes.
+    #[error("cannot watch the folder {folder}")]
+    Notice {
+        /// Which folder.
+        folder: PathBuf,
+        /// Why.
+        source: notify::Error,
+    },
+}
+
+/// Reads all sources, then tells what changes, until the receiver is dropped.
+///
+/// The first batch ends with [`WatchEvent::Synced`]; a folder that can't be read by then is an error, one that goes
+/// later is waited for.
+pub async fn run(sources: Vec<Source>, events: mpsc::Sender<Vec<WatchEvent>>) -> Result<(), WatchError> {
+    let folders = sources.into_iter().map(|Source::Dir(folder)| folder).collect();
+    folder::watch(folders, events).await
+}

@@ -1,0 +1,266 @@
+//! Which file holds which object: turns what files hold now into what changed since. No I/O.
+//!
+//! When two files hold the same object, the first in order of their paths wins, whatever came first, so that a restart
+//! changes nothing.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fmt,
+    path::Path,
+    sync::Arc,
+};
+
+use interceptor_core::ObjectKey;
+
+use super::{
+    Kind, Object, WatchEvent,
+    manifest::{Failure, Parsed},
+};
+
+/// How many objects are kept; those of files that come later are refused.
+pub const MAX_OBJECTS: usize = 100_000;
+
+/// How many invalid documents are told at once; who has more than these reads the first ones first.
+pub const MAX_INVALID: usize = 1000;
+
+type Id = (Kind, ObjectKey);
+
+/// A document that can't be used.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Invalid {
+    /// The file it is in.
+    pub file: Arc<Path>,
+    /// Which document of the file, from 1; 0 is the file as a whole.
+    pub document: usize,
+    /// The object it is about, as far as the text tells.
+    pub object: Option<(Kind, ObjectKey)>,
+    /// Why.
+    pub message: String,
+}
+
+/// What all files hold.
+#[derive(Debug, Default)]
+pub(super) struct Store {
+    /// By file, which objects it holds.
+    files: BTreeMap<Arc<Path>, BTreeMap<Id, Held>>,
+    claims: HashMap<Id, BTreeSet<Arc<Path>>>,
+    live: HashMap<Id, Live>,
+    /// Objects that more than one file holds.
+    contested: BTreeSet<Id>,
+    broken: BTreeMap<Arc<Path>, Vec<Invalid>>,
+    touched: BTreeSet<Id>,
+    /// Objects of files that were read since the last settling.
+    fresh: HashMap<Id, BTreeMap<Arc<Path>, Box<Object>>>,
+    reported: BTreeSet<Invalid>,
+}
+
+/// What is read of one file before it replaces what was known of it.
+struct Draft<'a> {
+    path: &'a Arc<Path>,
+    old: BTreeMap<Id, Held>,
+    held: BTreeMap<Id, Held>,
+    invalid: Vec<Invalid>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    document: usize,
+    hash: u64,
+}
+
+#[derive(Debug)]
+struct Live {
+    file: Arc<Path>,
+    hash: u64,
+}
+
+// === impl Invalid ===
+
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        if self.document > 0 {
+            write!(f, ", document {}", self.document)?;
+        }
+        if let Some((kind, key)) = &self.object {
+            write!(f, ", {kind} {key}")?;
+        }
+        write!(f, ": {}", self.message)
+    }
+}
+
+// === impl Store ===
+
+impl Store {
+    /// Takes in what a file holds now.
+    pub(super) fn replace(&mut self, path: &Path, parsed: Vec<Parsed>) {
+        let known = self.files.remove_entry(path);
+        let (path, old) = known.unwrap_or_else(|| (path.into(), BTreeMap::new()));
+        let mut draft = Draft { path: &path, old, held: BTreeMap::new(), invalid: Vec::new() };
+        let mut kept = BTreeSet::new();
+        let mut keep_all = false;
+        for Parsed { document, hash, outcome } in parsed {
+            match outcome {
+                Ok(object) => self.hold(&mut draft, Held { document, hash }, object),
+                Err(Failure { id, message }) => {
+                    keep_all |= id.is_none();
+                    kept.extend(id.clone());
+                    draft.refuse(document, id, message);
+                }
+            }
+        }
+        let Draft { path: _, old, mut held, invalid } = draft;
+        // A broken edit leaves the last good version; when the text tells no name, any that is missing now.
+        for (id, last) in &old {
+            if (keep_all || kept.contains(id)) && !held.contains_key(id) {
+                held.insert(id.clone(), *last);
+            }
+        }
+        self.unclaim(&path, old.into_keys().filter(|id| !held.contains_key(id)));
+        self.claim(&path, held.keys());
+        if invalid.is_empty() {
+            self.broken.remove(&path);
+        } else {
+            self.broken.insert(Arc::clone(&path), invalid);
+        }
+        self.files.insert(path, held);
+    }
+
+    /// Refuses a file as a whole: what it held stays.
+    pub(super) fn refuse(&mut self, path: &Path, message: String) {
+        let failure = Failure { id: None, message };
+        self.replace(path, vec![Parsed { document: 0, hash: 0, outcome: Err(failure) }]);
+    }
+
+    /// A file is gone.
+    pub(super) fn remove(&mut self, path: &Path) {
+        if let Some((path, old)) = self.files.remove_entry(path) {
+            self.broken.remove(&path);
+            self.unclaim(&path, old.into_keys());
+        }
+    }
+
+    /// What changed. `read` parses a file that has not changed but holds an object that another one held before it.
+    pub(super) fn settle(&mut self, mut read: impl FnMut(&Path) -> Option<Vec<Parsed>>) -> Vec<WatchEvent> {
+        let mut events = Vec::new();
+        for id in std::mem::take(&mut self.touched) {
+            self.settle_one(&id, &mut read, &mut events);
+        }
+        self.fresh.clear();
+        self.touched.clear();
+        let current = self.invalid();
+        events.extend(self.reported.difference(&current).cloned().map(WatchEvent::Repaired));
+        events.extend(current.difference(&self.reported).cloned().map(WatchEvent::Invalid));
+        self.reported = current;
+        events
+    }
+
+    fn hold(&mut self, draft: &mut Draft<'_>, held: Held, object: Box<Object>) {
+        let Ok(key) = object.key() else { return };
+        let id = (object.kind(), key);
+        let is_new = !draft.old.contains_key(&id) && !self.claims.contains_key(&id);
+        if let Some(first) = draft.held.get(&id) {
+            let message = format!("document {} of the file is the same object and wins", first.document);
+            draft.refuse(held.document, Some(id), message);
+        } else if is_new && self.claims.len() + draft.held.len() >= MAX_OBJECTS {
+            draft.refuse(held.document, Some(id), format!("more than {MAX_OBJECTS} objects: ignored"));
+        } else {
+            self.fresh.entry(id.clone()).or_default().insert(Arc::clone(draft.path), object);
+            draft.held.insert(id, held);
+        }
+    }
+
+    fn claim<'a>(&mut self, path: &Arc<Path>, ids: impl Iterator<Item = &'a Id>) {
+        for id in ids {
+            let claimants = self.claims.entry(id.clone()).or_default();
+            claimants.insert(Arc::clone(path));
+            if claimants.len() > 1 {
+                self.contested.insert(id.clone());
+            }
+            self.touched.insert(id.clone());
+        }
+    }
+
+    fn unclaim(&mut self, path: &Path, ids: impl Iterator<Item = Id>) {
+        for id in ids {
+            if let Some(claimants) = self.claims.get_mut(&id) {
+                claimants.remove(path);
+                if claimants.len() < 2 {
+                    self.contested.remove(&id);
+                }
+                if claimants.is_empty() {
+                    self.claims.remove(&id);
+                }
+            }
+            self.touched.insert(id);
+        }
+    }
+
+    fn settle_one(
+        &mut self,
+        id: &Id,
+        read: &mut impl FnMut(&Path) -> Option<Vec<Parsed>>,
+        events: &mut Vec<WatchEvent>,
+    ) {
+        let claimants: Vec<_> = self.claims.get(id).into_iter().flatten().cloned().collect();
+        for path in claimants {
+            let Some(hash) = self.hash_of(&path, id) else { continue };
+            if self.live.get(id).is_some_and(|live| live.hash == hash) {
+                self.live.insert(id.clone(), Live { file: path, hash });
+                return;
+            }
+            let object = self.fresh_object(id, &path).or_else(|| find(read(&path)?, id, hash));
+            if let Some(object) = object {
+                events.push(WatchEvent::Applied(*object));
+                self.live.insert(id.clone(), Live { file: path, hash });
+                return;
+            }
+        }
+        if self.live.remove(id).is_some() {
+            events.push(WatchEvent::Deleted(id.0, id.1.clone()));
+        }
+    }
+
+    fn hash_of(&self, path: &Path, id: &Id) -> Option<u64> {
+        Some(self.files.get(path)?.get(id)?.hash)
+    }
+
+    fn fresh_object(&mut self, id: &Id, path: &Path) -> Option<Box<Object>> {
+        self.fresh.get_mut(id)?.remove(path)
+    }
+
+    /// Everything that is wrong now: documents that can't be used, and objects that another file holds.
+    fn invalid(&self) -> BTreeSet<Invalid> {
+        let broken = self.broken.values().flatten().cloned();
+        let twice = self.contested.iter().flat_map(|id| {
+            let losers = self.claims.get(id).into_iter().flatten();
+            losers.filter_map(|path| self.twice(id, path))
+        });
+        broken.chain(twice).take(MAX_INVALID).collect()
+    }
+
+    fn twice(&self, id: &Id, path: &Arc<Path>) -> Option<Invalid> {
+        let winner = Some(&self.live.get(id)?.file).filter(|winner| *winner != path)?;
+        Some(Invalid {
+            file: Arc::clone(path),
+            document: self.files.get(path)?.get(id)?.document,
+            object: Some(id.clone()),
+            message: format!("{} has the same object and wins", winner.display()),
+        })
+    }
+}
+
+// === impl Draft ===
+
+impl Draft<'_> {
+    fn refuse(&mut self, document: usize, object: Option<Id>, message: String) {
+        self.invalid.push(Invalid { file: Arc::clone(self.path), document, object, message });
+    }
+}
+
+fn find(parsed: Vec<Parsed>, id: &Id, hash: u64) -> Option<Box<Object>> {
+    let same = |object: &Object| object.kind() == id.0 && object.key().is_ok_and(|key| key == id.1);
+    let objects = parsed.into_iter().filter(|parsed| parsed.hash == hash).filter_map(|parsed| parsed.outcome.ok());
+    let mut objects = objects.filter(|object| same(object));
+    objects.next()
+}
