@@ -132,7 +132,7 @@ impl Subscription {
 /// Readers hold the sender, so it never goes before them; if it did, nothing more would change.
 async fn wait(changes: &mut watch::Receiver<()>) {
     if changes.changed().await.is_err() {
-        future::pending().await
+        future::pending::<()>().await;
     }
 }
 

@@ -109,7 +109,7 @@ impl Notice {
                 match self.watch(&folder) {
                     Ok(()) => renewed = true,
                     Err(error) => {
-                        tracing::warn!(%error, folder = %folder.display(), "the new folder is not watched yet")
+                        tracing::warn!(%error, folder = %folder.display(), "the new folder is not watched yet");
                     }
                 }
             }
