@@ -2,7 +2,7 @@
 //! what it holds as far as we know. Decides with `interceptor_core::mapops`; touches the kernel through [`Maps`] alone.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     io,
     net::SocketAddr,
     sync::Arc,
@@ -163,16 +163,17 @@ impl Ledger {
     }
 
     fn pass(&mut self, maps: &mut impl Maps) -> Result<Done, SyncError> {
-        let targets: HashMap<_, _> = self.seen.iter().map(|upstream| (upstream.id, &upstream.target)).collect();
-        self.slots.retire_all_but(&targets);
+        let seen = &self.seen;
+        let target_of = |id| seen.binary_search_by_key(&id, |upstream| upstream.id).ok().map(|at| &seen[at].target);
+        self.slots.retire_all_but(target_of);
         let room = Room { addresses: self.limits.addresses as usize, new_slots: self.slots.available() };
-        let claims = mapops::claim(self.seen.iter().map(AsRef::as_ref), |id| self.slots.of(id).is_some(), room);
-        self.desired = Table::new();
-        for (addr, owner) in claims.owners {
-            let target = targets.get(&owner).expect("an owner is one of the upstreams that claimed");
-            let slot = self.slots.give(owner, target).expect("claims keep to the number of slots available");
-            self.desired.insert(addr, slot);
-        }
+        let claims = mapops::claim(seen.iter().map(AsRef::as_ref), |id| self.slots.of(id).is_some(), room);
+        let slots = &mut self.slots;
+        let with_slot = claims.owners.into_iter().map(|(addr, owner)| {
+            let target = target_of(owner).expect("an owner is one of the upstreams that claimed");
+            (addr, slots.give(owner, target).expect("claims keep to the number of slots available"))
+        });
+        self.desired = with_slot.collect();
         self.shared = claims.shared;
         self.left_out = claims.left_out.into_iter().map(|(upstream, full)| self.no_room(upstream, full)).collect();
         let ops = mapops::plan(&self.desired, &self.installed);

@@ -11,6 +11,7 @@ use std::{
     ops::Range,
 };
 
+use foldhash::fast::RandomState;
 use interceptor_common::Stats;
 use interceptor_core::{UpstreamId, mapops::Slot, route::Target};
 
@@ -21,7 +22,7 @@ pub(crate) const SELF_TEST: Slot = Slot(0);
 pub(crate) struct Slots {
     fresh: Range<u32>,
     free: VecDeque<(Slot, Stats)>,
-    uses: HashMap<UpstreamId, Use>,
+    uses: HashMap<UpstreamId, Use, RandomState>,
     draining: Vec<Slot>,
 }
 
@@ -38,7 +39,7 @@ pub(crate) struct Use {
 impl Slots {
     /// `total` slots, the self-test's included.
     pub(crate) fn new(total: u32) -> Self {
-        Self { fresh: SELF_TEST.0 + 1..total, free: VecDeque::new(), uses: HashMap::new(), draining: Vec::new() }
+        Self { fresh: SELF_TEST.0 + 1..total, free: VecDeque::new(), uses: HashMap::default(), draining: Vec::new() }
     }
 
     /// How many can be given out.
@@ -68,11 +69,11 @@ impl Slots {
         Some(slot)
     }
 
-    /// Ends the uses of upstreams that are not, or no longer under this target, among `wanted`.
-    pub(crate) fn retire_all_but(&mut self, wanted: &HashMap<UpstreamId, &Target>) {
+    /// Ends the uses of upstreams that `target_of` does not know, or not by this target any more.
+    pub(crate) fn retire_all_but<'a>(&mut self, target_of: impl Fn(UpstreamId) -> Option<&'a Target>) {
         let Self { uses, draining, .. } = self;
         uses.retain(|id, used| {
-            let keep = wanted.get(id).is_some_and(|target| **target == used.target);
+            let keep = target_of(*id) == Some(&used.target);
             if !keep {
                 draining.push(used.slot);
             }
@@ -132,7 +133,7 @@ mod tests {
     fn a_retired_slot_is_given_out_again_only_after_its_last_connection_with_its_count_as_base() {
         let mut slots = Slots::new(2);
         let slot = slots.give(UpstreamId(1), &target("a")).unwrap();
-        slots.retire_all_but(&HashMap::new());
+        slots.retire_all_but(|_| None);
         assert_eq!(slots.give(UpstreamId(1), &target("b")), None, "still draining");
         assert_eq!(slots.candidates(&HashSet::from([slot])), [], "an address still leads to it");
         let candidates = slots.candidates(&HashSet::new());
@@ -148,9 +149,9 @@ mod tests {
         let mut slots = Slots::new(9);
         let (a, b) = (target("a"), target("b"));
         let old = slots.give(UpstreamId(1), &a).unwrap();
-        slots.retire_all_but(&HashMap::from([(UpstreamId(1), &a)]));
+        slots.retire_all_but(|_| Some(&a));
         assert_eq!(slots.of(UpstreamId(1)), Some(old));
-        slots.retire_all_but(&HashMap::from([(UpstreamId(1), &b)]));
+        slots.retire_all_but(|_| Some(&b));
         assert_eq!(slots.of(UpstreamId(1)), None);
         assert_ne!(slots.give(UpstreamId(1), &b), Some(old));
     }
@@ -159,7 +160,7 @@ mod tests {
     fn slots_that_were_never_used_are_preferred() {
         let mut slots = Slots::new(3);
         let first = slots.give(UpstreamId(1), &target("a")).unwrap();
-        slots.retire_all_but(&HashMap::new());
+        slots.retire_all_but(|_| None);
         slots.reap(&[first], |_| Ok(ENDED)).unwrap();
         assert_eq!(slots.available(), 2);
         assert_ne!(slots.give(UpstreamId(2), &target("b")), Some(first));

@@ -2,7 +2,8 @@
 //! Pure; `dataplane` carries the operations out and repairs with the same function.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    cmp::Ordering,
+    collections::{BTreeMap, HashSet},
     net::SocketAddr,
 };
 
@@ -72,37 +73,55 @@ pub fn claim<'a>(
     has_slot: impl Fn(UpstreamId) -> bool,
     room: Room,
 ) -> Claims {
-    let mut upstreams: Vec<_> = upstreams.into_iter().collect();
-    upstreams.sort_by(|a, b| (&a.target, a.id).cmp(&(&b.target, b.id)));
-    let mut claims = Claims::default();
-    let mut won: HashMap<UpstreamId, usize> = HashMap::new();
-    for upstream in &upstreams {
-        for addr in upstream.endpoints.iter().map(|endpoint| canonical(endpoint.addr)) {
-            let owner = *claims.owners.entry(addr).or_insert(upstream.id);
-            if owner == upstream.id {
-                continue;
-            }
-            claims.shared.push(Shared { addr, owner, other: upstream.id });
-        }
+    let upstreams: Vec<_> = upstreams.into_iter().collect();
+    let mut listed: Vec<(SocketAddr, usize)> = Vec::with_capacity(upstreams.len());
+    for (at, upstream) in upstreams.iter().enumerate() {
+        listed.extend(upstream.endpoints.iter().map(|endpoint| (canonical(endpoint.addr), at)));
     }
-    for owner in claims.owners.values() {
-        *won.entry(*owner).or_default() += 1;
+    listed.sort_unstable();
+    listed.dedup();
+    // Sorting by address brings the rivals together; targets are compared among those alone.
+    let rank = |at: usize| (&upstreams[at].target, upstreams[at].id);
+    let mut shared = Vec::new();
+    let mut won = vec![0; upstreams.len()];
+    let mut winners = Vec::with_capacity(listed.len());
+    for rivals in listed.chunk_by(|(a, _), (b, _)| a == b) {
+        let Some(&(addr, owner)) = rivals.iter().min_by_key(|(_, at)| rank(*at)) else { continue };
+        won[owner] += 1;
+        winners.push((addr, owner));
+        let others = rivals.iter().map(|(_, at)| *at).filter(|at| *at != owner);
+        shared.extend(others.map(|at| Shared { addr, owner: upstreams[owner].id, other: upstreams[at].id }));
     }
-    claims.shared.sort_unstable();
-    claims.shared.dedup();
-    claims.fit(won, has_slot, room);
-    claims
+    shared.sort_unstable();
+    let needs = upstreams.iter().zip(won).map(|(upstream, count)| (upstream.id, count)).filter(|(_, count)| *count > 0);
+    let left_out = leave_out(needs.collect(), has_slot, room);
+    let out: HashSet<_> = left_out.iter().map(|(id, _)| *id).collect();
+    let owners = winners.into_iter().map(|(addr, at)| (addr, upstreams[at].id)).filter(|(_, id)| !out.contains(id));
+    Claims { owners: owners.collect(), shared, left_out }
 }
 
 /// The operations that lead from `installed` to `desired`: what is added or replaced first, then what is removed, so that
 /// at no time an address that stays is missing.
 pub fn plan(desired: &Table, installed: &Table) -> Vec<MapOp> {
-    let sets = desired
-        .iter()
-        .filter(|(addr, slot)| installed.get(addr) != Some(slot))
-        .map(|(addr, slot)| MapOp::Set(*addr, *slot));
-    let removes = installed.keys().filter(|addr| !desired.contains_key(addr)).map(|addr| MapOp::Remove(*addr));
-    sets.chain(removes).collect()
+    let (mut sets, mut removes) = (Vec::new(), Vec::new());
+    let (mut want, mut have) = (desired.iter().peekable(), installed.iter().peekable());
+    loop {
+        let order = match (want.peek(), have.peek()) {
+            (Some((wanted, _)), Some((had, _))) => wanted.cmp(had),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => break,
+        };
+        let (wanted, had) = (want.next_if(|_| order.is_le()), have.next_if(|_| order.is_ge()));
+        match (wanted, had) {
+            (Some((_, wanted)), Some((_, had))) if wanted == had => {}
+            (Some((addr, slot)), _) => sets.push(MapOp::Set(*addr, *slot)),
+            (None, Some((addr, _))) => removes.push(MapOp::Remove(*addr)),
+            (None, None) => {}
+        }
+    }
+    sets.append(&mut removes);
+    sets
 }
 
 /// The form in which an address is compared: IPv4-mapped IPv6 as IPv4, without flow label and scope.
@@ -110,29 +129,28 @@ pub fn canonical(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip().to_canonical(), addr.port())
 }
 
-// === impl Claims ===
-
-impl Claims {
-    fn fit(&mut self, won: HashMap<UpstreamId, usize>, has_slot: impl Fn(UpstreamId) -> bool, room: Room) {
-        let Room { mut addresses, mut new_slots } = room;
-        let mut by_rank: Vec<_> = won.into_iter().map(|(id, count)| (!has_slot(id), id, count)).collect();
-        by_rank.sort_unstable();
-        for (new, id, count) in by_rank {
-            if count > addresses {
-                self.left_out.push((id, Full::Addresses));
-            } else if new && new_slots == 0 {
-                self.left_out.push((id, Full::Slots));
-            } else {
-                addresses -= count;
-                new_slots -= usize::from(new);
-            }
-        }
-        self.left_out.sort_unstable();
-        if !self.left_out.is_empty() {
-            let out: HashSet<_> = self.left_out.iter().map(|(id, _)| *id).collect();
-            self.owners.retain(|_, owner| !out.contains(owner));
+/// Which upstreams, with the number of addresses each has won, do not fit.
+fn leave_out(
+    mut needs: Vec<(UpstreamId, usize)>,
+    has_slot: impl Fn(UpstreamId) -> bool,
+    room: Room,
+) -> Vec<(UpstreamId, Full)> {
+    let Room { mut addresses, mut new_slots } = room;
+    needs.sort_unstable_by_key(|(id, _)| (!has_slot(*id), *id));
+    let mut left_out = Vec::new();
+    for (id, count) in needs {
+        let new = !has_slot(id);
+        if count > addresses {
+            left_out.push((id, Full::Addresses));
+        } else if new && new_slots == 0 {
+            left_out.push((id, Full::Slots));
+        } else {
+            addresses -= count;
+            new_slots -= usize::from(new);
         }
     }
+    left_out.sort_unstable();
+    left_out
 }
 
 #[cfg(test)]
