@@ -9,6 +9,7 @@ use runtime::{
     metrics::Metrics,
     signal::Shutdown,
     task::{Ended, Group},
+    watch::Source,
 };
 use thiserror::Error;
 use tokio::{
@@ -36,9 +37,14 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// A call's reference and metadata take some hundred bytes.
 const MAX_REQUEST: usize = 64 << 10;
 
+/// Batches of changed objects that may wait; the watch then waits too.
+const MAX_BATCHES: usize = 16;
+
 /// All settings.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// Where objects come from.
+    pub sources: Vec<Source>,
     /// Where KEDA calls.
     pub grpc_addr: SocketAddr,
     /// Where Prometheus scrapes.
@@ -127,13 +133,32 @@ impl Bound {
         self.board.clone()
     }
 
-    /// Serves until `shutdown` is requested, with the objects that `changes` brings.
+    /// Serves until `shutdown` is requested.
     ///
     /// Not cancel safe: dropped, every task and connection ends at once.
-    pub async fn run_with(self, changes: mpsc::Receiver<Vec<Change>>, mut shutdown: Shutdown) -> Result<(), RunError> {
-        let Self { config, grpc, grpc_addr, board, writer, news, streams, fetches, metrics } = self;
-        let Config { grpc_addr: _, metrics_addr: _, admin, tick, offer_stream, interval, unit: _, name } = config;
+    pub async fn run(self, shutdown: Shutdown) -> Result<(), RunError> {
+        let (changes, watched) = mpsc::channel(MAX_BATCHES);
         let mut group = Group::new();
+        group.spawn("watch", discover::watch(self.config.sources.clone(), changes));
+        self.serve(group, watched, shutdown).await
+    }
+
+    /// Serves until `shutdown` is requested, with the objects that `changes` brings instead of those of the sources.
+    ///
+    /// Not cancel safe: dropped, every task and connection ends at once.
+    pub async fn run_with(self, changes: mpsc::Receiver<Vec<Change>>, shutdown: Shutdown) -> Result<(), RunError> {
+        self.serve(Group::new(), changes, shutdown).await
+    }
+
+    async fn serve(
+        self,
+        mut group: Group,
+        changes: mpsc::Receiver<Vec<Change>>,
+        mut shutdown: Shutdown,
+    ) -> Result<(), RunError> {
+        let Self { config, grpc, grpc_addr, board, writer, news, streams, fetches, metrics } = self;
+        let Config { sources: _, grpc_addr: _, metrics_addr: _, admin, tick, offer_stream, interval, unit: _, name } =
+            config;
         let (addresses_tx, addresses) = watch::channel(BTreeSet::new());
         let admin_service = admin.service.to_string();
         group.spawn("board", writer.run());

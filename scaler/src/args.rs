@@ -10,6 +10,7 @@ use interceptor_core::{ObjectKey, window::Unit};
 use runtime::{
     args::{KubeArgs, LogArgs},
     env::{Env, EnvError},
+    watch::Source,
 };
 
 use crate::{app, discover::Admin};
@@ -27,10 +28,14 @@ pub struct Args {
     /// Where the Kubernetes API is found.
     #[command(flatten)]
     pub kube: KubeArgs,
+
+    /// Where objects come from: dir:PATH is a folder of manifests, watched. May be repeated.
+    #[arg(long = "source", value_name = "SOURCE", required = true)]
+    pub sources: Vec<Source>,
 }
 
 /// Reads the environment.
-pub fn config(env: &Env) -> Result<app::Config, EnvError> {
+pub fn config(sources: Vec<Source>, env: &Env) -> Result<app::Config, EnvError> {
     let namespace = env.required_string("KEDA_HTTP_SCALER_TARGET_ADMIN_NAMESPACE", "the interceptors' namespace")?;
     let service =
         env.required_string("KEDA_HTTP_SCALER_TARGET_ADMIN_SERVICE", "the Service of the interceptors' admin ports")?;
@@ -43,6 +48,7 @@ pub fn config(env: &Env) -> Result<app::Config, EnvError> {
     unused(env)?;
     let per_granularity = env.bool("ROUSE_RATE_PER_GRANULARITY", false)?;
     Ok(app::Config {
+        sources,
         grpc_addr: everywhere(env.port("KEDA_HTTP_SCALER_PORT", 8080)?),
         metrics_addr: metrics.then(|| everywhere(metrics_port)),
         admin,
@@ -93,7 +99,16 @@ mod tests {
     ];
 
     fn with(more: &[(&'static str, &'static str)]) -> Result<app::Config, EnvError> {
-        config(&Env::from_pairs(REQUIRED.into_iter().chain(more.iter().copied())))
+        config(Vec::new(), &Env::from_pairs(REQUIRED.into_iter().chain(more.iter().copied())))
+    }
+
+    #[test]
+    fn flags_of_the_original_manifests_are_accepted_beside_ours() {
+        let args = ["scaler", "--zap-log-level=info", "--zap-encoder=console", "--source", "dir:/a", "--source=dir:/b"];
+        let args = Args::try_parse_from(args).unwrap();
+        assert_eq!(args.sources, [Source::Dir("/a".into()), Source::Dir("/b".into())]);
+        let error = Args::try_parse_from(["scaler", "--source=/a"]).unwrap_err().to_string();
+        assert!(error.contains("\"/a\" is no source: expected dir:PATH"), "{error}");
     }
 
     #[test]
@@ -111,7 +126,7 @@ mod tests {
     #[test]
     fn each_required_variable_is_named_when_it_is_missing() {
         for (missing, _) in REQUIRED {
-            let error = config(&Env::from_pairs(REQUIRED.into_iter().filter(|(name, _)| *name != missing)));
+            let error = config(Vec::new(), &Env::from_pairs(REQUIRED.into_iter().filter(|(name, _)| *name != missing)));
             assert!(error.unwrap_err().to_string().contains(missing));
         }
     }

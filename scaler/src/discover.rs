@@ -1,5 +1,5 @@
-//! From watched objects to news for the board and addresses for the collectors. The decisions are [`Objects`], pure;
-//! [`run`] is its one writer.
+//! From watched objects to news for the board and addresses for the collectors: [`watch`] reads them, [`run`] passes on
+//! what they mean. The decisions are [`Objects`], pure.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -9,6 +9,7 @@ use std::{
 };
 
 use interceptor_core::{ObjectKey, index::Event, service::Slice};
+use runtime::watch::{Invalid, Source, WatchError, WatchEvent, core_event};
 use tokio::sync::{mpsc, watch};
 
 use crate::board::{News, Sender};
@@ -37,6 +38,45 @@ pub struct Admin {
 struct Objects {
     admin: Admin,
     slices: HashMap<ObjectKey, Slice>,
+}
+
+/// Batches that may wait; the watch then waits too, and joins what changes meanwhile.
+const MAX_BATCHES: usize = 16;
+
+/// Reads all sources and tells what changes, until nobody listens. What is broken is logged, and stays as it was.
+pub async fn watch(sources: Vec<Source>, changes: mpsc::Sender<Vec<Change>>) -> Result<(), WatchError> {
+    let (events, mut watched) = mpsc::channel::<Vec<WatchEvent>>(MAX_BATCHES);
+    let translate = async {
+        while let Some(batch) = watched.recv().await {
+            if changes.send(batch.iter().filter_map(change).collect()).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        ended = runtime::watch::run(sources, events) => ended,
+        () = translate => Ok(()),
+    }
+}
+
+fn change(event: &WatchEvent) -> Option<Change> {
+    match event {
+        WatchEvent::Synced => return Some(Change::Synced),
+        WatchEvent::Invalid(Invalid { file, document, object: _, message }) => {
+            tracing::warn!(file = %file.display(), document, message, "a document cannot be used");
+        }
+        WatchEvent::Repaired(Invalid { file, document, object: _, message: _ }) => {
+            tracing::info!(file = %file.display(), document, "a document can be used again");
+        }
+        WatchEvent::Applied(_) | WatchEvent::Deleted(..) => {}
+    }
+    match core_event(event) {
+        Ok(event) => event.map(Change::Event),
+        Err(error) => {
+            tracing::warn!(error = %error, "an object cannot be used");
+            None
+        }
+    }
 }
 
 /// Passes changes on until there are no more.

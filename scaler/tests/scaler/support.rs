@@ -77,6 +77,7 @@ impl Scaler {
     pub(crate) async fn start(port: u16) -> Self {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let config = app::Config {
+            sources: Vec::new(),
             grpc_addr: any,
             metrics_addr: Some(any),
             admin: Admin { service: ObjectKey::new("keda", "admin"), port },
