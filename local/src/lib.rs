@@ -12,11 +12,15 @@
 
 #![forbid(unsafe_code)]
 
+pub mod app;
+pub mod args;
 pub mod cgroup;
 pub mod cluster;
 pub mod cold_start;
 pub mod demo_app;
 pub mod kubelet;
+pub mod manifests;
+pub mod once;
 pub mod platform;
 pub mod process;
 pub mod replicas;
@@ -24,6 +28,9 @@ pub mod request;
 pub mod run_dir;
 pub mod scaling;
 pub mod slices;
+pub mod start;
 pub mod state;
 pub mod timeline;
+pub mod view;
 pub mod workload;
+pub mod world;

@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeMap,
     convert::Infallible,
+    ffi::OsString,
     fs::{self, File, OpenOptions},
     io,
     net::SocketAddr,
@@ -138,8 +139,9 @@ pub fn become_child(parent: u32, cgroup: Option<&Path>, command: &[String]) -> i
 }
 
 /// The variables that any program may rely on, taken from our own environment.
-pub fn base_env(vars: impl Iterator<Item = (String, String)>) -> BTreeMap<String, String> {
-    vars.filter(|(name, _)| matches!(name.as_str(), "PATH" | "HOME" | "LANG" | "TZ" | "TMPDIR" | "USER")).collect()
+pub fn base_env(vars: impl Iterator<Item = (OsString, OsString)>) -> BTreeMap<String, String> {
+    let text = vars.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    text.filter(|(name, _)| matches!(name.as_str(), "PATH" | "HOME" | "LANG" | "TZ" | "TMPDIR" | "USER")).collect()
 }
 
 /// Waits until somebody accepts at `address`; false when nobody did in time.

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     process::{Launch, Process, describe},
+    replicas::WORKLOAD_VARIABLE,
     workload::{EnvSource, Probe, Workload},
 };
 
@@ -161,6 +162,7 @@ fn environment(
     env.insert("POD_NAMESPACE".to_owned(), workload.namespace().to_owned());
     env.insert("POD_IP".to_owned(), address.to_string());
     env.insert("HOSTNAME".to_owned(), name.to_owned());
+    env.insert(WORKLOAD_VARIABLE.to_owned(), workload.to_string());
     for (variable, source) in declared {
         let value = match source {
             EnvSource::Value(text) => expand(text, |variable| env.get(variable).cloned()),
