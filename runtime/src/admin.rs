@@ -1,21 +1,13 @@
 //! HTTP servers for operators: probes, metrics and what a process adds, on HTTP/1.1 and cleartext HTTP/2 on one port,
 //! with a gRPC service beside them. Runs on the control runtime, of one thread or many; never sees users' requests.
 
-use std::{
-    collections::BTreeMap,
-    convert::Infallible,
-    fmt, io,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::{collections::BTreeMap, convert::Infallible, fmt, io, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::{Body, Incoming};
+use prometheus_client::metrics::counter::Counter;
 use tokio::net::TcpListener;
 use tower::Service;
 
@@ -34,7 +26,7 @@ pub type Handler = Arc<dyn Fn(&Request<Incoming>) -> Response<Full<Bytes>> + Sen
 pub struct Server {
     paths: BTreeMap<&'static str, Handler>,
     grpc: Option<Grpc>,
-    refused: Arc<AtomicU64>,
+    refused: Counter,
 }
 
 /// A server with a socket, that serves nobody yet.
@@ -79,9 +71,10 @@ impl Server {
         self.path("/log", move |request| reply::log(&log, request.method(), request.uri().query()))
     }
 
-    /// Answers `/metrics`.
+    /// Answers `/metrics`, which then also tell of connections that this server refuses.
     #[must_use]
-    pub fn metrics(self, exposition: &Exposition) -> Self {
+    pub fn metrics(mut self, exposition: &Exposition) -> Self {
+        self.refused = exposition.refused();
         let exposition = exposition.clone();
         self.path("/metrics", move |request| exposition.respond(request.headers()))
     }
@@ -99,8 +92,8 @@ impl Server {
     }
 
     /// How many connections were closed at once because too many were open, ever.
-    pub fn refused(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.refused)
+    pub fn refused(&self) -> Counter {
+        self.refused.clone()
     }
 
     /// Takes the port. Connections wait in the socket's queue until [`Bound::serve`].
@@ -115,7 +108,7 @@ impl Server {
     }
 
     fn refuse(&self) {
-        self.refused.fetch_add(1, Ordering::Relaxed);
+        self.refused.inc();
     }
 }
 

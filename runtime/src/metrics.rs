@@ -6,7 +6,11 @@ use std::{fmt, sync::Arc};
 use bytes::Bytes;
 use http::{HeaderMap, Response, header};
 use http_body_util::Full;
-use prometheus_client::{encoding::text, metrics::info::Info, registry::Registry};
+use prometheus_client::{
+    encoding::text,
+    metrics::{counter::Counter, info::Info},
+    registry::Registry,
+};
 
 mod format;
 mod process;
@@ -17,11 +21,15 @@ use self::format::Format;
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    refused: Counter,
 }
 
 /// The registry once all have: answers scrapes. Clones share it.
 #[derive(Clone)]
-pub struct Exposition(Arc<Registry>);
+pub struct Exposition {
+    registry: Arc<Registry>,
+    refused: Counter,
+}
 
 // === impl Metrics ===
 
@@ -35,7 +43,10 @@ impl Metrics {
         ];
         registry.register("target", "Target metadata", Info::new(labels));
         registry.register_collector(Box::new(process::Process));
-        Self { registry }
+        let refused = Counter::default();
+        let help = "Connections to the process's own ports that were closed at once because too many were open";
+        registry.register("rouse_admin_connections_refused", help, refused.clone());
+        Self { registry, refused }
     }
 
     /// Where components register.
@@ -45,8 +56,8 @@ impl Metrics {
 
     /// Nothing registers any more.
     pub fn into_exposition(self) -> Exposition {
-        let Self { registry } = self;
-        Exposition(Arc::new(registry))
+        let Self { registry, refused } = self;
+        Exposition { registry: Arc::new(registry), refused }
     }
 }
 
@@ -63,9 +74,14 @@ impl Exposition {
         response
     }
 
+    /// Counts connections that ports for operators refused.
+    pub(crate) fn refused(&self) -> Counter {
+        self.refused.clone()
+    }
+
     fn encode(&self, format: Format) -> String {
         let mut encoded = String::new();
-        text::encode(&mut encoded, &self.0).expect("writing to a string does not fail");
+        text::encode(&mut encoded, &self.registry).expect("writing to a string does not fail");
         match format {
             Format::OpenMetrics => encoded,
             Format::Prometheus => format::to_prometheus(&encoded),

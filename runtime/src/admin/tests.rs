@@ -118,7 +118,7 @@ async fn connections_beyond_the_bound_are_closed_at_once_and_counted() {
     let refused = server.refused();
     let addr = start(server).await;
     let mut open = Vec::new();
-    while refused.load(Ordering::Relaxed) == 0 {
+    while refused.get() == 0 {
         open.push(TcpStream::connect(addr).await.unwrap());
         assert!(open.len() <= 4096, "the bound is far below this");
         task::spawn("yield", tokio::task::yield_now()).await.unwrap();
