@@ -1,1 +1,22 @@
 //! The interceptor: an HTTP proxy that holds requests while their workload wakes.
+//!
+//! ```text
+//! args ─► Config ─► app::build ─► Bound::run
+//!                                   ├─ worker threads: server (accept) ─► proxy: route ─► count ─► hold ─► forward
+//!                                   │                     ▲ snapshot           │ edges
+//!                                   └─ control thread: discover ─► snapshot    ▼
+//!                                                      kernel (maps, counters) counts (gRPC), /queue, /state, /metrics
+//! ```
+
+#![forbid(unsafe_code)]
+
+pub mod app;
+pub mod config;
+
+mod coldstart;
+mod control;
+mod metrics;
+mod proxy;
+mod rt;
+mod server;
+mod worker;

@@ -1,0 +1,283 @@
+//! Puts the interceptor together: binds all sockets, then runs workers and the control side until the shutdown.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener as StdListener},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use interceptor_core::index::Index;
+use runtime::{
+    admin,
+    drain::{self, Outcome, Phase},
+    metrics::Exposition,
+    ready::Ready,
+    signal::Shutdown,
+    snapshot::{self, Reader},
+    task,
+};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{net::TcpListener, sync::oneshot};
+
+use crate::{
+    config::Config,
+    control::{
+        counts::{CountsService, Edges, Publisher},
+        discover::Discover,
+        kernel::Kernel,
+        queue,
+        state::State,
+    },
+    metrics::Metrics,
+    rt, server,
+    worker::{Shared, Worker},
+};
+
+/// Connections that the kernel keeps for a worker that has not accepted them yet.
+const BACKLOG: i32 = 4096;
+
+/// How long background tasks may take to end after the last request.
+const JOIN_GRACE: Duration = Duration::from_secs(1);
+
+/// An interceptor with all its sockets, that serves nobody yet.
+#[derive(Debug)]
+pub struct Bound {
+    config: Config,
+    listeners: Vec<StdListener>,
+    proxy: SocketAddr,
+    admin: admin::Bound,
+    metrics: Option<admin::Bound>,
+    control: Control,
+    drain: drain::Drain,
+    watch: drain::Watch,
+}
+
+/// What runs beside the workers.
+#[derive(Debug)]
+struct Control {
+    ready: Ready,
+    reader: Reader,
+    shared: Arc<Shared>,
+    discover: Discover,
+    publisher: Publisher,
+    kernel: Kernel,
+}
+
+/// Why an interceptor could not start, or stopped by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// A port can't be listened on.
+    #[error("cannot listen on {addr} for {purpose}")]
+    Bind {
+        /// What the port is for.
+        purpose: &'static str,
+        /// The port.
+        addr: SocketAddr,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The level of the data plane that was required is not to be had.
+    #[error("data plane level is required, and not to be had")]
+    Dataplane(#[source] dataplane::OpenError),
+    /// A worker's thread can't be started.
+    #[error("cannot start a worker")]
+    Worker(#[source] io::Error),
+    /// A part that everything relies on ended.
+    #[error(transparent)]
+    Task(#[from] task::Ended),
+}
+
+/// Binds all sockets and starts nothing else. Must be called within the control runtime.
+pub async fn build(config: Config) -> Result<Bound, AppError> {
+    let (proxy, listeners) = listeners(&config)?;
+    let ready = Ready::new();
+    let edges = Arc::new(Edges::default());
+    let index = Index::new(config.workers.get(), Arc::clone(&edges) as _);
+    let (writer, reader) = snapshot::channel(index.snapshot());
+    let kernel = Kernel::open(config.dataplane.clone(), reader.clone()).map_err(AppError::Dataplane)?;
+    let mut registry = runtime::metrics::Metrics::new("keda-http-interceptor", env!("CARGO_PKG_VERSION"));
+    let metrics = Arc::new(Metrics::register(registry.registry()));
+    let shared = Arc::new(Shared::new(config.proxying, metrics));
+    let discover = Discover::new(config.sources.clone(), index, writer, &ready, registry.registry());
+    let state = State {
+        ready: ready.clone(),
+        reader: reader.clone(),
+        kernel: kernel.clone(),
+        problems: discover.problems(),
+        shared: Arc::clone(&shared),
+        workers: config.workers,
+    };
+    state.clone().register(registry.registry());
+    let publisher = Publisher::new(edges, reader.clone(), kernel.clone());
+    let exposition = registry.into_exposition();
+    let admin = bind_admin(&config, &ready, &exposition, state, &publisher).await?;
+    let metrics = match config.metrics {
+        Some(addr) => Some(bind("metrics", admin::Server::new().metrics(&exposition), addr).await?),
+        None => None,
+    };
+    let (drain, watch) = drain::channel();
+    let control = Control { ready, reader, shared, discover, publisher, kernel };
+    Ok(Bound { config, listeners, proxy, admin, metrics, control, drain, watch })
+}
+
+async fn bind_admin(
+    config: &Config,
+    ready: &Ready,
+    exposition: &Exposition,
+    state: State,
+    publisher: &Publisher,
+) -> Result<admin::Bound, AppError> {
+    let queue_reader = state.reader.clone();
+    let grpc = tonic::service::Routes::new(CountsService::server(publisher)).prepare();
+    let server = admin::Server::new()
+        .probes(ready)
+        .metrics(exposition)
+        .path("/queue", move |_| queue::respond(&queue_reader))
+        .path("/state", move |_| state.respond())
+        .grpc(grpc);
+    bind("admin", server, config.admin).await
+}
+
+async fn bind(purpose: &'static str, server: admin::Server, addr: SocketAddr) -> Result<admin::Bound, AppError> {
+    server.bind(addr).await.map_err(|source| AppError::Bind { purpose, addr, source })
+}
+
+// === impl Bound ===
+
+impl Bound {
+    /// Where clients connect.
+    pub fn proxy_addr(&self) -> SocketAddr {
+        self.proxy
+    }
+
+    /// Where probes, counts and state are served.
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.admin.addr()
+    }
+
+    /// Where metrics are served for Prometheus, if they are.
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.metrics.as_ref().map(admin::Bound::addr)
+    }
+
+    /// Serves until `shutdown` is requested and all requests have ended, or the drain's time is over.
+    ///
+    /// Not cancel safe: dropping the future leaves the workers running without a control side.
+    pub async fn run(self, mut shutdown: Shutdown) -> Result<Outcome, AppError> {
+        let Self { config, listeners, proxy, admin, metrics, control, drain, watch } = self;
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            %proxy,
+            admin = %admin.addr(),
+            workers = listeners.len(),
+            dataplane = control.kernel.level(),
+            why = control.kernel.reason(),
+            "interceptor starts"
+        );
+        let Control { ready, reader, shared, discover, publisher, kernel } = control;
+        let workers = start_workers(listeners, &shared, &reader, &watch)?;
+        drop(watch);
+        let mut tasks = task::Group::new();
+        tasks.spawn("admin", admin.serve());
+        if let Some(metrics) = metrics {
+            tasks.spawn("metrics", metrics.serve());
+        }
+        tasks.spawn("discover", discover.run());
+        tasks.spawn("counts", publisher.run());
+        tasks.spawn("kernel", kernel.run());
+        let ended = tokio::select! {
+            () = shutdown.requested() => None,
+            ended = tasks.ended() => Some(ended),
+        };
+        if let Some(ended) = &ended {
+            tracing::error!(error = %ended, "shutting down because a part has failed");
+        }
+        ready.set_draining();
+        drain.start();
+        tracing::info!(delay = ?config.shutdown_delay, "draining: clients are told to go");
+        tokio::time::sleep(config.shutdown_delay).await;
+        tracing::info!(timeout = ?config.drain_timeout, "listeners close, requests in flight may finish");
+        let outcome = drain.finish(config.drain_timeout).await;
+        join(workers).await;
+        tracing::info!(?outcome, "interceptor ends");
+        drop(tasks.join(JOIN_GRACE));
+        ended.map_or(Ok(outcome), |ended| Err(ended.into()))
+    }
+}
+
+/// A running worker, and its end.
+struct Running {
+    thread: thread::JoinHandle<()>,
+    ended: oneshot::Receiver<()>,
+}
+
+fn start_workers(
+    listeners: Vec<StdListener>,
+    shared: &Arc<Shared>,
+    reader: &Reader,
+    watch: &drain::Watch,
+) -> Result<Vec<Running>, AppError> {
+    let start = |(id, listener)| {
+        let (shared, reader, watch) = (Arc::clone(shared), reader.clone(), watch.clone());
+        let (end, ended) = oneshot::channel();
+        let main = move || async move {
+            run_worker(Worker::new(id, shared, reader, watch), listener).await;
+            // Nobody listens when the control side is gone already.
+            let _ = end.send(());
+        };
+        let thread = rt::spawn_worker(id, main).map_err(AppError::Worker)?;
+        Ok(Running { thread, ended })
+    };
+    listeners.into_iter().enumerate().map(start).collect()
+}
+
+async fn run_worker(worker: std::rc::Rc<Worker>, listener: StdListener) {
+    let listener = match TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(%error, "worker cannot use its listener");
+            return;
+        }
+    };
+    task::spawn_local("sweep", std::rc::Rc::clone(&worker).sweep_loop());
+    let mut tunnels = worker.tunnel_watch();
+    let accepting = task::spawn_local("accept", server::accept_loop(std::rc::Rc::clone(&worker), listener));
+    worker.end().await;
+    // The listener is closed once the loop has ended; tunnels end by themselves when they are cut.
+    let _ = accepting.await;
+    tunnels.reached(Phase::Cut).await;
+}
+
+async fn join(workers: Vec<Running>) {
+    for Running { thread, ended } in workers {
+        // The sender is dropped when the worker panicked.
+        let _ = ended.await;
+        if thread.join().is_err() {
+            tracing::error!("worker panicked");
+        }
+    }
+}
+
+/// One listener per worker on the same port: the kernel spreads connections over them.
+fn listeners(config: &Config) -> Result<(SocketAddr, Vec<StdListener>), AppError> {
+    let error = |source| AppError::Bind { purpose: "proxy", addr: config.proxy, source };
+    let first = listen(config.proxy).map_err(error)?;
+    let addr = first.local_addr().map_err(error)?;
+    let mut all = vec![first];
+    for _ in 1..config.workers.get() {
+        all.push(listen(addr).map_err(error)?);
+    }
+    Ok((addr, all))
+}
+
+fn listen(addr: SocketAddr) -> io::Result<StdListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}

@@ -1,0 +1,241 @@
+//! What the process was told: the add-on's environment variables and our flags, parsed once into typed settings.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    num::{NonZeroU64, NonZeroUsize},
+    path::PathBuf,
+    time::Duration,
+};
+
+use clap::Parser;
+use runtime::{
+    args::{KubeArgs, LogArgs},
+    env::{Env, EnvError},
+    watch::Source,
+};
+
+use crate::rt;
+
+/// Requests held at once by one process, if nothing else is said: each holds a descriptor and some kilobytes.
+const MAX_HELD: u64 = 10_000;
+
+/// Clients connected at once to one process, if nothing else is said; each may need a second descriptor upstream.
+const MAX_CONNECTIONS: u64 = 9_000;
+
+/// The interceptor's command line. Settings of the KEDA HTTP Add-on come from its environment variables.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "interceptor",
+    version = version(),
+    about = "HTTP proxy that holds requests while their workload wakes from zero replicas",
+    after_long_help = "Ports and timeouts are read from the environment variables of the KEDA HTTP Add-on, among them:\n  \
+        KEDA_HTTP_PROXY_PORT (required)   KEDA_HTTP_ADMIN_PORT (required)   OTEL_PROM_EXPORTER_PORT (2223)\n  \
+        KEDA_HTTP_READINESS_TIMEOUT (0s)  KEDA_HTTP_REQUEST_TIMEOUT (0s)    KEDA_HTTP_RESPONSE_HEADER_TIMEOUT (300s)\n  \
+        KEDA_HTTP_CONNECT_TIMEOUT (500ms) KEDA_HTTP_SHUTDOWN_DELAY (5s)     KEDA_HTTP_DRAIN_TIMEOUT (30s)\n  \
+        KEDA_HTTP_COLD_START_MAX_PENDING_REQUESTS (0: no limit per route)   ROUSE_MAX_HELD (10000)\n  \
+        KEDA_HTTP_MAX_IDLE_CONNS (1000)   KEDA_HTTP_MAX_IDLE_CONNS_PER_HOST (200)  ROUSE_MAX_CONNECTIONS (9000)"
+)]
+pub struct Args {
+    /// Where routes, Services and EndpointSlices come from; may be given several times. `dir:PATH` is a folder of
+    /// Kubernetes manifests, watched for changes.
+    #[arg(long = "source", value_name = "SOURCE", required = true)]
+    pub sources: Vec<Source>,
+
+    /// Worker threads; by default what affinity and the cgroup's CPU quota allow.
+    #[arg(long, env = "ROUSE_WORKERS", value_name = "N")]
+    pub workers: Option<NonZeroUsize>,
+
+    /// Level of the data plane: `auto` takes what the kernel allows, `none` stays in user space, `self` uses eBPF on
+    /// the process's own connections.
+    #[arg(long, env = "ROUSE_DATAPLANE", value_name = "LEVEL", default_value = "auto")]
+    pub dataplane: Level,
+
+    /// End with an error when the level asked for can't be had, instead of serving at a lower one.
+    #[arg(long)]
+    pub required: bool,
+
+    /// The cgroup v2 folder that eBPF programs are attached to; by default the process's own.
+    #[arg(long, env = "ROUSE_CGROUP", value_name = "PATH")]
+    pub cgroup: Option<PathBuf>,
+
+    /// How lines are logged.
+    #[command(flatten)]
+    pub log: LogArgs,
+
+    /// The Kubernetes API.
+    #[command(flatten)]
+    pub kube: KubeArgs,
+}
+
+/// A level of the data plane that may be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Level {
+    /// What the kernel allows.
+    Auto,
+    /// User space alone.
+    None,
+    /// eBPF on the process's own connections.
+    #[value(name = "self")]
+    Own,
+}
+
+/// Everything that `app::build` needs.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where clients connect; port 0 takes a free one.
+    pub proxy: SocketAddr,
+    /// Where probes, counts and state are served.
+    pub admin: SocketAddr,
+    /// Where metrics are served for Prometheus, if they are.
+    pub metrics: Option<SocketAddr>,
+    /// Where objects come from.
+    pub sources: Vec<Source>,
+    /// Worker threads.
+    pub workers: NonZeroUsize,
+    /// The kernel's part.
+    pub dataplane: dataplane::Config,
+    /// What the request path needs.
+    pub proxying: ProxyConfig,
+    /// Between the signal and closed listeners, so that load balancers learn of it.
+    pub shutdown_delay: Duration,
+    /// How long requests may take to finish after that; `None` has no end.
+    pub drain_timeout: Option<Duration>,
+}
+
+/// Settings of the request path. A timeout of zero is none.
+#[derive(Clone, Copy, Debug)]
+pub struct ProxyConfig {
+    /// How long a request may wait for a ready endpoint.
+    pub readiness_timeout: Duration,
+    /// How long a request may take in all.
+    pub request_timeout: Duration,
+    /// How long an upstream may take to begin its response.
+    pub response_header_timeout: Duration,
+    /// One connection attempt.
+    pub connect_timeout: Duration,
+    /// Idle connections kept by one worker to one endpoint.
+    pub max_idle_per_endpoint: usize,
+    /// Idle connections kept by one worker.
+    pub max_idle_per_worker: usize,
+    /// Whether responses say if there was a cold start.
+    pub cold_start_header: bool,
+    /// Whether each request is logged.
+    pub log_requests: bool,
+    /// Requests held at once by the process.
+    pub max_held: usize,
+    /// Requests held at once for one route.
+    pub max_held_per_route: Option<NonZeroU64>,
+    /// Clients connected to one worker at once.
+    pub max_connections_per_worker: usize,
+}
+
+// === impl Config ===
+
+impl Config {
+    /// Settings from the command line and the environment.
+    pub fn new(args: Args, env: &Env) -> Result<Self, EnvError> {
+        let Args { sources, workers, dataplane, required, cgroup, log: _, kube: _ } = args;
+        let workers = workers.unwrap_or_else(rt::default_workers);
+        let metrics = env.bool("OTEL_PROM_EXPORTER_ENABLED", true)?;
+        let metrics_port = env.port("OTEL_PROM_EXPORTER_PORT", 2223)?;
+        let mode = match dataplane {
+            Level::Auto => dataplane::Mode::Auto,
+            Level::None => dataplane::Mode::None,
+            Level::Own => dataplane::Mode::SelfLevel,
+        };
+        let drain_timeout = env.duration("KEDA_HTTP_DRAIN_TIMEOUT", Duration::from_secs(30))?;
+        Ok(Self {
+            proxy: any(env.required_port("KEDA_HTTP_PROXY_PORT")?),
+            admin: any(env.required_port("KEDA_HTTP_ADMIN_PORT")?),
+            metrics: metrics.then(|| any(metrics_port)),
+            sources,
+            workers,
+            dataplane: dataplane::Config { mode, required, cgroup },
+            proxying: ProxyConfig::new(env, workers)?,
+            shutdown_delay: env.duration("KEDA_HTTP_SHUTDOWN_DELAY", Duration::from_secs(5))?,
+            drain_timeout: Some(drain_timeout).filter(|timeout| !timeout.is_zero()),
+        })
+    }
+}
+
+// === impl ProxyConfig ===
+
+impl ProxyConfig {
+    fn new(env: &Env, workers: NonZeroUsize) -> Result<Self, EnvError> {
+        let share = |all: u64| usize::try_from(all).unwrap_or(usize::MAX).div_ceil(workers.get());
+        Ok(Self {
+            readiness_timeout: env.renamed_duration(
+                "KEDA_HTTP_READINESS_TIMEOUT",
+                "KEDA_CONDITION_WAIT_TIMEOUT",
+                Duration::ZERO,
+            )?,
+            request_timeout: env.duration("KEDA_HTTP_REQUEST_TIMEOUT", Duration::ZERO)?,
+            response_header_timeout: env.renamed_duration(
+                "KEDA_HTTP_RESPONSE_HEADER_TIMEOUT",
+                "KEDA_RESPONSE_HEADER_TIMEOUT",
+                Duration::from_secs(300),
+            )?,
+            connect_timeout: env.duration("KEDA_HTTP_CONNECT_TIMEOUT", Duration::from_millis(500))?,
+            max_idle_per_endpoint: share(env.u64("KEDA_HTTP_MAX_IDLE_CONNS_PER_HOST", 200)?),
+            max_idle_per_worker: share(env.u64("KEDA_HTTP_MAX_IDLE_CONNS", 1000)?),
+            cold_start_header: env.bool("KEDA_HTTP_ENABLE_COLD_START_HEADER", true)?,
+            log_requests: env.bool("KEDA_HTTP_LOG_REQUESTS", false)?,
+            max_held: usize::try_from(env.u64("ROUSE_MAX_HELD", MAX_HELD)?).unwrap_or(usize::MAX),
+            max_held_per_route: NonZeroU64::new(env.u64("KEDA_HTTP_COLD_START_MAX_PENDING_REQUESTS", 0)?),
+            max_connections_per_worker: share(env.u64("ROUSE_MAX_CONNECTIONS", MAX_CONNECTIONS)?).max(1),
+        })
+    }
+}
+
+fn any(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))
+}
+
+/// Version, and whether the eBPF programs were built in.
+fn version() -> &'static str {
+    if dataplane::EMBEDDED {
+        concat!(env!("CARGO_PKG_VERSION"), " (with eBPF programs)")
+    } else {
+        concat!(env!("CARGO_PKG_VERSION"), " (without eBPF programs: data plane level none)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(pairs: &[(&'static str, &'static str)]) -> Result<Config, EnvError> {
+        let args = Args::parse_from(["interceptor", "--source", "dir:/tmp", "--workers", "2"]);
+        let ports = [("KEDA_HTTP_PROXY_PORT", "8080"), ("KEDA_HTTP_ADMIN_PORT", "9090")];
+        Config::new(args, &Env::from_pairs(ports.into_iter().chain(pairs.iter().copied())))
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_add_on() {
+        let config = parse(&[]).unwrap();
+        assert_eq!(config.proxying.response_header_timeout, Duration::from_secs(300));
+        assert_eq!(config.proxying.connect_timeout, Duration::from_millis(500));
+        assert_eq!(config.proxying.max_idle_per_endpoint, 100, "200, over two workers");
+        assert_eq!(config.drain_timeout, Some(Duration::from_secs(30)));
+        assert_eq!(config.metrics.unwrap().port(), 2223);
+    }
+
+    #[test]
+    fn a_deprecated_variable_wins_when_it_is_set() {
+        let config = parse(&[("KEDA_CONDITION_WAIT_TIMEOUT", "7s"), ("KEDA_HTTP_READINESS_TIMEOUT", "9s")]).unwrap();
+        assert_eq!(config.proxying.readiness_timeout, Duration::from_secs(7));
+    }
+
+    #[test]
+    fn a_value_that_does_not_parse_is_named_with_its_variable() {
+        let error = parse(&[("KEDA_HTTP_CONNECT_TIMEOUT", "soon")]).unwrap_err().to_string();
+        assert!(error.contains("KEDA_HTTP_CONNECT_TIMEOUT") && error.contains("soon"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_port_is_named() {
+        let args = Args::parse_from(["interceptor", "--source", "dir:/tmp"]);
+        let error = Config::new(args, &Env::from_pairs::<&str, &str>([])).unwrap_err().to_string();
+        assert!(error.contains("KEDA_HTTP_PROXY_PORT"), "{error}");
+    }
+}

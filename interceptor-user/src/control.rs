@@ -1,0 +1,7 @@
+//! What runs beside the request path, on one thread: discovery, counts, the kernel's maps, `/state`.
+
+pub(crate) mod counts;
+pub(crate) mod discover;
+pub(crate) mod kernel;
+pub(crate) mod queue;
+pub(crate) mod state;

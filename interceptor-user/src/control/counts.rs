@@ -1,0 +1,310 @@
+//! Counts for scalers: pushed at once when a route turns active or idle, otherwise at most four times a second.
+//!
+//! The [`Publisher`] is one task. Workers tell it of edges through [`Edges`]; it reads the counters, and sends what has
+//! changed to every stream. A route costs it something only from its first request until it has been reported as idle
+//! and unchanged.
+
+use std::{
+    collections::{HashMap, HashSet},
+    convert::Infallible,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use dataplane::ConnectionCounters;
+use futures_util::{Stream, StreamExt as _};
+use interceptor_core::{
+    RouteEntry, RouteId, UpstreamId,
+    index::Snapshot,
+    inflight::{Counts, EdgeSink},
+};
+use parking_lot::Mutex;
+use proto::counts::{
+    CountsUpdate, KernelCounts, RouteCounts, RouteRef, WatchRequest,
+    counts_server::{Counts as CountsApi, CountsServer},
+};
+use runtime::snapshot::Reader;
+use tokio::{
+    sync::{Notify, broadcast},
+    time::{Instant, MissedTickBehavior},
+};
+use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
+use tonic::{Request, Response, Status};
+
+use super::kernel::Kernel;
+
+/// Between two reports of the same route, but for its turning active.
+const INTERVAL: Duration = Duration::from_millis(250);
+
+/// Silence longer than this is trouble: an empty message is sent before.
+const KEEPALIVE: Duration = Duration::from_secs(5);
+
+/// Messages a slow scaler may fall behind; then it gets everything anew.
+const BACKLOG: usize = 256;
+
+/// Streams served at once: scaler replicas, with room for those that were replaced and not noticed yet.
+const MAX_STREAMS: usize = 64;
+
+/// Where workers tell of edges. Holds at most one entry per route and direction.
+#[derive(Debug, Default)]
+pub(crate) struct Edges {
+    routes: Mutex<Vec<RouteId>>,
+    told: Notify,
+}
+
+/// Sends counts to all streams.
+#[derive(Debug)]
+pub(crate) struct Publisher {
+    edges: Arc<Edges>,
+    reader: Reader,
+    kernel: Kernel,
+    shared: Arc<Shared>,
+    /// Routes whose counts may move.
+    active: HashSet<RouteId>,
+    sent: HashMap<RouteId, Sent>,
+}
+
+/// What a stream needs of the publisher.
+#[derive(Debug)]
+struct Shared {
+    updates: broadcast::Sender<CountsUpdate>,
+    incarnation: String,
+    started: Instant,
+}
+
+/// What was last said of a route.
+#[derive(Debug)]
+struct Sent {
+    counts: Counts,
+    kernel: Option<ConnectionCounters>,
+    at: Instant,
+}
+
+/// The gRPC service.
+#[derive(Debug)]
+pub(crate) struct CountsService {
+    reader: Reader,
+    kernel: Kernel,
+    shared: Arc<Shared>,
+}
+
+// === impl Edges ===
+
+impl EdgeSink for Edges {
+    fn edge(&self, route: RouteId) {
+        self.routes.lock().push(route);
+        self.told.notify_one();
+    }
+}
+
+impl Edges {
+    fn take(&self) -> Vec<RouteId> {
+        std::mem::take(&mut self.routes.lock())
+    }
+}
+
+// === impl Publisher ===
+
+impl Publisher {
+    pub(crate) fn new(edges: Arc<Edges>, reader: Reader, kernel: Kernel) -> Self {
+        let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        let shared = Shared {
+            updates: broadcast::Sender::new(BACKLOG),
+            incarnation: format!("{}-{}", std::process::id(), started.as_nanos()),
+            started: Instant::now(),
+        };
+        Self { edges, reader, kernel, shared: Arc::new(shared), active: HashSet::new(), sent: HashMap::new() }
+    }
+
+    /// Runs until the process ends.
+    pub(crate) async fn run(mut self) -> Result<(), Infallible> {
+        let mut ticks = tokio::time::interval(INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut published = self.reader.clone();
+        let mut known = self.reader.load();
+        let mut last = Instant::now();
+        loop {
+            let busy = !self.active.is_empty();
+            let update = tokio::select! {
+                biased;
+                () = self.edges.told.notified() => self.edges(),
+                () = published.published() => self.removals(&mut known),
+                _ = ticks.tick(), if busy => self.tick(),
+                () = tokio::time::sleep_until(last + KEEPALIVE) => Some(CountsUpdate::default()),
+            };
+            if let Some(mut update) = update {
+                update.incarnation.clone_from(&self.shared.incarnation);
+                last = Instant::now();
+                // Nobody may be watching; who comes later gets everything first.
+                let _ = self.shared.updates.send(update);
+            }
+        }
+    }
+
+    /// Workers say that routes turned active, or may have turned idle.
+    fn edges(&mut self) -> Option<CountsUpdate> {
+        let snapshot = self.reader.load();
+        let kernel = self.kernel.counters();
+        let now = Instant::now();
+        let mut routes = Vec::new();
+        for id in self.edges.take() {
+            let Some(entry) = snapshot.route(id) else { continue };
+            self.active.insert(id);
+            let fresh = self.sent.get(&id).is_some_and(|sent| now.duration_since(sent.at) < INTERVAL);
+            let falling = entry.counters.counts().in_flight == 0
+                && self.sent.get(&id).is_some_and(|sent| sent.counts.in_flight > 0);
+            // A route that flaps is told to fall at the next tick; it is told to rise at once, always.
+            if !(falling && fresh) {
+                routes.extend(self.report(entry, &kernel, now));
+            }
+        }
+        update(routes)
+    }
+
+    fn tick(&mut self) -> Option<CountsUpdate> {
+        let snapshot = self.reader.load();
+        let kernel = self.kernel.counters();
+        let now = Instant::now();
+        let mut routes = Vec::new();
+        for id in self.active.iter().copied().collect::<Vec<_>>() {
+            let Some(entry) = snapshot.route(id) else {
+                self.active.remove(&id);
+                continue;
+            };
+            let reported = self.report(entry, &kernel, now);
+            let rests = reported.is_none() && entry.counters.counts().in_flight == 0;
+            if rests && !has_open_connections(kernel.get(&entry.upstream)) {
+                self.active.remove(&id);
+            }
+            routes.extend(reported);
+        }
+        update(routes)
+    }
+
+    /// Marks the route's counts as reported; `None` when they are what was said last.
+    fn report(
+        &mut self,
+        entry: &RouteEntry,
+        kernel: &HashMap<UpstreamId, ConnectionCounters>,
+        now: Instant,
+    ) -> Option<RouteCounts> {
+        let counts = entry.counters.report();
+        let kernel = kernel.get(&entry.upstream).copied();
+        let same = self
+            .sent
+            .get(&entry.id)
+            .is_some_and(|sent| sent.counts == counts && sent.kernel.map(connections) == kernel.map(connections));
+        if same {
+            return None;
+        }
+        self.sent.insert(entry.id, Sent { counts, kernel, at: now });
+        Some(route_counts(entry, counts, kernel))
+    }
+
+    /// Routes that are in the last snapshot and not in this one.
+    fn removals(&mut self, known: &mut Arc<Snapshot>) -> Option<CountsUpdate> {
+        let current = self.reader.load();
+        let previous = std::mem::replace(known, Arc::clone(&current));
+        if previous.routes.ptr_eq(&current.routes) {
+            return None;
+        }
+        let mut removed = Vec::new();
+        for change in previous.routes.diff(&current.routes) {
+            if let imbl::ordmap::DiffItem::Remove(key, entry) = change {
+                self.sent.remove(&entry.id);
+                self.active.remove(&entry.id);
+                removed.push(route_ref(key));
+            }
+        }
+        (!removed.is_empty()).then(|| CountsUpdate { removed, ..CountsUpdate::default() })
+    }
+}
+
+// === impl CountsService ===
+
+impl CountsService {
+    /// The service, with the publisher's updates.
+    pub(crate) fn server(publisher: &Publisher) -> CountsServer<Self> {
+        CountsServer::new(Self {
+            reader: publisher.reader.clone(),
+            kernel: publisher.kernel.clone(),
+            shared: Arc::clone(&publisher.shared),
+        })
+    }
+}
+
+impl Shared {
+    /// The counts of every route.
+    fn complete(&self, reader: &Reader, kernel: &Kernel) -> CountsUpdate {
+        let (snapshot, kernel) = (reader.load(), kernel.counters());
+        let routes = snapshot
+            .routes
+            .values()
+            .map(|entry| route_counts(entry, entry.counters.counts(), kernel.get(&entry.upstream).copied()));
+        CountsUpdate {
+            incarnation: self.incarnation.clone(),
+            complete: true,
+            routes: routes.collect(),
+            removed: Vec::new(),
+            uptime_ms: millis(self.started.elapsed()) + 1,
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl CountsApi for CountsService {
+    type WatchStream = std::pin::Pin<Box<dyn Stream<Item = Result<CountsUpdate, Status>> + Send>>;
+
+    async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        if self.shared.updates.receiver_count() >= MAX_STREAMS {
+            return Err(Status::resource_exhausted(format!("{MAX_STREAMS} scalers are watching already")));
+        }
+        tracing::info!(scaler = request.get_ref().scaler, "a scaler watches");
+        // First the subscription, then the state: what happens in between is sent twice, not lost.
+        let updates = BroadcastStream::new(self.shared.updates.subscribe());
+        let (reader, kernel, shared) = (self.reader.clone(), self.kernel.clone(), Arc::clone(&self.shared));
+        let first = shared.complete(&reader, &kernel);
+        let rest = updates.map(move |update| match update {
+            Ok(update) => Ok(update),
+            Err(BroadcastStreamRecvError::Lagged(_)) => Ok(shared.complete(&reader, &kernel)),
+        });
+        Ok(Response::new(Box::pin(futures_util::stream::once(async { Ok(first) }).chain(rest))))
+    }
+}
+
+fn update(routes: Vec<RouteCounts>) -> Option<CountsUpdate> {
+    (!routes.is_empty()).then(|| CountsUpdate { routes, ..CountsUpdate::default() })
+}
+
+fn route_ref(key: &interceptor_core::ObjectKey) -> RouteRef {
+    RouteRef { namespace: key.namespace().to_owned(), name: key.name().to_owned() }
+}
+
+fn route_counts(entry: &RouteEntry, counts: Counts, kernel: Option<ConnectionCounters>) -> RouteCounts {
+    RouteCounts {
+        route: Some(route_ref(&entry.route.key)),
+        concurrency: counts.in_flight,
+        request_count: counts.total,
+        held: counts.held,
+        kernel: kernel.map(|kernel| KernelCounts {
+            opened: kernel.opened,
+            closed: kernel.closed,
+            failed: kernel.failed,
+            srtt_us: kernel.srtt_us,
+            idle_ms: millis(kernel.last_activity.unwrap_or_default()),
+        }),
+    }
+}
+
+/// What counts as a change: round-trip and idle times always move.
+fn connections(kernel: ConnectionCounters) -> (u64, u64, u64) {
+    (kernel.opened, kernel.closed, kernel.failed)
+}
+
+fn has_open_connections(kernel: Option<&ConnectionCounters>) -> bool {
+    kernel.is_some_and(|kernel| kernel.opened > kernel.closed)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

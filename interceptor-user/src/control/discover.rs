@@ -1,0 +1,145 @@
+//! Discovery: the only owner of the index. Takes watch events in, and publishes snapshots.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use interceptor_core::index::Index;
+use parking_lot::Mutex;
+use prometheus_client::{metrics::counter::Counter, metrics::gauge::Gauge, registry::Registry};
+use runtime::{
+    ready::{Latch, Ready},
+    snapshot::Writer,
+    watch::{self, Invalid, Source, WatchEvent},
+};
+use serde::Serialize;
+use tokio::sync::mpsc;
+
+/// Batches that wait to be taken in; the watch waits when there are more.
+const QUEUE: usize = 64;
+
+/// Something that is wrong with an object, for `/state`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub(crate) struct Problem {
+    pub(crate) object: String,
+    pub(crate) message: String,
+}
+
+/// The problems as of now.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Problems(Arc<Mutex<Vec<Problem>>>);
+
+/// The discovery task.
+#[derive(Debug)]
+pub(crate) struct Discover {
+    sources: Vec<Source>,
+    index: Index,
+    writer: Writer,
+    synced: Option<Latch>,
+    /// At most [`watch::MAX_INVALID`], which the watch sees to.
+    invalid: BTreeSet<Invalid>,
+    problems: Problems,
+    invalid_total: Counter,
+    problem_count: Gauge,
+}
+
+// === impl Problems ===
+
+impl Problems {
+    pub(crate) fn all(&self) -> Vec<Problem> {
+        self.0.lock().clone()
+    }
+}
+
+// === impl Discover ===
+
+impl Discover {
+    pub(crate) fn new(
+        sources: Vec<Source>,
+        index: Index,
+        writer: Writer,
+        ready: &Ready,
+        registry: &mut Registry,
+    ) -> Self {
+        let (invalid_total, problem_count) = (Counter::default(), Gauge::default());
+        let ours = registry.sub_registry_with_prefix("rouse");
+        ours.register("invalid_objects", "Objects that were skipped because they can't be used", invalid_total.clone());
+        ours.register("problems", "Objects that do not work as they are, as listed by /state", problem_count.clone());
+        Self {
+            sources,
+            index,
+            writer,
+            synced: Some(ready.latch("objects")),
+            invalid: BTreeSet::new(),
+            problems: Problems::default(),
+            invalid_total,
+            problem_count,
+        }
+    }
+
+    pub(crate) fn problems(&self) -> Problems {
+        self.problems.clone()
+    }
+
+    /// Runs until the process ends.
+    pub(crate) async fn run(mut self) -> Result<(), watch::WatchError> {
+        let (tx, mut rx) = mpsc::channel(QUEUE);
+        let watching = watch::run(std::mem::take(&mut self.sources), tx);
+        let taking = async {
+            while let Some(batch) = rx.recv().await {
+                self.take(batch);
+            }
+        };
+        tokio::select! {
+            result = watching => result.map(|_| ()),
+            () = taking => std::future::pending().await,
+        }
+    }
+
+    fn take(&mut self, batch: Vec<WatchEvent>) {
+        let mut synced = false;
+        for event in batch {
+            match event {
+                WatchEvent::Synced => synced = true,
+                WatchEvent::Invalid(invalid) => {
+                    self.invalid_total.inc();
+                    self.invalid.insert(invalid);
+                }
+                WatchEvent::Repaired(invalid) => {
+                    self.invalid.remove(&invalid);
+                }
+                WatchEvent::Applied(_) | WatchEvent::Deleted(..) => match watch::core_event(&event) {
+                    Ok(Some(change)) => self.index.apply(change),
+                    Ok(None) => {}
+                    Err(error) => tracing::warn!(%error, "object is skipped"),
+                },
+            }
+        }
+        let changed = self.index.take_changed();
+        self.writer.publish(self.index.snapshot(), &changed);
+        self.note_problems();
+        if synced {
+            self.synced = None;
+        }
+    }
+
+    fn note_problems(&self) {
+        let invalid = self.invalid.iter().map(|invalid| Problem {
+            object: match &invalid.object {
+                Some((kind, key)) => format!("{kind} {key}"),
+                None => format!("{} document {}", invalid.file.display(), invalid.document),
+            },
+            message: invalid.message.clone(),
+        });
+        let found = self.index.problems().into_iter().map(|problem| Problem {
+            object: format!("{} {}", problem.route_kind, problem.object),
+            message: problem.message,
+        });
+        let mut all: Vec<_> = invalid.chain(found).collect();
+        all.sort();
+        let mut known = self.problems.0.lock();
+        for new in all.iter().filter(|problem| known.binary_search(problem).is_err()) {
+            tracing::warn!(object = new.object, message = new.message, "object does not work as it is");
+        }
+        self.problem_count.set(i64::try_from(all.len()).unwrap_or(i64::MAX));
+        *known = all;
+    }
+}

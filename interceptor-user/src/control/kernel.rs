@@ -1,0 +1,95 @@
+//! The kernel's part: keeps its maps in step with the snapshots, and reads its counters.
+
+use std::{collections::HashMap, convert::Infallible, sync::Arc, time::Duration};
+
+use dataplane::{ConnectionCounters, Dataplane, Level};
+use interceptor_core::UpstreamId;
+use parking_lot::Mutex;
+use runtime::snapshot::Reader;
+use tokio::time::{Instant, MissedTickBehavior};
+
+/// How often the maps are read back and mended.
+const REPAIR: Duration = Duration::from_secs(30);
+
+/// How old counters may be when they are read again.
+const FRESH: Duration = Duration::from_millis(200);
+
+/// The data plane of this process. Clones share it.
+#[derive(Clone, Debug)]
+pub(crate) struct Kernel {
+    reader: Reader,
+    shared: Arc<Mutex<State>>,
+    level: Level,
+    reason: Arc<str>,
+}
+
+#[derive(Debug)]
+struct State {
+    dataplane: Box<dyn Dataplane>,
+    counters: Arc<HashMap<UpstreamId, ConnectionCounters>>,
+    read: Option<Instant>,
+}
+
+// === impl Kernel ===
+
+impl Kernel {
+    /// Loads and attaches what the configuration and the kernel allow.
+    pub(crate) fn open(config: dataplane::Config, reader: Reader) -> Result<Self, dataplane::OpenError> {
+        let (dataplane, level, reason) = dataplane::open(config)?;
+        let shared = Arc::new(Mutex::new(State { dataplane, counters: Arc::default(), read: None }));
+        Ok(Self { reader, shared, level, reason: reason.into() })
+    }
+
+    /// `none` or `self`.
+    pub(crate) fn level(&self) -> &'static str {
+        match self.level {
+            Level::None => "none",
+            Level::SelfLevel => "self",
+        }
+    }
+
+    /// Why the level is what it is.
+    pub(crate) fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    /// The kernel's counts of connections per upstream; empty at level none.
+    pub(crate) fn counters(&self) -> Arc<HashMap<UpstreamId, ConnectionCounters>> {
+        let mut state = self.shared.lock();
+        if state.read.is_none_or(|read| read.elapsed() >= FRESH) {
+            state.counters = Arc::new(state.dataplane.counters().into_iter().collect());
+            state.read = Some(Instant::now());
+        }
+        Arc::clone(&state.counters)
+    }
+
+    /// Runs until the process ends.
+    pub(crate) async fn run(mut self) -> Result<(), Infallible> {
+        if self.level == Level::None {
+            return std::future::pending().await;
+        }
+        let mut repairs = tokio::time::interval(REPAIR);
+        repairs.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = self.reader.published() => self.sync(),
+                _ = repairs.tick() => self.repair(),
+            }
+        }
+    }
+
+    fn sync(&self) {
+        let snapshot = self.reader.load();
+        let result = self.shared.lock().dataplane.sync(&mut snapshot.upstreams());
+        if let Err(error) = result {
+            tracing::warn!(%error, "the kernel's maps are not in step with the endpoints");
+        }
+    }
+
+    fn repair(&self) {
+        let result = self.shared.lock().dataplane.repair();
+        if let Err(error) = result {
+            tracing::warn!(%error, "the kernel's maps could not be checked");
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! The `interceptor` binary.
+
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use interceptor_user::{
+    app,
+    config::{Args, Config},
+};
+use runtime::{args, env::Env, log, signal};
+
+/// glibc's allocator costs the request path twice as many instructions.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let args = Args::parse_from(args::with_double_dashes(std::env::args_os()));
+    match run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            #[expect(clippy::print_stderr, reason = "the log may not have been set up")]
+            {
+                eprintln!("interceptor: {error:#}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: Args) -> anyhow::Result<()> {
+    let env = Env::from_process();
+    log::init(&args.log, env.optional_string("ROUSE_LOG")?.as_deref())?;
+    let config = Config::new(args, &env)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
+    runtime.block_on(async {
+        let shutdown = signal::install().context("cannot receive signals")?;
+        let outcome = app::build(config).await?.run(shutdown).await?;
+        tracing::debug!(?outcome, "ended");
+        Ok(())
+    })
+}

@@ -1,0 +1,113 @@
+//! The endpoints of one upstream as a worker sees them: in step with the snapshot, picked by power of two choices.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::Arc,
+};
+
+use interceptor_core::{Upstream, pick};
+use tokio::{sync::Notify, time::Instant};
+
+use super::pool::{Endpoint, Offer};
+
+/// One upstream's endpoints with their connections. Owned by a worker; brought up to date by whoever uses it.
+#[derive(Debug)]
+pub(crate) struct Balancer {
+    seen: RefCell<Option<Arc<Upstream>>>,
+    endpoints: RefCell<Vec<Rc<Endpoint>>>,
+    max_idle: usize,
+    random: Cell<u64>,
+    /// Told when an endpoint has proved that it accepts, or an attempt was given up.
+    changed: Notify,
+}
+
+/// What an upstream can do for a request now.
+pub(crate) enum Choice {
+    /// A connection, or leave to make one.
+    Offer(Offer),
+    /// There are endpoints, but none may be used before this time, or before [`Balancer::changed`].
+    Wait(Option<Instant>),
+    /// There is no ready endpoint.
+    Cold,
+}
+
+// === impl Balancer ===
+
+impl Balancer {
+    pub(crate) fn new(max_idle: usize, seed: u64) -> Self {
+        Self {
+            seen: RefCell::default(),
+            endpoints: RefCell::default(),
+            max_idle,
+            random: Cell::new(seed | 1),
+            changed: Notify::new(),
+        }
+    }
+
+    /// Takes the snapshot's endpoints over; connections to those that stay are kept.
+    pub(crate) fn update(&self, upstream: &Arc<Upstream>) {
+        if self.seen.borrow().as_ref().is_some_and(|seen| Arc::ptr_eq(seen, upstream)) {
+            return;
+        }
+        let mut current = self.endpoints.borrow_mut();
+        let mut old = std::mem::take(&mut *current);
+        for wanted in upstream.endpoints.iter() {
+            let kept = old.iter().position(|have| have.addr == wanted.addr && have.protocol == upstream.protocol);
+            current.push(match kept {
+                Some(index) => old.swap_remove(index),
+                None => Rc::new(Endpoint::new(wanted.addr, upstream.protocol, self.max_idle)),
+            });
+        }
+        for gone in old {
+            gone.retire();
+        }
+        self.seen.replace(Some(Arc::clone(upstream)));
+    }
+
+    /// Closes all idle connections, when the upstream has gone.
+    pub(crate) fn retire(&self) {
+        for endpoint in self.endpoints.borrow_mut().drain(..) {
+            endpoint.retire();
+        }
+        self.seen.replace(None);
+    }
+
+    /// Where a request may go now.
+    pub(crate) fn choose(&self, now: Instant) -> Choice {
+        let endpoints = self.endpoints.borrow();
+        let picked = pick::two_choices(endpoints.len(), self.next_random(), |index| endpoints[index].usable_load(now));
+        if let Some(index) = picked {
+            return Choice::Offer(endpoints[index].offer());
+        }
+        if !endpoints.is_empty() {
+            return Choice::Wait(endpoints.iter().filter_map(|endpoint| endpoint.retry_at()).min());
+        }
+        Choice::Cold
+    }
+
+    /// Resolves after [`Balancer::tell`].
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Lets all who wait look again.
+    pub(crate) fn tell(&self) {
+        self.changed.notify_waiters();
+    }
+
+    /// Closes connections that are of no more use, and those beyond `limit`; returns what is left of it.
+    pub(crate) fn sweep(&self, now: Instant, limit: usize) -> usize {
+        self.endpoints.borrow().iter().fold(limit, |left, endpoint| endpoint.sweep(now, left))
+    }
+
+    /// xorshift64* (Vigna, 2016): one worker's own, no lock, good enough to choose between pods.
+    fn next_random(&self) -> u64 {
+        let mut x = self.random.get();
+        x ^= x >> 12;
+        x ^= x << 25;
+        x ^= x >> 27;
+        self.random.set(x);
+        x.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+}

@@ -1,0 +1,34 @@
+//! Why a request could not be proxied. Made by the stages, turned into a response by `respond` alone.
+
+use std::io;
+
+/// A request's failure, before any byte of a response was sent.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProxyError {
+    #[error("request has no host, or more than one")]
+    BadHost,
+    #[error("CONNECT is not supported")]
+    Connect,
+    #[error("no route matches the request")]
+    NoRoute,
+    #[error("the target's service or port does not exist")]
+    Unresolved,
+    #[error("too many requests are held for this route, or in all")]
+    HoldFull,
+    #[error("no endpoint became ready in time")]
+    HoldTimeout,
+    #[error("no endpoint accepted a connection in time")]
+    ConnectTimeout(#[source] Option<io::Error>),
+    #[error("upstream's response head did not come in time")]
+    ResponseHeaderTimeout,
+    #[error("request's deadline has passed")]
+    RequestTimeout,
+    #[error("upstream failed before its response")]
+    Upstream(#[source] hyper::Error),
+    #[error("upstream closed its connection before its response")]
+    UpstreamClosed,
+    #[error("upstream agreed to an upgrade that was not asked for")]
+    UpgradeMismatch,
+    #[error("client left")]
+    ClientGone,
+}

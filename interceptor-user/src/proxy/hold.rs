@@ -1,0 +1,227 @@
+//! From a route to an open connection: waits for a ready endpoint while the workload wakes, and for one that accepts.
+//!
+//! All waiting is bounded: by the route's readiness deadline while there is no endpoint, by [`DIAL_LIMIT`] while there
+//! are endpoints that do not accept, by the request's deadline in either case, and by the queue's limits in number.
+//!
+//! No wake is lost: a waiter subscribes to its upstream first, then looks at the snapshot, then waits.
+
+use std::{io, rc::Rc, sync::Arc, time::Duration};
+
+use interceptor_core::RouteEntry;
+use tokio::{net::TcpStream, time::Instant};
+
+use super::{
+    balance::{Balancer, Choice},
+    error::ProxyError,
+    pool::{Lease, Offer, Permit},
+};
+use crate::{
+    server::connection::Connection,
+    worker::{LocalRoute, Worker},
+};
+
+/// How long endpoints that do not accept are tried when the request has no deadline; the add-on's value.
+const DIAL_LIMIT: Duration = Duration::from_secs(60);
+
+/// How a request came to its connection.
+#[derive(Debug)]
+pub(crate) struct Acquired {
+    pub(crate) lease: Lease,
+    /// The workload had no ready endpoint when the request came.
+    pub(crate) cold: Option<ColdWait>,
+}
+
+/// The times of a cold request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ColdWait {
+    /// When the first ready endpoint was seen.
+    pub(crate) endpoint_seen: Instant,
+    /// When a connection to it was open.
+    pub(crate) connected: Instant,
+    /// How many requests of the route were held just before this one was released.
+    pub(crate) held: u64,
+}
+
+/// Where in the stages a request failed: errors of the hold stage carry no cold-start header.
+#[derive(Debug)]
+pub(crate) struct AcquireError {
+    pub(crate) error: ProxyError,
+    /// There was an endpoint, so the request had passed the hold.
+    pub(crate) past_hold: bool,
+    pub(crate) cold: bool,
+}
+
+/// What bounds a request's waiting.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// While there is no ready endpoint.
+    pub(crate) readiness: Option<Instant>,
+    /// The whole request.
+    pub(crate) request: Option<Instant>,
+}
+
+/// Gets an open connection for a request of `route`.
+///
+/// Cancel safe: dropping the future gives up the place in the queue and any connection attempt.
+pub(crate) async fn acquire(
+    worker: &Rc<Worker>,
+    connection: &Rc<Connection>,
+    route: &Rc<LocalRoute>,
+    limits: Limits,
+    unread_body: bool,
+) -> Result<Acquired, AcquireError> {
+    let balancer = worker.balancer(&route.entry);
+    // The warm path: no subscription, no place, no timer.
+    if let Choice::Offer(Offer::Lease(lease)) = balancer.choose(Instant::now()) {
+        return Ok(Acquired { lease, cold: None });
+    }
+    let mut wait = Wait {
+        worker,
+        route,
+        entry: Arc::clone(&route.entry),
+        limits,
+        balancer,
+        cold: false,
+        endpoint_seen: None,
+        last_error: None,
+    };
+    let gone = async { if unread_body { connection.client_gone().await } else { std::future::pending().await } };
+    tokio::select! {
+        biased;
+        result = wait.run() => match result {
+            Ok(acquired) => Ok(acquired),
+            Err(error) => Err(AcquireError { error, past_hold: wait.endpoint_seen.is_some(), cold: wait.cold }),
+        },
+        () = gone => Err(AcquireError { error: ProxyError::ClientGone, past_hold: false, cold: wait.cold }),
+    }
+}
+
+struct Wait<'a> {
+    worker: &'a Rc<Worker>,
+    route: &'a Rc<LocalRoute>,
+    /// The route as it is now; it may be edited while the request waits.
+    entry: Arc<RouteEntry>,
+    limits: Limits,
+    balancer: Rc<Balancer>,
+    cold: bool,
+    endpoint_seen: Option<Instant>,
+    last_error: Option<io::Error>,
+}
+
+// === impl Wait ===
+
+impl Wait<'_> {
+    async fn run(&mut self) -> Result<Acquired, ProxyError> {
+        let mut subscription = self.worker.subscribe(self.entry.upstream);
+        let mut place = None;
+        loop {
+            let entry = self.worker.current(self.entry.id).ok_or(ProxyError::NoRoute)?;
+            if entry.upstream != self.entry.upstream {
+                subscription = self.worker.subscribe(entry.upstream);
+            }
+            self.entry = entry;
+            self.balancer = self.worker.balancer(&self.entry);
+            let now = Instant::now();
+            let choice = self.balancer.choose(now);
+            if !matches!(choice, Choice::Cold) {
+                self.endpoint_seen.get_or_insert(now);
+            }
+            let retry_at = match choice {
+                Choice::Offer(Offer::Lease(lease)) => return Ok(self.acquired(lease)),
+                Choice::Offer(Offer::Connect(permit)) => {
+                    if let Some(lease) = self.connect(permit).await? {
+                        return Ok(self.acquired(lease));
+                    }
+                    continue;
+                }
+                Choice::Wait(retry_at) => retry_at,
+                Choice::Cold if self.worker.is_unresolved(&self.entry) => return Err(ProxyError::Unresolved),
+                Choice::Cold => {
+                    self.cold |= self.endpoint_seen.is_none();
+                    self.endpoint_seen = None;
+                    None
+                }
+            };
+            if place.is_none() {
+                place = Some(self.worker.shared.hold_place(self.route, self.worker.id)?);
+            }
+            let deadline = self.deadline();
+            let until = [retry_at, deadline].into_iter().flatten().min();
+            tokio::select! {
+                biased;
+                () = subscription.changed() => {}
+                () = self.balancer.changed() => {}
+                () = sleep_until(until) => if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                    return Err(self.late());
+                },
+            }
+        }
+    }
+
+    /// Opens a connection. `None`: this endpoint did not accept, look again.
+    async fn connect(&mut self, permit: Permit) -> Result<Option<Lease>, ProxyError> {
+        let _told = Tell(Rc::clone(&self.balancer));
+        let limit = Instant::now() + self.worker.shared.config.connect_timeout;
+        let deadline = self.deadline().map_or(limit, |deadline| deadline.min(limit));
+        let attempt = tokio::time::timeout_at(deadline, TcpStream::connect(permit.endpoint().addr)).await;
+        let error = match attempt {
+            Ok(Ok(stream)) => {
+                let _ = stream.set_nodelay(true);
+                return permit.accepted(stream).await.map(Some).map_err(ProxyError::Upstream);
+            }
+            Ok(Err(error)) => error,
+            Err(_elapsed) => io::Error::from(io::ErrorKind::TimedOut),
+        };
+        tracing::debug!(endpoint = %permit.endpoint().addr, %error, "endpoint did not accept");
+        self.worker.shared.metrics.connect_failed(&self.route.entry.route.key);
+        permit.failed();
+        self.last_error = Some(error);
+        if self.deadline().is_some_and(|deadline| Instant::now() >= deadline) {
+            return Err(self.late());
+        }
+        Ok(None)
+    }
+
+    /// Until when the request may wait in its present state.
+    fn deadline(&self) -> Option<Instant> {
+        let own = match self.endpoint_seen {
+            None => self.limits.readiness,
+            // Without a deadline of its own the request is not tried for ever.
+            Some(seen) => self.limits.request.is_none().then(|| seen + DIAL_LIMIT),
+        };
+        [own, self.limits.request].into_iter().flatten().min()
+    }
+
+    fn late(&mut self) -> ProxyError {
+        match self.endpoint_seen {
+            None => ProxyError::HoldTimeout,
+            Some(_) => ProxyError::ConnectTimeout(self.last_error.take()),
+        }
+    }
+
+    fn acquired(&self, lease: Lease) -> Acquired {
+        let connected = Instant::now();
+        let cold = self.cold.then(|| ColdWait {
+            endpoint_seen: self.endpoint_seen.unwrap_or(connected),
+            connected,
+            held: self.route.entry.counters.counts().held,
+        });
+        Acquired { lease, cold }
+    }
+}
+
+/// Lets the others look again when an attempt has ended, however it ended.
+struct Tell(Rc<Balancer>);
+
+impl Drop for Tell {
+    fn drop(&mut self) {
+        self.0.tell();
+    }
+}
+
+async fn sleep_until(until: Option<Instant>) {
+    match until {
+        Some(until) => tokio::time::sleep_until(until).await,
+        None => std::future::pending().await,
+    }
+}

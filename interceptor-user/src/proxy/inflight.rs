@@ -1,0 +1,116 @@
+//! One request while it is in flight: keeps it counted, and writes its metrics and log line when it ends, however it
+//! ends. Made by the first stage, carried by the response body.
+
+use std::rc::Rc;
+
+use http::{Method, StatusCode};
+use interceptor_core::inflight::Guard;
+use tokio::time::Instant;
+
+use super::respond::CLIENT_CLOSED_REQUEST;
+use crate::{
+    metrics::MethodLabel,
+    server::connection::Connection,
+    worker::{LocalRoute, Worker},
+};
+
+/// A request in flight.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    worker: Rc<Worker>,
+    connection: Rc<Connection>,
+    /// `None` for a request without a route.
+    route: Option<Rc<LocalRoute>>,
+    count: Option<Guard<Rc<LocalRoute>>>,
+    arrived: Instant,
+    method: MethodLabel,
+    /// Of the response; what a client leaves behind that goes before one, until then.
+    status: u16,
+    bytes: u64,
+    line: Option<Box<Line>>,
+}
+
+/// What the access log tells of a request.
+#[derive(Debug)]
+pub(crate) struct Line {
+    pub(crate) method: Method,
+    pub(crate) path: String,
+    pub(crate) version: http::Version,
+    pub(crate) referer: Option<http::HeaderValue>,
+    pub(crate) user_agent: Option<http::HeaderValue>,
+}
+
+// === impl InFlight ===
+
+impl InFlight {
+    pub(crate) fn new(
+        worker: Rc<Worker>,
+        connection: Rc<Connection>,
+        method: &Method,
+        line: Option<Box<Line>>,
+    ) -> Self {
+        connection.request_began();
+        Self {
+            worker,
+            connection,
+            route: None,
+            count: None,
+            arrived: Instant::now(),
+            method: MethodLabel::from(method),
+            status: CLIENT_CLOSED_REQUEST,
+            bytes: 0,
+            line,
+        }
+    }
+
+    /// Attributes the request to `route`, without counting it yet.
+    pub(crate) fn set_route(&mut self, route: &Rc<LocalRoute>) {
+        self.route = Some(Rc::clone(route));
+    }
+
+    /// Counts the request as demand for its route from now on.
+    pub(crate) fn count(&mut self, route: &Rc<LocalRoute>) {
+        self.count = Some(Guard::enter(Rc::clone(route), self.worker.id));
+    }
+
+    pub(crate) fn arrived(&self) -> Instant {
+        self.arrived
+    }
+
+    pub(crate) fn set_status(&mut self, status: StatusCode) {
+        self.status = status.as_u16();
+    }
+
+    pub(crate) fn add_bytes(&mut self, bytes: usize) {
+        self.bytes += bytes as u64;
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.count = None;
+        self.connection.request_ended();
+        let elapsed = self.arrived.elapsed();
+        match &self.route {
+            Some(route) => route.record(self.method, self.status, elapsed),
+            None => self.worker.shared.metrics.record_unrouted(self.method, self.status, elapsed),
+        }
+        if let Some(line) = self.line.take() {
+            let Line { method, path, version, referer, user_agent } = *line;
+            tracing::info!(
+                target: "access",
+                client = %self.connection.peer(),
+                %method,
+                path,
+                ?version,
+                status = self.status,
+                bytes = self.bytes,
+                ?referer,
+                ?user_agent,
+                seconds = elapsed.as_secs_f64(),
+                route = self.route.as_ref().map(|route| tracing::field::display(&route.entry.route.key)),
+                "request"
+            );
+        }
+    }
+}

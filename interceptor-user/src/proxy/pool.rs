@@ -1,0 +1,358 @@
+//! Connections to one endpoint, pooled per worker: HTTP/1.1 ones are lent to one request each, an HTTP/2 one is shared.
+//!
+//! An HTTP/1.1 connection has no task of its own: the request that borrows it drives it, so that its bytes move without
+//! a wake-up between tasks, and a client that leaves ends it. While it is idle it is polled only when it is taken out
+//! and when the worker sweeps.
+
+use std::{
+    cell::{Cell, RefCell},
+    net::SocketAddr,
+    rc::Rc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::{Request, Response};
+use hyper::{
+    body::Incoming,
+    client::conn::{TrySendError, http1, http2},
+};
+use hyper_util::rt::TokioIo;
+use interceptor_core::upstream::Protocol;
+use tokio::{net::TcpStream, time::Instant};
+
+use super::{body::RequestBody, driver::Driver};
+use crate::rt::LocalExec;
+
+/// How long an unused connection is kept; Go's transport's value, which the add-on has.
+pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// First and longest pause before an endpoint that refused a connection is tried again.
+const BACKOFF_FIRST: Duration = Duration::from_millis(5);
+const BACKOFF_MAX: Duration = Duration::from_millis(250);
+
+/// One endpoint as a worker sees it.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    pub(crate) addr: SocketAddr,
+    pub(crate) protocol: Protocol,
+    /// Requests in flight from this worker.
+    load: Cell<u32>,
+    idle: RefCell<Vec<Idle>>,
+    max_idle: usize,
+    h2: RefCell<Option<http2::SendRequest<RequestBody>>>,
+    health: Cell<Health>,
+    retired: Cell<bool>,
+}
+
+/// What this worker knows of an endpoint's accepting connections.
+#[derive(Clone, Copy, Debug)]
+enum Health {
+    /// Accepted the last connection.
+    Accepting,
+    /// Not known to accept: one connection attempt at a time, from `retry_at` on.
+    Unproven { failures: u32, retry_at: Instant, connecting: bool },
+}
+
+#[derive(Debug)]
+struct Idle {
+    connection: Box<H1>,
+    since: Instant,
+}
+
+/// An HTTP/1.1 connection.
+pub(crate) struct H1 {
+    sender: http1::SendRequest<RequestBody>,
+    driver: Driver,
+    reused: bool,
+}
+
+/// A connection lent to one request. Dropped before its response has ended, an HTTP/1.1 connection is closed.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    endpoint: Rc<Endpoint>,
+    connection: Connection,
+}
+
+#[derive(Debug)]
+enum Connection {
+    H1(Box<H1>),
+    H2(http2::SendRequest<RequestBody>),
+    /// Given back.
+    Gone,
+}
+
+/// What an endpoint can offer now.
+pub(crate) enum Offer {
+    /// A connection that is open.
+    Lease(Lease),
+    /// Leave to connect.
+    Connect(Permit),
+}
+
+/// Leave to open a connection; given up when dropped.
+pub(crate) struct Permit {
+    endpoint: Rc<Endpoint>,
+    done: bool,
+}
+
+// === impl Endpoint ===
+
+impl Endpoint {
+    pub(crate) fn new(addr: SocketAddr, protocol: Protocol, max_idle: usize) -> Self {
+        Self {
+            addr,
+            protocol,
+            load: Cell::new(0),
+            idle: RefCell::default(),
+            max_idle,
+            h2: RefCell::new(None),
+            health: Cell::new(Health::Unproven { failures: 0, retry_at: Instant::now(), connecting: false }),
+            retired: Cell::new(false),
+        }
+    }
+
+    /// Requests in flight, or `None` while no request may be sent here.
+    pub(crate) fn usable_load(&self, now: Instant) -> Option<u32> {
+        match self.health.get() {
+            Health::Accepting => Some(self.load.get()),
+            Health::Unproven { connecting: true, .. } => None,
+            Health::Unproven { retry_at, .. } => (retry_at <= now).then(|| self.load.get()),
+        }
+    }
+
+    /// When an endpoint that may not be used now may be tried again; `None` while an attempt is under way.
+    pub(crate) fn retry_at(&self) -> Option<Instant> {
+        match self.health.get() {
+            Health::Accepting | Health::Unproven { connecting: true, .. } => None,
+            Health::Unproven { retry_at, .. } => Some(retry_at),
+        }
+    }
+
+    /// An open connection, or leave to make one.
+    pub(crate) fn offer(self: &Rc<Self>) -> Offer {
+        if let Some(sender) = self.h2.borrow().as_ref().filter(|sender| !sender.is_closed()) {
+            return Offer::Lease(Lease::new(Rc::clone(self), Connection::H2(sender.clone())));
+        }
+        // The last one in is the likeliest to be open still, and the others may run out.
+        while let Some(idle) = self.take_idle() {
+            let mut connection = idle.connection;
+            connection.driver.drive_idle();
+            if connection.is_ready() {
+                connection.reused = true;
+                return Offer::Lease(Lease::new(Rc::clone(self), Connection::H1(connection)));
+            }
+        }
+        if let Health::Unproven { failures, retry_at, .. } = self.health.get() {
+            self.health.set(Health::Unproven { failures, retry_at, connecting: true });
+        }
+        Offer::Connect(Permit { endpoint: Rc::clone(self), done: false })
+    }
+
+    /// No request is sent here any more: what comes back is closed.
+    pub(crate) fn retire(&self) {
+        self.retired.set(true);
+        self.idle.borrow_mut().clear();
+        self.h2.borrow_mut().take();
+    }
+
+    /// Drops connections that have ended, were not used for long, or exceed `limit`; returns what is left of it.
+    pub(crate) fn sweep(&self, now: Instant, limit: usize) -> usize {
+        let mut idle = self.idle.borrow_mut();
+        idle.retain_mut(|idle| {
+            idle.connection.driver.drive_idle();
+            idle.connection.is_ready() && now.duration_since(idle.since) < IDLE_TIMEOUT
+        });
+        // The oldest lie in front.
+        let excess = idle.len().saturating_sub(limit);
+        idle.drain(..excess);
+        limit - idle.len()
+    }
+
+    fn take_idle(&self) -> Option<Idle> {
+        self.idle.borrow_mut().pop()
+    }
+
+    fn put_idle(&self, connection: Box<H1>) {
+        let mut idle = self.idle.borrow_mut();
+        if !self.retired.get() && idle.len() < self.max_idle {
+            idle.push(Idle { connection, since: Instant::now() });
+        }
+    }
+
+    fn failed(&self) {
+        let failures = match self.health.get() {
+            Health::Accepting => 0,
+            Health::Unproven { failures, .. } => failures,
+        };
+        let pause = BACKOFF_FIRST.saturating_mul(1 << failures.min(16)).min(BACKOFF_MAX);
+        let retry_at = Instant::now() + pause;
+        self.health.set(Health::Unproven { failures: failures.saturating_add(1), retry_at, connecting: false });
+    }
+}
+
+// === impl Permit ===
+
+impl Permit {
+    pub(crate) fn endpoint(&self) -> &Rc<Endpoint> {
+        &self.endpoint
+    }
+
+    /// The endpoint did not accept.
+    pub(crate) fn failed(mut self) {
+        self.done = true;
+        self.endpoint.failed();
+    }
+
+    /// The endpoint accepted `stream`.
+    pub(crate) async fn accepted(mut self, stream: TcpStream) -> hyper::Result<Lease> {
+        self.done = true;
+        self.endpoint.health.set(Health::Accepting);
+        let endpoint = Rc::clone(&self.endpoint);
+        let connection = match endpoint.protocol {
+            Protocol::Http1 => Connection::H1(Box::new(H1::handshake(stream).await?)),
+            Protocol::H2c => {
+                let sender = handshake_h2(stream).await?;
+                if !endpoint.retired.get() {
+                    endpoint.h2.replace(Some(sender.clone()));
+                }
+                Connection::H2(sender)
+            }
+        };
+        Ok(Lease::new(endpoint, connection))
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if !self.done
+            && let Health::Unproven { failures, retry_at, .. } = self.endpoint.health.get()
+        {
+            self.endpoint.health.set(Health::Unproven { failures, retry_at, connecting: false });
+        }
+    }
+}
+
+// === impl H1 ===
+
+impl H1 {
+    async fn handshake(stream: TcpStream) -> hyper::Result<Self> {
+        let (sender, connection) = http1::Builder::new().handshake(TokioIo::new(stream)).await?;
+        Ok(Self { sender, driver: Driver::new(connection.with_upgrades()), reused: false })
+    }
+
+    fn is_ready(&self) -> bool {
+        self.driver.is_open() && self.sender.is_ready()
+    }
+}
+
+impl std::fmt::Debug for H1 {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("H1").field("driver", &self.driver).field("reused", &self.reused).finish_non_exhaustive()
+    }
+}
+
+async fn handshake_h2(stream: TcpStream) -> hyper::Result<http2::SendRequest<RequestBody>> {
+    let (sender, connection) =
+        http2::Builder::new(LocalExec).timer(hyper_util::rt::TokioTimer::new()).handshake(TokioIo::new(stream)).await?;
+    runtime::task::spawn_local("upstream-h2", async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "upstream HTTP/2 connection ended");
+        }
+    });
+    Ok(sender)
+}
+
+// === impl Lease ===
+
+impl Lease {
+    fn new(endpoint: Rc<Endpoint>, connection: Connection) -> Self {
+        endpoint.load.set(endpoint.load.get() + 1);
+        Self { endpoint, connection }
+    }
+
+    /// Whether the connection has served another request before, so that the upstream may have closed it meanwhile.
+    pub(crate) fn is_reused(&self) -> bool {
+        match &self.connection {
+            Connection::H1(connection) => connection.reused,
+            Connection::H2(_) | Connection::Gone => true,
+        }
+    }
+
+    pub(crate) fn protocol(&self) -> Protocol {
+        self.endpoint.protocol
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.endpoint.addr
+    }
+
+    /// Whether the connection makes progress without being driven.
+    pub(crate) fn has_own_task(&self) -> bool {
+        matches!(self.connection, Connection::H2(_))
+    }
+
+    /// Begins to send; the future makes progress only while [`Lease::drive`] is called.
+    pub(crate) fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + use<> {
+        let (h1, h2) = match &mut self.connection {
+            Connection::H1(connection) => (Some(connection.sender.try_send_request(request)), None),
+            Connection::H2(sender) => (None, Some(sender.try_send_request(request))),
+            Connection::Gone => unreachable!("a lease that was given back is consumed"),
+        };
+        async move {
+            match (h1, h2) {
+                (Some(h1), _) => h1.await,
+                (None, Some(h2)) => h2.await,
+                (None, None) => unreachable!("a connection speaks one protocol"),
+            }
+        }
+    }
+
+    /// Moves the connection's bytes; `cx` is woken when there are more.
+    pub(crate) fn drive(&mut self, cx: &mut Context<'_>) {
+        if let Connection::H1(connection) = &mut self.connection {
+            connection.driver.drive(cx);
+        }
+    }
+
+    /// Takes from the connection's other end, without this task's being woken by the taking.
+    pub(crate) fn quietly<T>(&mut self, act: impl FnOnce() -> T) -> T {
+        match &mut self.connection {
+            Connection::H1(connection) => connection.driver.quietly(act),
+            Connection::H2(_) | Connection::Gone => act(),
+        }
+    }
+
+    /// Resolves when an HTTP/1.1 connection has ended or was handed over to an upgrade.
+    pub(crate) async fn driven(mut self) {
+        std::future::poll_fn(|cx| {
+            self.drive(cx);
+            match &self.connection {
+                Connection::H1(connection) if connection.driver.is_open() => Poll::Pending,
+                Connection::H1(_) | Connection::H2(_) | Connection::Gone => Poll::Ready(()),
+            }
+        })
+        .await;
+    }
+
+    /// The response has ended: an open HTTP/1.1 connection goes back to the pool.
+    pub(crate) fn finish(mut self) {
+        if let Connection::H1(connection) = &mut self.connection {
+            connection.driver.drive_idle();
+        }
+        if let Connection::H1(connection) = std::mem::replace(&mut self.connection, Connection::Gone)
+            && connection.is_ready()
+        {
+            self.endpoint.put_idle(connection);
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.endpoint.load.set(self.endpoint.load.get() - 1);
+    }
+}

@@ -1,0 +1,111 @@
+//! The one function from error to response: status, reason label, whose fault it is, and whether another try may help.
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+
+use super::{body::ResponseBody, error::ProxyError};
+
+/// Who has to act for the error to go away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Fault {
+    Downstream,
+    Upstream,
+    Us,
+}
+
+/// What an error means to a client and to an operator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    /// Of the response; statuses are those of the KEDA HTTP Add-on.
+    pub(crate) status: StatusCode,
+    /// Label of the error metric.
+    pub(crate) reason: &'static str,
+    pub(crate) fault: Fault,
+    /// Whether the same request may succeed when it is sent again.
+    pub(crate) retryable: bool,
+}
+
+// === impl Fault ===
+
+impl Fault {
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Downstream => "downstream",
+            Self::Upstream => "upstream",
+            Self::Us => "us",
+        }
+    }
+}
+
+/// Status recorded for a client that left before a response; nobody receives it.
+/// nginx's number, which the add-on took over in 0.16.
+pub(crate) const CLIENT_CLOSED_REQUEST: u16 = 499;
+
+/// What `error` means.
+pub(crate) fn verdict(error: &ProxyError) -> Verdict {
+    use Fault::{Downstream, Upstream, Us};
+    let (status, reason, fault, retryable) = match error {
+        ProxyError::BadHost => (StatusCode::BAD_REQUEST, "bad_host", Downstream, false),
+        ProxyError::Connect => (StatusCode::NOT_IMPLEMENTED, "connect_method", Downstream, false),
+        ProxyError::NoRoute => (StatusCode::NOT_FOUND, "no_route", Downstream, false),
+        ProxyError::Unresolved => (StatusCode::INTERNAL_SERVER_ERROR, "target_unresolved", Us, false),
+        ProxyError::HoldFull => (StatusCode::SERVICE_UNAVAILABLE, "hold_full", Us, true),
+        ProxyError::HoldTimeout => (StatusCode::GATEWAY_TIMEOUT, "hold_timeout", Upstream, true),
+        ProxyError::ConnectTimeout(_) => (StatusCode::GATEWAY_TIMEOUT, "connect_timeout", Upstream, true),
+        ProxyError::ResponseHeaderTimeout => (StatusCode::GATEWAY_TIMEOUT, "response_header_timeout", Upstream, false),
+        ProxyError::RequestTimeout => (StatusCode::GATEWAY_TIMEOUT, "request_timeout", Upstream, false),
+        ProxyError::Upstream(_) => (StatusCode::BAD_GATEWAY, "upstream_error", Upstream, false),
+        ProxyError::UpstreamClosed => (StatusCode::BAD_GATEWAY, "upstream_closed", Upstream, false),
+        ProxyError::UpgradeMismatch => (StatusCode::BAD_GATEWAY, "upgrade_mismatch", Upstream, false),
+        ProxyError::ClientGone => {
+            let status = StatusCode::from_u16(CLIENT_CLOSED_REQUEST).expect("499 is within 100..=999");
+            (status, "client_gone", Downstream, false)
+        }
+    };
+    Verdict { status, reason, fault, retryable }
+}
+
+/// The response to `error`.
+pub(crate) fn respond(error: &ProxyError) -> Response<ResponseBody> {
+    let status = verdict(error).status;
+    let text = match error {
+        ProxyError::HoldFull => "too many pending requests\n".to_owned(),
+        _ => format!("{}\n", status.canonical_reason().unwrap_or("Error")),
+    };
+    text_response(status, text)
+}
+
+/// The answer to `OPTIONS *`, which is about the proxy itself.
+pub(crate) fn options_asterisk() -> Response<ResponseBody> {
+    Response::new(ResponseBody::empty())
+}
+
+fn text_response(status: StatusCode, text: String) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::full(Bytes::from(text)));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_route_is_answered_as_the_add_on_does() {
+        let response = respond(&ProxyError::NoRoute);
+        assert_eq!(response.status(), StatusCode::NOT_FOUND);
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "text/plain; charset=utf-8");
+        assert_eq!(response.headers()[header::X_CONTENT_TYPE_OPTIONS], "nosniff");
+        assert_eq!(response.body().as_full(), Some(&b"Not Found\n"[..]));
+    }
+
+    #[test]
+    fn a_full_hold_queue_says_so() {
+        let response = respond(&ProxyError::HoldFull);
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(response.body().as_full(), Some(&b"too many pending requests\n"[..]));
+    }
+}

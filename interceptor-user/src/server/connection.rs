@@ -1,0 +1,179 @@
+//! One client connection: its state that requests share, and the future that serves it.
+
+use std::{
+    cell::{Cell, RefCell},
+    net::SocketAddr,
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use http::HeaderValue;
+use tokio::time::Instant;
+
+use super::io::{Interim, IoShared};
+use crate::proxy::Timer;
+
+/// How long a request's head may take from its first byte; the add-on's value.
+pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How far the process's end has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    #[default]
+    Running,
+    /// No new requests; those in flight may finish.
+    Closing,
+    /// Everything ends now.
+    Cut,
+}
+
+/// What the requests of one client connection share. Belongs to the worker that accepted it.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    peer: SocketAddr,
+    peer_ip: HeaderValue,
+    io: Arc<IoShared>,
+    phase: Cell<Phase>,
+    waker: RefCell<Option<Waker>>,
+    requests: Cell<u32>,
+    /// Since when a request's head has been coming in, without being complete.
+    head_since: Cell<Option<Instant>>,
+    /// Of the request before; HTTP/1.1 has one at a time.
+    timer: RefCell<Option<Timer>>,
+}
+
+/// A timer on loan to one request.
+pub(crate) struct TimerLoan {
+    pub(crate) timer: Timer,
+    connection: Rc<Connection>,
+}
+
+/// Serves a connection, and ends it as the phase asks.
+pub(crate) struct Serve<C> {
+    pub(crate) inner: Pin<Box<C>>,
+    pub(crate) connection: Rc<Connection>,
+    pub(crate) seen: Phase,
+}
+
+/// A server connection that can be asked to end after the requests in flight.
+pub(crate) trait Graceful: Future {
+    fn graceful_shutdown(self: Pin<&mut Self>);
+}
+
+// === impl Connection ===
+
+impl Connection {
+    pub(crate) fn new(peer: SocketAddr, io: Arc<IoShared>) -> Self {
+        let ip = peer.ip().to_canonical().to_string();
+        Self {
+            peer,
+            peer_ip: HeaderValue::try_from(ip).expect("an address is made of visible ASCII"),
+            io,
+            phase: Cell::default(),
+            waker: RefCell::default(),
+            requests: Cell::new(0),
+            head_since: Cell::new(Some(Instant::now())),
+            timer: RefCell::default(),
+        }
+    }
+
+    pub(crate) fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// The client's address as `X-Forwarded-For` has it.
+    pub(crate) fn peer_ip(&self) -> &HeaderValue {
+        &self.peer_ip
+    }
+
+    /// Sends 1xx responses to this client.
+    pub(crate) fn interim(&self) -> Interim {
+        Interim::new(Arc::clone(&self.io))
+    }
+
+    /// Resolves when the client has left, although nobody reads from it.
+    pub(crate) async fn client_gone(&self) {
+        self.io.closed().await;
+    }
+
+    pub(crate) fn timer(self: &Rc<Self>) -> TimerLoan {
+        TimerLoan { timer: self.timer.borrow_mut().take().unwrap_or_default(), connection: Rc::clone(self) }
+    }
+
+    pub(crate) fn request_began(&self) {
+        self.requests.set(self.requests.get() + 1);
+        self.head_since.set(None);
+        self.io.take_heard();
+    }
+
+    pub(crate) fn request_ended(&self) {
+        self.requests.set(self.requests.get() - 1);
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.requests.get() == 0
+    }
+
+    /// Moves the connection to `phase`, if that is a step forward.
+    pub(crate) fn advance(&self, phase: Phase) {
+        if phase > self.phase.get() {
+            self.phase.set(phase);
+            if let Some(waker) = self.waker.borrow().as_ref() {
+                waker.wake_by_ref();
+            }
+        }
+    }
+
+    /// Ends the connection when a request's head takes too long. Called by the worker every second, which is
+    /// precise enough and costs a request nothing.
+    pub(crate) fn check_head(&self, now: Instant) -> bool {
+        if !self.is_idle() {
+            return false;
+        }
+        match self.head_since.get() {
+            None if self.io.take_heard() => self.head_since.set(Some(now)),
+            Some(since) if now.duration_since(since) >= HEAD_TIMEOUT => {
+                self.advance(Phase::Cut);
+                return true;
+            }
+            None | Some(_) => {}
+        }
+        false
+    }
+}
+
+// === impl TimerLoan ===
+
+impl Drop for TimerLoan {
+    fn drop(&mut self) {
+        self.connection.timer.replace(Some(std::mem::take(&mut self.timer)));
+    }
+}
+
+// === impl Serve ===
+
+impl<C: Graceful> Future for Serve<C> {
+    type Output = Option<C::Output>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let phase = self.connection.phase.get();
+        if phase == Phase::Cut {
+            return Poll::Ready(None);
+        }
+        if phase > self.seen {
+            self.seen = phase;
+            self.inner.as_mut().graceful_shutdown();
+        }
+        let polled = self.inner.as_mut().poll(cx);
+        if polled.is_pending() {
+            let mut waker = self.connection.waker.borrow_mut();
+            if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                *waker = Some(cx.waker().clone());
+            }
+        }
+        polled.map(Some)
+    }
+}

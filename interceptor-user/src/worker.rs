@@ -1,0 +1,313 @@
+//! One worker: what its requests share among themselves, and nothing with other workers but one immutable snapshot,
+//! the counters' shards and the process's limits.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    fmt,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use foldhash::fast::RandomState;
+use http::{HeaderMap, HeaderValue};
+use interceptor_core::{
+    RouteEntry, RouteId, UpstreamId,
+    inflight::{HeldGuard, RouteCounters},
+    route::PortRef,
+    upstream::Resolution,
+};
+use runtime::{
+    drain::{self, Phase},
+    snapshot::{Cached, Reader, Subscription},
+};
+use tokio::{sync::Notify, time::Instant};
+
+use crate::{
+    coldstart::ColdStarts,
+    config::ProxyConfig,
+    metrics::{MethodLabel, Metrics, RouteMetrics, Series},
+    proxy::{Balancer, ProxyError},
+    server::connection::{self, Connection},
+};
+
+/// How often slow heads and idle upstream connections are looked for.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// What all workers share; written on the cold path alone.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: ProxyConfig,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) cold_starts: ColdStarts,
+    pub(crate) held: AtomicUsize,
+}
+
+/// A place in the hold queue; given up when dropped.
+#[must_use]
+pub(crate) struct HoldPlace {
+    shared: Arc<Shared>,
+    _held: HeldGuard<Rc<LocalRoute>>,
+}
+
+/// A route as one worker knows it.
+#[derive(Debug)]
+pub(crate) struct LocalRoute {
+    pub(crate) entry: Arc<RouteEntry>,
+    metrics: Arc<RouteMetrics>,
+    series: RefCell<Vec<(MethodLabel, u16, Series)>>,
+}
+
+/// One worker.
+pub(crate) struct Worker {
+    pub(crate) id: usize,
+    pub(crate) shared: Arc<Shared>,
+    reader: Reader,
+    snapshot: RefCell<Cached>,
+    /// `None` once the worker has ended all that the process's end waits for.
+    drain: RefCell<Option<drain::Watch>>,
+    routes: RefCell<HashMap<RouteId, Rc<LocalRoute>, RandomState>>,
+    balancers: RefCell<HashMap<UpstreamId, Rc<Balancer>, RandomState>>,
+    connections: RefCell<HashMap<u64, Rc<Connection>, RandomState>>,
+    next_connection: Cell<u64>,
+    room: Notify,
+    seed: u64,
+}
+
+/// A client connection's entry with its worker; removed when dropped.
+pub(crate) struct Registered {
+    worker: Rc<Worker>,
+    id: u64,
+}
+
+// === impl Shared ===
+
+impl Shared {
+    pub(crate) fn new(config: ProxyConfig, metrics: Arc<Metrics>) -> Self {
+        Self { config, metrics, cold_starts: ColdStarts::default(), held: AtomicUsize::new(0) }
+    }
+
+    /// A place for one more held request of `route`, if the limits allow.
+    pub(crate) fn hold_place(self: &Arc<Self>, route: &Rc<LocalRoute>, worker: usize) -> Result<HoldPlace, ProxyError> {
+        let per_route = self.config.max_held_per_route;
+        let full = self.held.load(Relaxed) >= self.config.max_held
+            || per_route.is_some_and(|limit| route.entry.counters.counts().held >= limit.get());
+        if full {
+            self.metrics.hold_rejected(&route.entry.route.key);
+            return Err(ProxyError::HoldFull);
+        }
+        self.held.fetch_add(1, Relaxed);
+        Ok(HoldPlace { shared: Arc::clone(self), _held: HeldGuard::enter(Rc::clone(route), worker) })
+    }
+}
+
+impl Drop for HoldPlace {
+    fn drop(&mut self) {
+        self.shared.held.fetch_sub(1, Relaxed);
+    }
+}
+
+// === impl LocalRoute ===
+
+impl LocalRoute {
+    /// Notes a request that has ended.
+    pub(crate) fn record(&self, method: MethodLabel, code: u16, elapsed: Duration) {
+        let mut all = self.series.borrow_mut();
+        let known = all.iter().position(|(of_method, of_code, _)| *of_method == method && *of_code == code);
+        let index = known.unwrap_or_else(|| {
+            all.push((method, code, self.metrics.series(method, code)));
+            all.len() - 1
+        });
+        all[index].2.record(elapsed);
+    }
+}
+
+impl AsRef<RouteCounters> for LocalRoute {
+    fn as_ref(&self) -> &RouteCounters {
+        &self.entry.counters
+    }
+}
+
+// === impl Worker ===
+
+impl Worker {
+    pub(crate) fn new(id: usize, shared: Arc<Shared>, reader: Reader, drain: drain::Watch) -> Rc<Self> {
+        let seed = std::hash::BuildHasher::hash_one(&RandomState::default(), id);
+        Rc::new(Self {
+            id,
+            shared,
+            snapshot: RefCell::new(reader.cached()),
+            reader,
+            drain: RefCell::new(Some(drain)),
+            routes: RefCell::default(),
+            balancers: RefCell::default(),
+            connections: RefCell::default(),
+            next_connection: Cell::new(0),
+            room: Notify::new(),
+            seed,
+        })
+    }
+
+    /// The route of a request.
+    pub(crate) fn route(&self, host: &HeaderValue, path: &str, headers: &HeaderMap) -> Option<Rc<LocalRoute>> {
+        let mut snapshot = self.snapshot.borrow_mut();
+        let entry = snapshot.load().table.lookup(host.to_str().ok()?, path, headers)?;
+        if let Some(local) = self.routes.borrow().get(&entry.id)
+            && Arc::ptr_eq(&local.entry, entry)
+        {
+            return Some(Rc::clone(local));
+        }
+        let metrics = self.shared.metrics.route(&entry.route.key);
+        let local = Rc::new(LocalRoute { entry: Arc::clone(entry), metrics, series: RefCell::default() });
+        self.routes.borrow_mut().insert(entry.id, Rc::clone(&local));
+        Some(local)
+    }
+
+    /// Whether the route's Service or port is known to be missing, so that waiting can't help.
+    pub(crate) fn is_unresolved(&self, entry: &RouteEntry) -> bool {
+        let mut snapshot = self.snapshot.borrow_mut();
+        snapshot.load().upstream_of(entry).is_none_or(|upstream| match upstream.resolution {
+            Resolution::Found => false,
+            // A number may be right although the Service is not there yet; a name can't be looked up without it.
+            Resolution::NoService => matches!(upstream.target.port, PortRef::Name(_)),
+            Resolution::NoPort => true,
+        })
+    }
+
+    /// The route as it is now, for a request that has waited meanwhile; `None` when it has been deleted.
+    pub(crate) fn current(&self, id: RouteId) -> Option<Arc<RouteEntry>> {
+        self.snapshot.borrow_mut().load().route(id).cloned()
+    }
+
+    /// The endpoints of the route's upstream as of the latest snapshot. The id alone would not do: it may have been
+    /// given to another target since the route was looked up.
+    pub(crate) fn balancer(&self, entry: &RouteEntry) -> Rc<Balancer> {
+        let mut balancers = self.balancers.borrow_mut();
+        let new = || {
+            Rc::new(Balancer::new(self.shared.config.max_idle_per_endpoint, self.seed ^ u64::from(entry.upstream.0)))
+        };
+        match self.snapshot.borrow_mut().load().upstream_of(entry) {
+            Some(upstream) => {
+                let balancer = balancers.entry(entry.upstream).or_insert_with(new);
+                balancer.update(upstream);
+                Rc::clone(balancer)
+            }
+            None => new(),
+        }
+    }
+
+    /// Told when the upstream's endpoints change.
+    pub(crate) fn subscribe(&self, id: UpstreamId) -> Subscription {
+        self.reader.subscribe(id)
+    }
+
+    /// Whether clients are to be told to go.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.drain.borrow().as_ref().is_none_or(|watch| watch.phase() >= Phase::Draining)
+    }
+
+    /// A watch for a tunnel, which the end does not wait for.
+    pub(crate) fn tunnel_watch(&self) -> drain::TunnelWatch {
+        self.watch().into_tunnel()
+    }
+
+    /// Resolves when no more connections are to be accepted.
+    pub(crate) async fn closing(&self) {
+        self.watch().reached(Phase::Closing).await;
+    }
+
+    fn watch(&self) -> drain::Watch {
+        self.drain.borrow().clone().expect("the watch is kept until the last connection has ended")
+    }
+
+    /// Resolves when one more client may connect.
+    pub(crate) async fn room_for_connection(&self) {
+        while self.connections.borrow().len() >= self.shared.config.max_connections_per_worker {
+            self.shared.metrics.connection_limit_reached();
+            self.room.notified().await;
+        }
+    }
+
+    /// Enters a client connection.
+    pub(crate) fn register(self: &Rc<Self>, connection: &Rc<Connection>) -> Registered {
+        let id = self.next_connection.get();
+        self.next_connection.set(id + 1);
+        self.connections.borrow_mut().insert(id, Rc::clone(connection));
+        self.shared.metrics.connections.inc();
+        Registered { worker: Rc::clone(self), id }
+    }
+
+    /// Looks after connections and caches every second, until the worker is cut.
+    pub(crate) async fn sweep_loop(self: Rc<Self>) {
+        let mut ticks = tokio::time::interval(SWEEP);
+        loop {
+            ticks.tick().await;
+            self.sweep(Instant::now());
+        }
+    }
+
+    fn sweep(&self, now: Instant) {
+        for connection in self.connections.borrow().values() {
+            if connection.check_head(now) {
+                self.shared.metrics.slow_head();
+            }
+        }
+        let snapshot = Arc::clone(self.snapshot.borrow_mut().load());
+        self.routes
+            .borrow_mut()
+            .retain(|id, local| snapshot.routes.get(&local.entry.route.key).is_some_and(|current| current.id == *id));
+        let mut left = self.shared.config.max_idle_per_worker;
+        self.balancers.borrow_mut().retain(|id, balancer| {
+            if snapshot.upstream(*id).is_none() {
+                balancer.retire();
+                return false;
+            }
+            left = balancer.sweep(now, left);
+            true
+        });
+    }
+
+    /// Follows the process's end: lets connections finish, then cuts them.
+    pub(crate) async fn end(self: Rc<Self>) {
+        let mut phase = self.watch();
+        phase.reached(Phase::Closing).await;
+        self.advance_all(connection::Phase::Closing);
+        let done = async {
+            while !self.connections.borrow().is_empty() {
+                self.room.notified().await;
+            }
+        };
+        tokio::select! {
+            () = done => {}
+            () = phase.reached(Phase::Cut) => self.advance_all(connection::Phase::Cut),
+        }
+        self.drain.borrow_mut().take();
+    }
+
+    fn advance_all(&self, phase: connection::Phase) {
+        for connection in self.connections.borrow().values() {
+            connection.advance(phase);
+        }
+    }
+}
+
+impl fmt::Debug for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+// === impl Registered ===
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.worker.connections.borrow_mut().remove(&self.id);
+        self.worker.shared.metrics.connections.dec();
+        self.worker.room.notify_waiters();
+        self.worker.room.notify_one();
+    }
+}
