@@ -1,11 +1,11 @@
 //! The data plane in the kernel, level `self`: loads the programs, attaches them to one cgroup and keeps them fed. All of
 //! it ends with this process, for nothing is pinned.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{os::fd::AsFd as _, path::Path, sync::Arc, time::Duration};
 
 use aya::{
     Btf, Ebpf, EbpfError, EbpfLoader,
-    programs::{CgroupAttachMode, ProgramError, SockOps},
+    programs::{CgroupAttachMode, ProgramError, SockOps, sock_ops::SockOpsLink},
     util::{KernelVersion, nr_cpus},
 };
 use interceptor_common::Stats;
@@ -24,6 +24,7 @@ use crate::{
     object::OBJECT,
     probe::{self, ProbeError, Probed},
     selftest::{self, SelfTestError},
+    syscall,
 };
 
 const PROGRAM: &str = "count_connections";
@@ -38,8 +39,11 @@ pub struct Kernel {
     /// What was last said about upstreams that are left out, so that it is said once.
     said: Vec<LeftOut>,
     missed: u64,
-    /// Owns the program and its link: dropping it detaches.
-    _ebpf: Ebpf,
+    cgroup: Cgroup,
+    program: u32,
+    /// Dropping it detaches.
+    link: Option<SockOpsLink>,
+    ebpf: Ebpf,
 }
 
 /// Why the kernel cannot be used, by step.
@@ -55,8 +59,6 @@ pub(crate) enum Unavailable {
     Object(#[from] Box<EbpfError>),
     #[error(transparent)]
     Map(#[from] WrongMap),
-    #[error("the object has no program {PROGRAM}")]
-    NoProgram,
     #[error("cannot load program {PROGRAM}")]
     Load(#[source] Box<ProgramError>),
     #[error("cannot attach program {PROGRAM} to {path}")]
@@ -98,7 +100,9 @@ impl Kernel {
             .map_err(Box::new)?;
         let mut maps = KernelMaps::take(&mut ebpf)?;
         let logs = Logs::take(&mut ebpf).map_err(Box::new)?;
-        attach(&mut ebpf, &cgroup)?;
+        let program = load(&mut ebpf).map_err(|error| Unavailable::Load(Box::new(error)))?;
+        let failed = |error| Unavailable::Attach { path: cgroup.path().display().to_string(), source: Box::new(error) };
+        let link = attach(&mut ebpf, &cgroup).map_err(failed)?;
         selftest::run(&mut maps)?;
         let others = cgroup.others();
         if others > 0 {
@@ -112,8 +116,30 @@ impl Kernel {
             logs: Some(logs),
             said: Vec::new(),
             missed: 0,
-            _ebpf: ebpf,
+            cgroup,
+            program,
+            link: Some(link),
+            ebpf,
         })
+    }
+
+    /// Takes the program off its cgroup, as somebody else might: for tests of [`Dataplane::repair`].
+    pub fn detach(&mut self) {
+        self.link = None;
+    }
+
+    /// Attaches the program again if somebody has taken it off. What it has missed by then nobody knows, so every upstream
+    /// starts anew.
+    fn stay_attached(&mut self) -> Result<bool, SyncError> {
+        let attached = syscall::sockops_of(self.cgroup.dir().as_fd()).map_err(SyncError::Query)?;
+        if attached.contains(&self.program) {
+            return Ok(false);
+        }
+        let attached = attach(&mut self.ebpf, &self.cgroup).map_err(|error| SyncError::Attach(Box::new(error)))?;
+        self.link = Some(attached);
+        self.ledger.start_anew(&mut self.maps)?;
+        tracing::warn!(cgroup = %self.cgroup.path().display(), "the program was taken off its cgroup and put back");
+        Ok(true)
     }
 
     fn after_sync(&mut self, report: &SyncReport) {
@@ -149,9 +175,10 @@ impl Dataplane for Kernel {
     }
 
     fn repair(&mut self) -> Result<RepairReport, SyncError> {
-        let report = self.ledger.repair(&mut self.maps)?;
-        if report.drifted() {
-            let RepairReport { missing, foreign, wrong } = report;
+        let detached = self.stay_attached()?;
+        let report = RepairReport { detached, ..self.ledger.repair(&mut self.maps)? };
+        let RepairReport { missing, foreign, wrong, detached: _ } = report;
+        if missing + foreign + wrong > 0 {
             tracing::warn!(missing, foreign, wrong, "the kernel's map of pod addresses had drifted and was mended");
         }
         let missed = self.maps.missed().map_err(SyncError::Counters)?;
@@ -181,15 +208,23 @@ impl Dataplane for Kernel {
     }
 }
 
-fn attach(ebpf: &mut Ebpf, cgroup: &Cgroup) -> Result<(), Unavailable> {
-    let program = ebpf.program_mut(PROGRAM).ok_or(Unavailable::NoProgram)?;
-    let load = |error| Unavailable::Load(Box::new(error));
-    let program: &mut SockOps = program.try_into().map_err(load)?;
-    program.load().map_err(load)?;
-    // Links always allow several programs on a cgroup; the flag for it is refused together with them.
-    let attached = program.attach(cgroup.dir(), CgroupAttachMode::Single);
-    let failed = |error| Unavailable::Attach { path: cgroup.path().display().to_string(), source: Box::new(error) };
-    attached.map(drop).map_err(failed)
+fn sockops(ebpf: &mut Ebpf) -> Result<&mut SockOps, ProgramError> {
+    let unknown = || ProgramError::InvalidName { name: PROGRAM.to_owned() };
+    ebpf.program_mut(PROGRAM).ok_or_else(unknown)?.try_into()
+}
+
+/// Loads the program and returns its id.
+fn load(ebpf: &mut Ebpf) -> Result<u32, ProgramError> {
+    let program = sockops(ebpf)?;
+    program.load()?;
+    Ok(program.info()?.id())
+}
+
+/// Links always allow several programs on a cgroup; the flag for it is refused together with them.
+fn attach(ebpf: &mut Ebpf, cgroup: &Cgroup) -> Result<SockOpsLink, ProgramError> {
+    let program = sockops(ebpf)?;
+    let id = program.attach(cgroup.dir(), CgroupAttachMode::Single)?;
+    program.take_link(id)
 }
 
 /// Before 5.11 maps and programs count as locked memory. What cannot be raised shows when they are loaded.

@@ -8,6 +8,7 @@ use std::{
     sync::Arc,
 };
 
+use aya::programs::ProgramError;
 use interceptor_common::Stats;
 use interceptor_core::{
     Upstream, UpstreamId,
@@ -39,6 +40,12 @@ pub enum SyncError {
     /// The map could not be read back.
     #[error("the kernel's map of pod addresses cannot be read")]
     Read(#[source] io::Error),
+    /// The kernel does not tell whether the program is still attached.
+    #[error("the programs attached to the cgroup cannot be listed")]
+    Query(#[source] io::Error),
+    /// The program had been taken off its cgroup and cannot be put back.
+    #[error("the program was taken off its cgroup and cannot be put back")]
+    Attach(#[source] Box<ProgramError>),
     /// Counters could not be read.
     #[error("the kernel's counters cannot be read")]
     Counters(#[source] io::Error),
@@ -144,6 +151,13 @@ impl Ledger {
         }
         self.reap(maps)?;
         Ok(report)
+    }
+
+    /// Gives every upstream a slot that has counted nothing, because what the present ones say can't be trusted any
+    /// more. Those whose connections ended unseen never drain; that costs room alone.
+    pub(crate) fn start_anew(&mut self, maps: &mut impl Maps) -> Result<(), SyncError> {
+        self.slots.retire_all_but(|_| None);
+        self.pass(maps).map(drop)
     }
 
     /// Every upstream that has a slot, with what was counted in this use of it, by id.

@@ -119,6 +119,8 @@ pub struct RepairReport {
     pub foreign: usize,
     /// Addresses that counted for a wrong upstream.
     pub wrong: usize,
+    /// The program had been taken off its cgroup; every upstream's counters start at zero again.
+    pub detached: bool,
 }
 
 /// What the control thread asks of the kernel, or of nothing.
@@ -187,6 +189,6 @@ impl ConnectionCounters {
 impl RepairReport {
     /// Whether there was anything to mend.
     pub const fn drifted(&self) -> bool {
-        self.missing + self.foreign + self.wrong > 0
+        self.detached || self.missing + self.foreign + self.wrong > 0
     }
 }

@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    os::fd::{FromRawFd as _, OwnedFd, RawFd},
+    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
 };
 
 /// Whether `bpf(2)` may be called for what is needed here: makes the smallest of maps and lets it go again.
@@ -18,6 +18,43 @@ pub(crate) fn bpf_allowed() -> io::Result<()> {
     // SAFETY: the kernel has just made the descriptor for us, and no one else knows it.
     drop(unsafe { OwnedFd::from_raw_fd(fd) });
     Ok(())
+}
+
+/// The ids of the sockops programs that are attached to a cgroup itself, not those of its ancestors.
+pub(crate) fn sockops_of(cgroup: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+    const BPF_PROG_QUERY: libc::c_int = 16;
+    const BPF_CGROUP_SOCK_OPS: u32 = 3;
+    /// The kernel allows no more on one cgroup.
+    const MOST: u32 = 64;
+
+    /// The part of `union bpf_attr` that this command uses.
+    #[repr(C)]
+    struct Query {
+        cgroup: RawFd,
+        kind: u32,
+        which: u32,
+        mode: u32,
+        ids: u64,
+        count: u32,
+        zero: u32,
+    }
+
+    let mut ids = [0_u32; MOST as usize];
+    let mut query = Query {
+        cgroup: cgroup.as_raw_fd(),
+        kind: BPF_CGROUP_SOCK_OPS,
+        which: 0,
+        mode: 0,
+        ids: ids.as_mut_ptr() as u64,
+        count: MOST,
+        zero: 0,
+    };
+    // SAFETY: the kernel writes into `query`, and at most `count` ids into `ids`; both live through the call.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, &raw mut query, size_of::<Query>()) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(ids.into_iter().take(query.count as usize).collect())
 }
 
 /// Waits until every program that was running when it was called has ended: an RCU grace period.

@@ -124,7 +124,7 @@ fn drift_is_found_reported_and_mended() {
     map.remove(&AddrKey::new(pods[0].addr)).unwrap();
     map.insert(AddrKey::new(pods[1].addr), one, 0).unwrap();
     map.insert(AddrKey::new(pods[2].addr), two, 0).unwrap();
-    assert_eq!(kernel.repair().unwrap(), RepairReport { missing: 1, foreign: 1, wrong: 1 });
+    assert_eq!(kernel.repair().unwrap(), RepairReport { missing: 1, foreign: 1, wrong: 1, detached: false });
     assert_eq!(kernel.repair().unwrap(), RepairReport::default());
     let mut after: Vec<_> = map.iter().map(Result::unwrap).collect();
     let mut expected = before.clone();
@@ -134,6 +134,24 @@ fn drift_is_found_reported_and_mended() {
     visit(pods[0].addr, Manner::PodCloses);
     visit(pods[2].addr, Manner::PodCloses);
     eventually("counted as before", || (count(&kernel, 1), count(&kernel, 2)) == ((1, 1, 0), (0, 0, 0)));
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_program_that_was_taken_off_is_put_back_and_counts_anew() {
+    let cell = Cell::enter();
+    let mut kernel = cell.open();
+    let pod = pod(1);
+    kernel.sync(&mut [upstream(1, "a", &[pod.addr])].iter()).unwrap();
+    let open = [connect(pod.addr).unwrap(), connect(pod.addr).unwrap()];
+    assert_eq!(count(&kernel, 1), (2, 0, 0));
+    kernel.detach();
+    visit(pod.addr, Manner::PodCloses);
+    assert_eq!(kernel.repair().unwrap(), RepairReport { detached: true, ..RepairReport::default() });
+    assert_eq!(kernel.repair().unwrap(), RepairReport::default());
+    drop(open);
+    visit(pod.addr, Manner::PodCloses);
+    eventually("it counts what came after, and that alone", || count(&kernel, 1) == (1, 1, 0));
 }
 
 fn map_slot(entries: &[(AddrKey, u32)], pod: &Pod) -> u32 {
