@@ -177,3 +177,6 @@ impl PartialEq for RouteEntry {
         *id == other.id && *route == other.route && *upstream == other.upstream
     }
 }
+
+#[cfg(test)]
+mod tests;
