@@ -67,6 +67,11 @@ impl Claims {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.all.is_empty() && self.contested.is_empty()
+    }
+
     /// Each loser of a claim with the one who won it; a route that repeats itself loses nothing.
     pub(super) fn contests(&self) -> impl Iterator<Item = Contest<'_>> {
         let contested = self.contested.iter().filter_map(|claim| Some((*claim, self.all.get(claim)?.split_first()?)));

@@ -10,6 +10,8 @@ use crate::{
     upstream::{Protocol, Resolution},
 };
 
+mod properties;
+
 fn index() -> Index {
     Index::new(1, Arc::new(NoSink))
 }

@@ -147,6 +147,11 @@ impl Upstreams {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.ids.is_empty() && self.services.is_empty() && self.slices.is_empty() && self.unresolved.is_empty()
+    }
+
     fn detach(&mut self, slice: &Slice) {
         if let Some(backing) = self.services.get_mut(&slice.service) {
             backing.slices.remove(&slice.key);

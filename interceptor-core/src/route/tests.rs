@@ -142,7 +142,8 @@ fn headers_are_tried_as_the_original_tries_them() {
     ]);
     let custom = |value| ("x-custom-header", value);
     let another = ("x-another-header", "baz");
-    let cases: [(&str, &[(&'static str, &str)], Option<&str>); 9] = [
+    type Case<'a> = (&'a str, &'a [(&'static str, &'a str)], Option<&'a str>);
+    let cases: [Case<'_>; 9] = [
         ("/api/", &[custom("foo")], Some("foo")),
         ("/api/", &[custom("bar")], Some("bar")),
         ("/api/", &[custom("any-value")], Some("key-only")),
