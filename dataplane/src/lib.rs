@@ -1,4 +1,3 @@
-#![deny(unsafe_code)]
 //! The user side of the kernel: probe, load, attach, maps in step, counters.
 //!
 //! ```text
@@ -10,6 +9,7 @@
 //! kernel's counters ─► Dataplane::counters ─ minus what a slot had counted before ─► (upstream, counters)
 //! kernel's log ─► Logs ─► tracing
 //! ```
+#![deny(unsafe_code)]
 
 use std::{fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 

@@ -1,12 +1,12 @@
-#![no_std]
-#![no_main]
-#![feature(asm_experimental_arch)]
-#![deny(unsafe_code)]
 //! The eBPF programs: entry points alone.
 //!
 //! ```text
 //! own cgroup ─► sockops ─► sockops::try_sockops ─► UPSTREAM_OF (address → slot) ─► CONN (per socket) ─► STATS (per slot)
 //! ```
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch)]
+#![deny(unsafe_code)]
 
 use aya_ebpf::{macros::sock_ops, programs::SockOpsContext};
 
