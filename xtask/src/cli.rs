@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::{bench, build_ebpf, ci, codegen, setup, sizes, test};
+use crate::{bench, build_ebpf, ci, codegen, demo, setup, sizes, test};
 
 /// The page a newcomer sees. `every_command_is_on_the_help_page` keeps it complete.
 const PAGE: &str = "\
@@ -50,6 +50,8 @@ enum Command {
     BuildEbpf,
     /// Write the generated code again.
     Codegen(codegen::CodegenArgs),
+    /// Watch one request wake a workload.
+    Demo(demo::DemoArgs),
     /// Check sizes and first lines of all source files against the style.
     Sizes,
     /// Set-up, then every test there is.
@@ -72,11 +74,25 @@ impl Cli {
                 Ok(())
             }
             Command::Codegen(args) => codegen::run(root, &args),
+            Command::Demo(args) => {
+                prepare(root);
+                demo::run(root, &args)
+            }
             Command::Sizes => sizes::run(root),
             Command::Test => test::run(root),
             Command::Ci => ci::run(root),
             Command::Bench(command) => bench::run(root, &command),
         }
+    }
+}
+
+/// Everything the demo needs besides what cargo builds. What cannot be had is said, and the demo does without.
+fn prepare(root: &Path) {
+    if setup::for_demo(root).bpf.is_some() {
+        return;
+    }
+    if let Err(error) = build_ebpf::build(root) {
+        eprintln!("demo: the data plane stays at level none: {error:#}");
     }
 }
 

@@ -8,6 +8,7 @@ mod build_ebpf;
 mod ci;
 mod cli;
 mod codegen;
+mod demo;
 mod process;
 mod report;
 mod setup;

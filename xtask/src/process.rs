@@ -86,8 +86,11 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        if self.has_ended() {
+            return;
+        }
         // nginx's master ends its workers on SIGTERM; SIGKILL would leave them behind.
-        let asked = Command::new("kill").arg(self.0.id().to_string()).status();
+        let asked = Command::new("kill").arg(self.0.id().to_string()).output();
         if asked.is_ok() {
             for _ in 0..100 {
                 if self.has_ended() {

@@ -36,6 +36,8 @@ const BENCH: [Package; 5] = [
     Package::new("util-linux", Probe::Command("taskset"), "a processor each for proxy and load"),
 ];
 
+const NO_BPF: &str = "no eBPF object can be built, so the data plane stays at level none";
+
 /// Arguments of `setup`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct SetupArgs {
@@ -77,15 +79,19 @@ pub(crate) fn run(root: &Path, args: &SetupArgs) -> Result<()> {
 
 /// Installs what building, testing and the demo need. Says what it could not; nobody stops for it.
 pub(crate) fn for_test(root: &Path) -> Missing {
-    let bpf = bpf(root).err().map(|error| format!("{error:#}"));
-    let tools = debian::install(&TEST).err().map(|error| format!("{error:#}"));
-    if let Some(why) = &bpf {
-        eprintln!("setup: no eBPF object can be built, so the data plane stays at level none: {why}");
-    }
-    if let Some(why) = &tools {
-        eprintln!("setup: some tests cannot run: {why}");
-    }
-    Missing { bpf, tools }
+    Missing { bpf: reported(bpf(root), NO_BPF), tools: reported(debian::install(&TEST), "some tests cannot run") }
+}
+
+/// Says on one line what did not work out and what follows; the reason alone goes on.
+fn reported(result: Result<()>, consequence: &str) -> Option<String> {
+    let why = format!("{:#}", result.err()?);
+    eprintln!("setup: {consequence}: {why}");
+    Some(why)
+}
+
+/// Installs what the demo needs: at data plane level none, nothing.
+pub(crate) fn for_demo(root: &Path) -> Missing {
+    Missing { bpf: reported(bpf(root), NO_BPF), tools: None }
 }
 
 /// Installs what the benches need, without starting the services of the packages.

@@ -82,6 +82,11 @@ pub(crate) fn all(root: &Path, report: &mut Report) -> Counts {
         total += Counts { filtered: 0, ..counts };
         Ok(counts.outcome())
     });
+    report.step("demo --once", || {
+        let this = std::env::current_exe().context("cannot find this program")?;
+        process::run(Command::new(this).args(["demo", "--once"]).current_dir(root))?;
+        Ok(Outcome::Passed("one request woke a workload".to_owned()))
+    });
     total
 }
 

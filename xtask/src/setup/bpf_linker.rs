@@ -32,7 +32,7 @@ pub(super) fn install(root: &Path) -> Result<()> {
     if installed(&tools.join("bin/bpf-linker")) {
         return Ok(());
     }
-    println!("setup: building bpf-linker {VERSION} (links the eBPF programs) into .rouse/tools; about two minutes");
+    eprintln!("setup: building bpf-linker {VERSION} (links the eBPF programs) into .rouse/tools; about two minutes");
     let mut build = process::cargo(root);
     build.args(["install", "bpf-linker", "--version", VERSION, "--locked", "--force"]);
     build.args(["--no-default-features", "--features", FEATURE, "--root"]).arg(&tools);

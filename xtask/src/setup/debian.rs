@@ -67,7 +67,7 @@ pub(super) fn install(packages: &[Package]) -> Result<()> {
     }
     for (number, package) in missing.iter().enumerate() {
         let Package { name, purpose, .. } = package;
-        println!("setup: Debian package {}/{}: {name} ({purpose})", number + 1, missing.len());
+        eprintln!("setup: Debian package {}/{}: {name} ({purpose})", number + 1, missing.len());
     }
     let quiet = NoServices::begin()?;
     let installed = fetch(&names);
@@ -88,7 +88,7 @@ fn fetch(names: &[&str]) -> Result<()> {
     if LISTS_READ.swap(true, Relaxed) {
         bail!("Debian's package lists, read a moment ago, do not lead to them");
     }
-    println!("setup: reading Debian's package lists");
+    eprintln!("setup: reading Debian's package lists");
     apt(&["update"], &[])?;
     apt(&["install"], names)
 }
@@ -107,7 +107,8 @@ fn apt(verb: &[&str], names: &[&str]) -> Result<()> {
     command.args(["--quiet", "--yes", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300"]);
     command.args(["-o", "Acquire::Retries=2", "-o", "Dpkg::Use-Pty=0"]);
     command.args(verb).args(names).env("DEBIAN_FRONTEND", "noninteractive");
-    let status = command.status().context("cannot start apt-get")?;
+    // Standard output belongs to what the command is for: `demo --once --json` prints its summary there.
+    let status = command.stdout(std::io::stderr()).status().context("cannot start apt-get")?;
     if !status.success() {
         bail!("`apt-get {}` failed, its words are above", verb.join(" "));
     }
