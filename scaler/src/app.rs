@@ -16,13 +16,15 @@ use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},
 };
-use tonic::transport::{Server, server::TcpIncoming};
+use tonic::transport::Server;
 use tonic_reflection::server as reflection;
 
 use crate::{
     board, collect,
     discover::{self, Admin, Change},
-    health, metrics,
+    health,
+    incoming::{MAX_CONNECTIONS, Refused, incoming},
+    metrics,
     service::{self, MAX_STREAMS, Service, Streams},
 };
 
@@ -74,6 +76,7 @@ pub struct Bound {
     news: board::Sender,
     streams: Arc<Streams>,
     fetches: metrics::Fetches,
+    refused: Arc<Refused>,
     metrics: Option<admin::Bound>,
 }
 
@@ -98,8 +101,9 @@ pub enum RunError {
 pub async fn build(config: Config) -> Result<Bound, BindError> {
     let (writer, news, board) = board::channel(config.unit);
     let streams = Arc::new(Streams::new(MAX_STREAMS));
+    let refused = Arc::new(Refused::default());
     let mut registry = Metrics::new("keda-http-external-scaler", env!("CARGO_PKG_VERSION"));
-    let fetches = metrics::register(registry.registry(), board.clone(), Arc::clone(&streams));
+    let fetches = metrics::register(registry.registry(), board.clone(), Arc::clone(&streams), Arc::clone(&refused));
     let metrics = match config.metrics_addr {
         Some(addr) => {
             let server = admin::Server::new().metrics(&registry.into_exposition());
@@ -112,7 +116,7 @@ pub async fn build(config: Config) -> Result<Bound, BindError> {
     let failed = |source| BindError { variable: "KEDA_HTTP_SCALER_PORT", addr, source };
     let grpc = TcpListener::bind(addr).await.map_err(failed)?;
     let grpc_addr = grpc.local_addr().map_err(failed)?;
-    Ok(Bound { config, grpc, grpc_addr, board, writer, news, streams, fetches, metrics })
+    Ok(Bound { config, grpc, grpc_addr, board, writer, news, streams, fetches, refused, metrics })
 }
 
 // === impl Bound ===
@@ -156,7 +160,9 @@ impl Bound {
         changes: mpsc::Receiver<Vec<Change>>,
         mut shutdown: Shutdown,
     ) -> Result<(), RunError> {
-        let Self { config, grpc, grpc_addr, board, writer, news, streams, fetches, metrics } = self;
+        let metrics_addr = self.metrics_addr().map(tracing::field::display);
+        tracing::info!(grpc_addr = %self.grpc_addr, metrics_addr, "scaler is serving");
+        let Self { config, grpc, grpc_addr: _, board, writer, news, streams, fetches, refused, metrics } = self;
         let Config { sources: _, grpc_addr: _, metrics_addr: _, admin, tick, offer_stream, interval, unit: _, name } =
             config;
         let (addresses_tx, addresses) = watch::channel(BTreeSet::new());
@@ -185,10 +191,9 @@ impl Bound {
             .add_service(health_service)
             .add_service(reflection().build_v1().expect("our own descriptors are valid"))
             .add_service(reflection().build_v1alpha().expect("our own descriptors are valid"))
-            .serve_with_incoming_shutdown(TcpIncoming::from(grpc).with_nodelay(Some(true)), async move {
+            .serve_with_incoming_shutdown(incoming(grpc, MAX_CONNECTIONS, refused), async move {
                 closing.requested().await;
             });
-        tracing::info!(%grpc_addr, "scaler is serving");
         group.spawn("grpc", server);
         tokio::select! {
             () = shutdown.requested() => {}

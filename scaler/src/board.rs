@@ -24,7 +24,7 @@ pub use self::topics::Subscription;
 use self::topics::{Topic, Topics};
 
 /// How much news may wait for the writer; a collector that is faster waits, and its source with it.
-const MAX_NEWS: usize = 256;
+const MAX_NEWS: usize = 64;
 
 /// Something that the writer is to know.
 #[derive(Debug)]

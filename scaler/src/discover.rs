@@ -9,7 +9,7 @@ use std::{
 };
 
 use interceptor_core::{ObjectKey, index::Event, service::Slice};
-use runtime::watch::{Invalid, Source, WatchError, WatchEvent, core_event};
+use runtime::watch::{Source, WatchError, WatchEvent, core_event};
 use tokio::sync::{mpsc, watch};
 
 use crate::board::{News, Sender};
@@ -43,7 +43,7 @@ struct Objects {
 /// Batches that may wait; the watch then waits too, and joins what changes meanwhile.
 const MAX_BATCHES: usize = 16;
 
-/// Reads all sources and tells what changes, until nobody listens. What is broken is logged, and stays as it was.
+/// Reads all sources and tells what changes, until nobody listens. What is broken stays as it was.
 pub async fn watch(sources: Vec<Source>, changes: mpsc::Sender<Vec<Change>>) -> Result<(), WatchError> {
     let (events, mut watched) = mpsc::channel::<Vec<WatchEvent>>(MAX_BATCHES);
     let translate = async {
@@ -60,20 +60,13 @@ pub async fn watch(sources: Vec<Source>, changes: mpsc::Sender<Vec<Change>>) -> 
 }
 
 fn change(event: &WatchEvent) -> Option<Change> {
-    match event {
-        WatchEvent::Synced => return Some(Change::Synced),
-        WatchEvent::Invalid(Invalid { file, document, object: _, message }) => {
-            tracing::warn!(file = %file.display(), document, message, "a document cannot be used");
-        }
-        WatchEvent::Repaired(Invalid { file, document, object: _, message: _ }) => {
-            tracing::info!(file = %file.display(), document, "a document can be used again");
-        }
-        WatchEvent::Applied(_) | WatchEvent::Deleted(..) => {}
+    if let WatchEvent::Synced = event {
+        return Some(Change::Synced);
     }
     match core_event(event) {
         Ok(event) => event.map(Change::Event),
         Err(error) => {
-            tracing::warn!(error = %error, "an object cannot be used");
+            tracing::warn!(%error, "an object cannot be used");
             None
         }
     }

@@ -17,6 +17,7 @@ pub mod board;
 pub mod collect;
 pub mod discover;
 pub mod health;
+pub mod incoming;
 pub mod metrics;
 pub mod push;
 pub mod service;

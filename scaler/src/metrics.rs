@@ -18,6 +18,7 @@ use prometheus_client::{
 
 use crate::{
     board::{Board, RouteState},
+    incoming::Refused,
     service::Streams,
 };
 
@@ -38,6 +39,7 @@ type NoLabels = [(String, String); 0];
 struct OnScrape {
     board: Board,
     streams: Arc<Streams>,
+    refused: Arc<Refused>,
 }
 
 /// A family with one series a route.
@@ -103,7 +105,7 @@ const FAMILIES: [Family; 7] = [
 ];
 
 /// Registers everything; returns what collectors write.
-pub fn register(registry: &mut Registry, board: Board, streams: Arc<Streams>) -> Fetches {
+pub fn register(registry: &mut Registry, board: Board, streams: Arc<Streams>, refused: Arc<Refused>) -> Fetches {
     let fetches = Fetches { duration: Histogram::new(FETCH_BUCKETS), errors: Counter::default() };
     registry.register_with_unit(
         "scaler_pinger_fetch_duration",
@@ -112,7 +114,7 @@ pub fn register(registry: &mut Registry, board: Board, streams: Arc<Streams>) ->
         fetches.duration.clone(),
     );
     registry.register("scaler_pinger_fetch_errors", "Total failed queue pinger fetch cycles", fetches.errors.clone());
-    registry.register_collector(Box::new(OnScrape { board, streams }));
+    registry.register_collector(Box::new(OnScrape { board, streams, refused }));
     fetches
 }
 
@@ -148,6 +150,8 @@ impl Collector for OnScrape {
             "Streams refused because too many were open",
             self.streams.refused(),
         )?;
+        let refused = "Connections closed at once because too many were open";
+        counter(&mut encoder, "scaler_connections_refused", refused, self.refused.total())?;
         let refused = "Counts of routes left out because there were too many routes";
         counter(&mut encoder, "scaler_route_counts_refused", refused, standing.refused)?;
         self.encode_routes(&mut encoder)

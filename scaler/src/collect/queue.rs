@@ -104,6 +104,8 @@ fn parse(body: &[u8]) -> serde_json::Result<Report> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -122,6 +124,16 @@ mod tests {
     fn other_json_is_an_error() {
         for body in ["", "[]", "null", "{\"ns/a\":{}}", "{\"ns/a\":{\"Concurrency\":\"1\",\"RequestCount\":1}}"] {
             assert!(parse(body.as_bytes()).is_err(), "{body}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_answer_makes_it_panic(body: Vec<u8>, key: String, concurrency: i64, request_count: i64) {
+            let _ = parse(&body);
+            let entry = serde_json::json!({ "Concurrency": concurrency, "RequestCount": request_count });
+            let body = serde_json::to_vec(&serde_json::json!({ (key): entry })).unwrap();
+            prop_assert!(parse(&body).unwrap().routes.len() <= 1);
         }
     }
 }

@@ -8,6 +8,7 @@ use std::sync::{
 use bytes::Bytes;
 use http::Response;
 use http_body_util::Full;
+use interceptor_core::index::Event;
 use runtime::{admin, task};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -68,7 +69,7 @@ async fn an_interceptor_that_hangs_delays_nobody_and_keeps_its_count_while_it_is
     let mut scaler = Scaler::start(port).await;
     scaler.list(&addresses).await;
     scaler.synced().await;
-    scaler.apply(vec![interceptor_core::index::Event::Route(route("a", Some(1), None))]).await;
+    scaler.apply(vec![Event::Route(route("a", Some(1), None))]).await;
     scaler.in_flight(5).await;
     assert!(scaler.is_active(ir("a")).await.unwrap());
     one.push(&[("a", 0, 100)]).await;
@@ -87,7 +88,7 @@ async fn an_interceptor_of_http1_alone_is_polled() {
     let (mut sockets, addresses, port) = listeners(1).await;
     let polled = http1(sockets.remove(0), "{\"ns/a\":{\"Concurrency\":3,\"RequestCount\":7}}\n");
     let mut scaler = Scaler::start(port).await;
-    scaler.apply(vec![interceptor_core::index::Event::Route(route("a", Some(1), None))]).await;
+    scaler.apply(vec![Event::Route(route("a", Some(1), None))]).await;
     scaler.list(&addresses).await;
     scaler.synced().await;
     scaler.in_flight(3).await;
@@ -136,6 +137,25 @@ async fn an_interceptor_that_is_upgraded_in_place_is_noticed() {
     scaler.in_flight(4).await;
     upgraded.push(&[("a", 5, 9)]).await;
     scaler.in_flight(5).await;
+}
+
+#[tokio::test]
+async fn the_first_request_of_an_interceptor_that_began_after_the_scaler_counts_and_history_does_not() {
+    let (sockets, addresses, port) = listeners(2).await;
+    let mut sockets = sockets.into_iter();
+    let _old = Interceptor::serve(sockets.next().unwrap(), "old", &[("a", 0, 1000), ("here", 1, 1)]);
+    let mut scaler = Scaler::start(port).await;
+    scaler.apply(vec![Event::Route(route("a", None, Some(1)))]).await;
+    scaler.list(&addresses[..1]).await;
+    scaler.synced().await;
+    scaler.in_flight(1).await;
+    assert!(!scaler.is_active(ir("a")).await.unwrap());
+    let _new = Interceptor::serve(sockets.next().unwrap(), "new", &[("a", 0, 1), ("here", 1, 1)]);
+    scaler.list(&addresses).await;
+    scaler.in_flight(2).await;
+    assert!(scaler.is_active(ir("a")).await.unwrap());
+    let rate = scaler.metrics(ir("a"), "").await.unwrap()[0].metric_value_float;
+    assert!(rate <= 1.0, "one request is a rate of {rate}");
 }
 
 #[tokio::test]

@@ -3,7 +3,9 @@
 use interceptor_core::{ObjectKey, index::Event, route::RouteKind};
 use tonic::Code;
 
-use crate::support::{Scaler, active, http_scaled_object, httpso, ir, next, no_reference, own, route};
+use crate::support::{
+    Interceptor, Scaler, active, http_scaled_object, httpso, ir, listeners, next, no_reference, own, route,
+};
 
 #[tokio::test]
 async fn a_request_is_pushed_and_so_is_its_end() {
@@ -100,5 +102,34 @@ async fn open_streams_end_when_the_scaler_is_asked_to() {
 async fn a_scaler_that_is_asked_to_end_does_not_wait_for_an_idle_client() {
     let (scaler, _interceptor) = Scaler::with(Vec::new(), &[]).await;
     let _idle = scaler.channel.clone();
+    scaler.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn routes_and_interceptors_come_from_a_folder_of_manifests() {
+    let (sockets, addresses, port) = listeners(1).await;
+    let _interceptor = Interceptor::serve(sockets.into_iter().next().unwrap(), "one", &[("a", 1, 1)]);
+    let folder = tempfile::tempdir().unwrap();
+    let slice = format!(
+        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: admin-1, namespace: keda, labels: \
+         {{kubernetes.io/service-name: admin}}}}\naddressType: IPv4\nports: [{{port: {port}}}]\nendpoints: \
+         [{{addresses: [{}], conditions: {{ready: true}}}}]\n",
+        addresses[0]
+    );
+    let route = |target: u32| {
+        format!(
+            "apiVersion: http.keda.sh/v1beta1\nkind: InterceptorRoute\nmetadata: {{name: a, namespace: ns}}\nspec: \
+             {{target: {{service: web, port: 80}}, scalingMetric: {{concurrency: {{targetValue: {target}}}}}}}\n"
+        )
+    };
+    std::fs::write(folder.path().join("slice.yaml"), slice).unwrap();
+    std::fs::write(folder.path().join("route.yaml"), route(7)).unwrap();
+    let mut scaler = Scaler::of_folder(folder.path(), port).await;
+    scaler.in_flight(1).await;
+    assert!(active(&mut scaler.stream(ir("a")).await).await);
+    let mut specs = scaler.client.stream_metric_spec(ir("a")).await.unwrap().into_inner();
+    assert_eq!(next(&mut specs).await.unwrap().metric_specs[0].target_size_float.to_string(), "7");
+    std::fs::write(folder.path().join("route.yaml"), route(8)).unwrap();
+    assert_eq!(next(&mut specs).await.unwrap().metric_specs[0].target_size_float.to_string(), "8");
     scaler.stop().await.unwrap();
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
+    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -26,11 +27,12 @@ use proto::{
     },
 };
 use runtime::{
-    signal::{self, Trigger},
+    signal::{self, Shutdown, Trigger},
     task,
+    watch::Source,
 };
 use scaler::{
-    app::{self, RunError},
+    app::{self, Bound, RunError},
     board::{Board, Standing},
     discover::{Admin, Change},
 };
@@ -75,23 +77,24 @@ struct State {
 impl Scaler {
     /// A scaler that has read nothing yet, and looks for interceptors at `port`.
     pub(crate) async fn start(port: u16) -> Self {
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let config = app::Config {
-            sources: Vec::new(),
-            grpc_addr: any,
-            metrics_addr: Some(any),
-            admin: Admin { service: ObjectKey::new("keda", "admin"), port },
-            tick: Duration::from_millis(50),
-            offer_stream: Duration::from_millis(200),
-            interval: Duration::from_millis(50),
-            unit: Unit::Second,
-            name: "test".to_owned(),
-        };
-        let bound = app::build(config).await.unwrap();
+        let bound = app::build(config(Vec::new(), port)).await.unwrap();
+        Self::run(bound, Bound::run_with).await
+    }
+
+    /// A scaler that reads a folder of manifests.
+    pub(crate) async fn of_folder(folder: &Path, port: u16) -> Self {
+        let bound = app::build(config(vec![Source::Dir(folder.to_owned())], port)).await.unwrap();
+        Self::run(bound, |bound, _, shutdown| bound.run(shutdown)).await
+    }
+
+    async fn run<F>(bound: Bound, run: impl FnOnce(Bound, mpsc::Receiver<Vec<Change>>, Shutdown) -> F) -> Self
+    where
+        F: Future<Output = Result<(), RunError>> + Send + 'static,
+    {
         let (grpc, metrics, board) = (bound.grpc_addr(), bound.metrics_addr().unwrap(), bound.board());
         let (changes, watched) = mpsc::channel(16);
         let (trigger, shutdown) = signal::manual();
-        let ended = task::spawn("scaler", bound.run_with(watched, shutdown));
+        let ended = task::spawn("scaler", run(bound, watched, shutdown));
         let channel = Channel::from_shared(format!("http://{grpc}")).unwrap().connect().await.unwrap();
         Self { client: ExternalScalerClient::new(channel.clone()), channel, board, metrics, trigger, ended, changes }
     }
@@ -173,6 +176,21 @@ impl Scaler {
     pub(crate) async fn stop(self) -> Result<(), RunError> {
         self.trigger.fire();
         timeout(PATIENCE, self.ended).await.expect("the scaler ends").unwrap()
+    }
+}
+
+fn config(sources: Vec<Source>, port: u16) -> app::Config {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    app::Config {
+        sources,
+        grpc_addr: any,
+        metrics_addr: Some(any),
+        admin: Admin { service: ObjectKey::new("keda", "admin"), port },
+        tick: Duration::from_millis(50),
+        offer_stream: Duration::from_millis(200),
+        interval: Duration::from_millis(50),
+        unit: Unit::Second,
+        name: "test".to_owned(),
     }
 }
 
