@@ -4,7 +4,7 @@
 use std::{os::fd::AsFd as _, path::Path, sync::Arc, time::Duration};
 
 use aya::{
-    Btf, Ebpf, EbpfError, EbpfLoader,
+    Ebpf, EbpfError, EbpfLoader,
     programs::{CgroupAttachMode, ProgramError, SockOps, sock_ops::SockOpsLink},
     util::{KernelVersion, nr_cpus},
 };
@@ -53,8 +53,6 @@ pub(crate) enum Unavailable {
     Probe(#[from] ProbeError),
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
-    #[error("cannot load the type information")]
-    Btf(#[from] aya::BtfError),
     #[error("cannot load the programs")]
     Object(#[from] Box<EbpfError>),
     #[error(transparent)]
@@ -89,15 +87,16 @@ impl Kernel {
         let cgroup = Cgroup::find(cgroup)?;
         raise_locked_memory();
         let limits = limits.unwrap_or_else(|| Limits::for_cpus(nr_cpus().unwrap_or(1)));
-        let btf = Btf::from_sys_fs()?;
         let log_level = logs::level(perfmon);
         let mut ebpf = EbpfLoader::new()
-            .btf(Some(&btf))
+            // No program of ours is adapted to the kernel's types, which take megabytes.
+            .btf(None)
             .map_max_entries(maps::UPSTREAM_OF, limits.addresses.saturating_mul(2).max(2))
             .map_max_entries(maps::STATS, limits.slots.max(1))
             .override_global("AYA_LOG_LEVEL", &log_level, true)
             .load(object)
             .map_err(Box::new)?;
+        syscall::return_freed_memory();
         let mut maps = KernelMaps::take(&mut ebpf)?;
         let logs = Logs::take(&mut ebpf).map_err(Box::new)?;
         let program = load(&mut ebpf).map_err(|error| Unavailable::Load(Box::new(error)))?;

@@ -13,7 +13,7 @@ use crate::{
 };
 
 const THREADS: usize = 4;
-const ROUNDS: usize = 120;
+const ROUNDS: usize = 480;
 
 fn pod(last: u8) -> Pod {
     Pod::start(SocketAddr::from(([127, 0, 7, last], 0)))
@@ -169,6 +169,23 @@ fn black_hole() {
         let status = Command::new("ip").args(command.split(' ')).status().unwrap();
         assert!(status.success(), "ip {command}: {status}");
     }
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn two_on_one_cgroup_count_the_same_and_the_one_that_stays_goes_on() {
+    let cell = Cell::enter();
+    let (mut one, mut two) = (cell.open(), cell.open());
+    let pod = pod(1);
+    for kernel in [&mut one, &mut two] {
+        kernel.sync(&mut [upstream(1, "a", &[pod.addr])].iter()).unwrap();
+    }
+    let held = connect(pod.addr).unwrap();
+    visit(pod.addr, Manner::PodCloses);
+    eventually("both have counted it", || (count(&one, 1), count(&two, 1)) == ((2, 1, 0), (2, 1, 0)));
+    drop(one);
+    drop(held);
+    eventually("the other goes on", || count(&two, 1) == (2, 2, 0));
 }
 
 #[test]

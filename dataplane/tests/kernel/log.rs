@@ -60,6 +60,8 @@ fn doing_without_the_kernel_is_one_line_with_the_reason() {
 
 #[cfg(ebpf_object)]
 mod programs {
+    use std::process::{Command, Stdio};
+
     use dataplane::{Dataplane as _, Kernel};
 
     use super::Log;
@@ -106,6 +108,21 @@ mod programs {
             runtime.block_on(tasks.run_until(tokio::task::yield_now()));
             log.lines().iter().any(|line| line.contains(TOLD))
         });
+    }
+
+    #[test]
+    #[ignore = "needs root: run by cargo xtask test"]
+    fn processes_that_share_the_cgroup_are_warned_of() {
+        let cell = Cell::enter();
+        let (log, _guard) = Log::start();
+        drop(cell.open());
+        assert!(!log.lines().iter().any(|line| line.contains("share the cgroup")), "this process is alone in it");
+        let mut other = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        drop(cell.open());
+        drop(other.stdin.take());
+        other.wait().unwrap();
+        let lines = log.lines();
+        assert!(lines.iter().any(|line| line.starts_with("WARN") && line.contains("others=1")), "{lines:?}");
     }
 
     #[test]
