@@ -41,21 +41,22 @@ pub struct Args {
     #[arg(long = "source", value_name = "SOURCE", required = true)]
     pub sources: Vec<Source>,
 
-    /// Worker threads; by default what affinity and the cgroup's CPU quota allow.
-    #[arg(long, env = "ROUSE_WORKERS", value_name = "N")]
+    /// Worker threads; by default what affinity and the cgroup's CPU quota allow. Environment: `ROUSE_WORKERS`.
+    #[arg(long, value_name = "N")]
     pub workers: Option<NonZeroUsize>,
 
     /// Level of the data plane: `auto` takes what the kernel allows, `none` stays in user space, `self` uses eBPF on
-    /// the process's own connections.
-    #[arg(long, env = "ROUSE_DATAPLANE", value_name = "LEVEL", default_value = "auto")]
-    pub dataplane: Level,
+    /// the process's own connections. By default `auto`. Environment: `ROUSE_DATAPLANE`.
+    #[arg(long, value_name = "LEVEL")]
+    pub dataplane: Option<Level>,
 
     /// End with an error when the level asked for can't be had, instead of serving at a lower one.
     #[arg(long)]
     pub required: bool,
 
-    /// The cgroup v2 folder that eBPF programs are attached to; by default the process's own.
-    #[arg(long, env = "ROUSE_CGROUP", value_name = "PATH")]
+    /// The cgroup v2 folder that eBPF programs are attached to; by default the process's own. Environment:
+    /// `ROUSE_CGROUP`.
+    #[arg(long, value_name = "PATH")]
     pub cgroup: Option<PathBuf>,
 
     /// How lines are logged.
@@ -129,13 +130,31 @@ pub struct ProxyConfig {
     pub max_connections_per_worker: usize,
 }
 
+// === impl Level ===
+
+impl Level {
+    const NAMES: [(&'static str, Self); 3] = [("auto", Self::Auto), ("none", Self::None), ("self", Self::Own)];
+}
+
 // === impl Config ===
 
 impl Config {
     /// Settings from the command line and the environment.
     pub fn new(args: Args, env: &Env) -> Result<Self, EnvError> {
         let Args { sources, workers, dataplane, required, cgroup, log: _, kube: _ } = args;
-        let workers = workers.unwrap_or_else(rt::default_workers);
+        // Not clap's own reading of the environment: its errors name the flag, and an empty value is one to it.
+        let workers = match workers {
+            Some(workers) => workers,
+            None => env.optional_count("ROUSE_WORKERS")?.unwrap_or_else(rt::default_workers),
+        };
+        let dataplane = match dataplane {
+            Some(level) => level,
+            None => env.one_of("ROUSE_DATAPLANE", &Level::NAMES, Level::Auto)?,
+        };
+        let cgroup = match cgroup {
+            Some(cgroup) => Some(cgroup),
+            None => env.optional_string("ROUSE_CGROUP")?.map(PathBuf::from),
+        };
         let metrics = env.bool("OTEL_PROM_EXPORTER_ENABLED", true)?;
         let metrics_port = env.port("OTEL_PROM_EXPORTER_PORT", 2223)?;
         let mode = match dataplane {

@@ -1,7 +1,7 @@
 //! Typed reading of environment variables, with the rules of the KEDA HTTP Add-on: Go durations, Go booleans, an empty
 //! value counts as unset. Read once, by each process's argument parser; an error names variable, value and expectation.
 
-use std::{collections::HashMap, ffi::OsString, time::Duration};
+use std::{collections::HashMap, ffi::OsString, num::NonZeroUsize, time::Duration};
 
 use interceptor_core::go_duration;
 use thiserror::Error;
@@ -127,6 +127,11 @@ impl Env {
         Ok(self.optional_u64(variable)?.unwrap_or(default))
     }
 
+    /// A number of things of which there must be one at least, if it is set.
+    pub fn optional_count(&self, variable: &'static str) -> Result<Option<NonZeroUsize>, EnvError> {
+        self.parsed(variable, "a whole number above zero", |text| text.parse().ok())
+    }
+
     /// One of a few words, whatever their case.
     pub fn one_of<T: Copy>(&self, variable: &'static str, words: &[(&str, T)], default: T) -> Result<T, EnvError> {
         let listed = words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ");
@@ -228,6 +233,12 @@ mod tests {
         assert_eq!(env("W", "AUTO").one_of("W", &words, 0), Ok(1));
         let error = env("W", "kernel").one_of("W", &words, 0).unwrap_err();
         assert_eq!(error.to_string(), "environment variable W is \"kernel\", expected one of none, auto");
+    }
+
+    #[test]
+    fn a_count_is_never_zero() {
+        assert_eq!(env("C", "2").optional_count("C"), Ok(NonZeroUsize::new(2)));
+        assert!(env("C", "0").optional_count("C").unwrap_err().to_string().contains("above zero"));
     }
 
     #[test]
