@@ -3,7 +3,7 @@
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Version,
-    header::{CONNECTION, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE},
+    header::{CONNECTION, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE},
 };
 
 /// Says whether a request had to wait for its workload.
@@ -64,6 +64,8 @@ pub(crate) fn set_upgrade(headers: &mut HeaderMap, protocol: HeaderValue) {
 
 /// Adds what the upstream should know of the client: `host` is the client's original one, `client` its address.
 pub(crate) fn set_forwarded(headers: &mut HeaderMap, client: &HeaderValue, host: &HeaderValue) {
+    // It says the same in another way, and would contradict what is said here.
+    headers.remove(FORWARDED);
     let chain = forwarded_chain(headers, client).unwrap_or_else(|| client.clone());
     headers.insert(FORWARDED_FOR, chain);
     if headers.get(&FORWARDED_HOST).is_none_or(HeaderValue::is_empty) {
@@ -89,10 +91,16 @@ pub(crate) fn host(
     }
     match (authority, first) {
         (Some(authority), _) => HeaderValue::from_str(authority.as_str()).ok(),
-        (None, Some(host)) => Some(host.clone()),
+        (None, Some(host)) => host.as_bytes().iter().all(is_of_host).then(|| host.clone()),
         (None, None) if version == Version::HTTP_11 => None,
         (None, None) => Some(HeaderValue::from_static("")),
     }
+}
+
+/// What may stand in a host, as Go's server has it: names, ports and IPv6 brackets, no path and no user.
+fn is_of_host(byte: &u8) -> bool {
+    matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'!' | b'$' | b'%' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+'
+        | b',' | b'-' | b'.' | b':' | b';' | b'=' | b'[' | b']' | b'_' | b'~')
 }
 
 fn tokens(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
