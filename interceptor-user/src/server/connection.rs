@@ -19,6 +19,9 @@ use crate::proxy::Timer;
 /// How long a request's head may take from its first byte; the add-on's value.
 pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// The same once listeners are closed: a head that is on its way arrives within this, or keeps the process from ending.
+const CLOSING_HEAD_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// How far the process's end has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
@@ -133,9 +136,10 @@ impl Connection {
         if !self.is_idle() {
             return false;
         }
+        let limit = if self.phase.get() == Phase::Running { HEAD_TIMEOUT } else { CLOSING_HEAD_TIMEOUT };
         match self.head_since.get() {
             None if self.io.take_heard() => self.head_since.set(Some(now)),
-            Some(since) if now.duration_since(since) >= HEAD_TIMEOUT => {
+            Some(since) if now.duration_since(since) >= limit => {
                 self.advance(Phase::Cut);
                 return true;
             }
