@@ -172,6 +172,7 @@ impl Bound {
             version = env!("CARGO_PKG_VERSION"),
             %proxy,
             admin = %admin.addr(),
+            metrics = metrics.as_ref().map(|metrics| tracing::field::display(metrics.addr())),
             workers = listeners.len(),
             dataplane = control.kernel.level(),
             why = control.kernel.reason(),
