@@ -1,0 +1,204 @@
+//! The interceptor as a process of its own, with a folder of manifests as its source and ports that the system chose.
+
+use std::net::SocketAddr;
+
+use serde_json::Value;
+use tokio::process::Command;
+
+use crate::{
+    Peer, World,
+    cgroup::Cgroup,
+    eventually,
+    peer::Response,
+    process::{Process, local_addr, program},
+    soon,
+    world::NAMESPACE,
+};
+
+/// A running interceptor; killed when dropped.
+#[derive(Debug)]
+pub struct Interceptor {
+    process: Process,
+    /// Where clients connect.
+    pub proxy: SocketAddr,
+    /// Where operators and scalers connect.
+    pub admin: SocketAddr,
+    /// Where Prometheus connects.
+    pub metrics: SocketAddr,
+}
+
+/// What `/queue` says of a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Queue {
+    /// Requests in flight.
+    pub concurrency: u64,
+    /// Requests ever.
+    pub count: u64,
+}
+
+// === impl Interceptor ===
+
+impl Interceptor {
+    /// Starts one and waits until it is ready.
+    pub async fn start(world: &World) -> Self {
+        Self::start_with(world, &[]).await
+    }
+
+    /// Starts one with more environment variables and waits until it is ready.
+    pub async fn start_with(world: &World, env: &[(&str, &str)]) -> Self {
+        let (command, cgroup) = command(world, env);
+        let mut process = Process::start(command, cgroup);
+        let line = process.says("interceptor starts").await;
+        let [proxy, admin, metrics] = ["proxy", "admin", "metrics"].map(|field| local_addr(&line, field));
+        let interceptor = Self { process, proxy, admin, metrics };
+        eventually("the interceptor is ready", async || (interceptor.ready().await.status() == 200).then_some(()))
+            .await;
+        interceptor
+    }
+
+    /// Starts one that is expected to give up, and waits for its end. Returns its status and what it said.
+    pub async fn fails(world: &World, env: &[(&str, &str)]) -> (Option<i32>, String) {
+        let output = soon("the interceptor gives up", command(world, env).0.output()).await.unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), said)
+    }
+
+    /// A new connection to the proxy port.
+    pub async fn client(&self) -> Peer {
+        Peer::connect(self.proxy).await
+    }
+
+    /// One GET on a connection of its own.
+    pub async fn get(&self, host: &str, target: &str) -> Response {
+        let mut client = self.client().await;
+        client.get(host, target).await;
+        client.response().await
+    }
+
+    /// `/readyz`.
+    pub async fn ready(&self) -> Response {
+        get(self.admin, "/readyz").await
+    }
+
+    /// `/state`.
+    pub async fn state(&self) -> Value {
+        serde_json::from_str(&get(self.admin, "/state").await.body).unwrap()
+    }
+
+    /// One route of `/state`.
+    pub async fn route_state(&self, route: &str) -> Option<Value> {
+        let state = self.state().await;
+        state["routes"].as_array().unwrap().iter().find(|have| have["name"] == route).cloned()
+    }
+
+    /// What `/queue` says of a route, if it lists it.
+    pub async fn queue(&self, route: &str) -> Option<Queue> {
+        let all: Value = serde_json::from_str(&get(self.admin, "/queue").await.body).unwrap();
+        let route = all.get(format!("{NAMESPACE}/{route}"))?;
+        Some(Queue {
+            concurrency: route["Concurrency"].as_u64().unwrap(),
+            count: route["RequestCount"].as_u64().unwrap(),
+        })
+    }
+
+    /// Waits until this many requests of a route are in flight.
+    pub async fn in_flight(&self, route: &str, expected: u64) {
+        let mut last = None;
+        eventually(&format!("{expected} requests in flight on {route}"), async || {
+            last = self.queue(route).await;
+            (last?.concurrency == expected).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until this many requests of a route are held.
+    pub async fn held(&self, route: &str, expected: u64) {
+        eventually(&format!("{expected} requests held on {route}"), async || {
+            (self.route_state(route).await?["held"] == expected).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until the interceptor knows this many endpoints of a route.
+    pub async fn endpoints(&self, route: &str, expected: usize) {
+        eventually(&format!("{expected} endpoints of {route}"), async || {
+            let state = self.route_state(route).await?;
+            (state["upstream"]["endpoints"].as_array()?.len() == expected).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until `/state` names a problem with an object, and returns it.
+    pub async fn problem(&self, object: &str) -> String {
+        eventually(&format!("a problem of {object}"), async || {
+            let state = self.state().await;
+            let problem = state["problems"].as_array()?.iter().find(|have| have.to_string().contains(object))?;
+            Some(problem.to_string())
+        })
+        .await
+    }
+
+    /// `/metrics` of the metrics port.
+    pub async fn metrics(&self) -> String {
+        get(self.metrics, "/metrics").await.body
+    }
+
+    /// Everything it has logged.
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// Sends a signal by its name, such as `TERM`.
+    pub async fn signal(&self, name: &str) {
+        self.process.signal(name).await;
+    }
+
+    /// Waits for its end.
+    pub async fn ended(&mut self) -> std::process::ExitStatus {
+        self.process.ended().await
+    }
+
+    /// Whether it still runs.
+    pub fn runs(&mut self) -> bool {
+        self.process.runs()
+    }
+}
+
+/// One GET on an admin port.
+pub async fn get(addr: SocketAddr, path: &str) -> Response {
+    let mut peer = Peer::connect(addr).await;
+    peer.send(&format!("GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n")).await;
+    peer.response().await
+}
+
+/// The level of the data plane that the suite runs at; `cargo xtask test` runs it once for each that the machine can.
+pub fn level() -> String {
+    std::env::var("ROUSE_TEST_DATAPLANE").unwrap_or_else(|_unset| "none".to_owned())
+}
+
+fn command(world: &World, env: &[(&str, &str)]) -> (Command, Option<Cgroup>) {
+    let program = program("interceptor-under-test");
+    let level = level();
+    let cgroup = (level != "none").then(Cgroup::new);
+    let mut command = match &cgroup {
+        Some(cgroup) => cgroup.command(&program),
+        None => Command::new(program),
+    };
+    if cgroup.is_some() {
+        command.arg("--required");
+    }
+    command
+        .env_clear()
+        .envs([
+            ("KEDA_HTTP_PROXY_PORT", "0"),
+            ("KEDA_HTTP_ADMIN_PORT", "0"),
+            ("OTEL_PROM_EXPORTER_PORT", "0"),
+            ("KEDA_HTTP_SHUTDOWN_DELAY", "0s"),
+            ("ROUSE_WORKERS", "2"),
+            ("ROUSE_DATAPLANE", &level),
+        ])
+        .envs(env.iter().copied())
+        .args(["--zap-encoder=json", "--source"])
+        .arg(format!("dir:{}", world.path().display()));
+    (command, cgroup)
+}

@@ -1,0 +1,93 @@
+//! The scaler as a process of its own, and KEDA's side of its API.
+
+use std::{collections::HashMap, net::SocketAddr};
+
+use proto::externalscaler::{GetMetricsRequest, ScaledObjectRef, external_scaler_client::ExternalScalerClient};
+use tokio::process::Command;
+use tonic::{
+    Streaming,
+    transport::{Channel, Endpoint},
+};
+
+use crate::{
+    Interceptor, World, eventually,
+    process::{Process, local_addr, program},
+    soon,
+    world::{INTERCEPTORS, NAMESPACE},
+};
+
+/// A running scaler, with KEDA connected to it; killed when dropped.
+#[derive(Debug)]
+pub struct Scaler {
+    /// The process.
+    pub process: Process,
+    /// KEDA's connection.
+    pub keda: ExternalScalerClient<Channel>,
+    /// Where it serves.
+    pub addr: SocketAddr,
+}
+
+// === impl Scaler ===
+
+impl Scaler {
+    /// Starts one that listens to the interceptor.
+    pub async fn start(world: &World, interceptor: &Interceptor) -> Self {
+        world.interceptors(&[interceptor.admin]);
+        let mut command = Command::new(program("scaler-under-test"));
+        command
+            .env_clear()
+            .envs([
+                ("KEDA_HTTP_SCALER_PORT", "0"),
+                ("OTEL_PROM_EXPORTER_PORT", "0"),
+                ("KEDA_HTTP_SCALER_TARGET_ADMIN_NAMESPACE", NAMESPACE),
+                ("KEDA_HTTP_SCALER_TARGET_ADMIN_SERVICE", INTERCEPTORS),
+                ("KEDA_HTTP_SCALER_TARGET_ADMIN_DEPLOYMENT", "interceptor"),
+                ("KEDA_HTTP_SCALER_TARGET_ADMIN_PORT", &interceptor.admin.port().to_string()),
+            ])
+            .args(["--zap-encoder=json", "--source"])
+            .arg(format!("dir:{}", world.path().display()));
+        let mut process = Process::start(command, None);
+        let addr = local_addr(&process.says("scaler is serving").await, "grpc_addr");
+        let endpoint = Endpoint::from_shared(format!("http://{addr}")).unwrap();
+        let channel = soon("a connection to the scaler", endpoint.connect()).await.unwrap();
+        Self { process, keda: ExternalScalerClient::new(channel), addr }
+    }
+
+    /// The ScaledObject of a route.
+    pub fn scaled_object(route: &str) -> ScaledObjectRef {
+        ScaledObjectRef {
+            name: route.to_owned(),
+            namespace: NAMESPACE.to_owned(),
+            scaler_metadata: HashMap::from([("interceptorRoute".to_owned(), route.to_owned())]),
+        }
+    }
+
+    /// `IsActive`, if the scaler knows the route.
+    pub async fn is_active(&mut self, route: &str) -> Option<bool> {
+        let asked = soon("IsActive", self.keda.is_active(Self::scaled_object(route))).await;
+        asked.ok().map(|answer| answer.into_inner().result)
+    }
+
+    /// Waits until `IsActive` says so.
+    pub async fn active_is(&mut self, route: &str, active: bool) {
+        eventually(&format!("IsActive of {route} is {active}"), async || {
+            (self.is_active(route).await? == active).then_some(())
+        })
+        .await;
+    }
+
+    /// `GetMetrics` of the concurrency, if the scaler knows the route.
+    pub async fn concurrency(&mut self, route: &str) -> Option<f64> {
+        let request = GetMetricsRequest {
+            scaled_object_ref: Some(Self::scaled_object(route)),
+            metric_name: format!("http_{route}_concurrency"),
+        };
+        let answer = soon("GetMetrics", self.keda.get_metrics(request)).await.ok()?.into_inner();
+        Some(answer.metric_values[0].metric_value_float)
+    }
+
+    /// `StreamIsActive`.
+    pub async fn stream(&mut self, route: &str) -> Streaming<proto::externalscaler::IsActiveResponse> {
+        soon("StreamIsActive", self.keda.stream_is_active(Self::scaled_object(route))).await.unwrap().into_inner()
+    }
+}
