@@ -172,3 +172,58 @@ fn output(command: &mut Command) -> Option<String> {
     let text = String::from_utf8(output.stdout).ok()?;
     output.status.success().then(|| text.trim().to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder that goes with the test.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Self {
+            let path = env::temp_dir().join(format!("rouse-xtask-{name}-{}", std::process::id()));
+            fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn an_object_that_did_not_change_is_left_alone() {
+        let folder = Folder::new("install");
+        let (from, to) = (folder.0.join("built"), folder.0.join("bpf/object"));
+        fs::write(&from, "one").unwrap();
+        install(&from, &to).unwrap();
+        let first = fs::metadata(&to).unwrap().modified().unwrap();
+        install(&from, &to).unwrap();
+        assert_eq!(fs::metadata(&to).unwrap().modified().unwrap(), first);
+        fs::write(&from, "two").unwrap();
+        install(&from, &to).unwrap();
+        assert_eq!(fs::read_to_string(&to).unwrap(), "two");
+        assert_eq!(fs::read_dir(to.parent().unwrap()).unwrap().count(), 1, "nothing partial is left");
+    }
+
+    #[test]
+    fn a_linker_among_our_own_tools_comes_first() {
+        let folder = Folder::new("linker");
+        let own = folder.0.join(TOOLS).join("bin");
+        fs::create_dir_all(&own).unwrap();
+        fs::write(own.join("bpf-linker"), "").unwrap();
+        assert_eq!(bpf_linker(&folder.0), Some(own.join("bpf-linker")));
+    }
+
+    #[test]
+    fn what_is_missing_is_one_line() {
+        assert!(!has_library_source("/nonexistent"));
+        assert_eq!(output(&mut Command::new("/nonexistent/rustc")), None);
+        if let Err(missing) = Toolchain::find(Path::new("/nonexistent")) {
+            assert_eq!(missing.to_string().lines().count(), 1);
+        }
+    }
+}

@@ -115,8 +115,8 @@ mod tests {
     fn what_was_asked_for_is_passed_on() {
         let args = Cli::parse_from(["demo", "--once", "--json", "--dataplane", "none", "--", "--load", "5"]).demo;
         let words = args.passed_on(Path::new("/r"));
-        let expected =
-            ["--manifests", "/r/examples/demo", "--once", "--json", "--dataplane", "none", "--load", "5"].map(OsString::from);
+        let expected = ["--manifests", "/r/examples/demo", "--once", "--json", "--dataplane", "none", "--load", "5"]
+            .map(OsString::from);
         assert_eq!(words, expected);
     }
 }
