@@ -25,11 +25,14 @@ use crate::{
     kubelet::{Kubelet, address::Block, pod::Host},
     manifests::Manifests,
     platform::{InterceptorOptions, Places, Ports, Supervised, admin_objects},
-    process::{accepts, base_env},
+    process::base_env,
     replicas::RUN_VARIABLE,
     request::Requester,
     run_dir::{self, RunDir},
-    scaling::{autoscaler::Autoscaler, client::Dialer},
+    scaling::{
+        autoscaler::Autoscaler,
+        client::{self, Dialer},
+    },
     slices::{SliceFiles, replace},
     state::StateClient,
     timeline::{Event, Timeline},
@@ -163,14 +166,14 @@ impl Run {
         Ok(Self { world, interceptor, scaler, kubelet, background, dir, _cgroup: cgroup })
     }
 
-    /// Until the interceptor is ready and the scaler accepts.
+    /// Until interceptor and scaler say that they are ready, as a kubelet would ask them.
     async fn up(&self) -> anyhow::Result<()> {
         loop {
             if let Some(broken) = self.world.broken() {
                 bail!(broken);
             }
             let ready = self.world.state.fetch().await.is_ok_and(|state| state.ready);
-            if ready && accepts(Ports::local(self.world.ports.scaler), Duration::from_millis(100)).await {
+            if ready && client::is_ready(Ports::local(self.world.ports.scaler)).await {
                 return Ok(());
             }
             sleep(Duration::from_millis(20)).await;

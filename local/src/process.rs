@@ -9,7 +9,6 @@ use std::{
     ffi::OsString,
     fs::{self, File, OpenOptions},
     io,
-    net::SocketAddr,
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Command as StdCommand, ExitStatus, Stdio},
@@ -24,9 +23,8 @@ use nix::{
     unistd::{Pid, getppid},
 };
 use tokio::{
-    net::TcpStream,
     process::{Child, Command},
-    time::{Instant, sleep, timeout},
+    time::timeout,
 };
 
 /// What to start.
@@ -142,18 +140,6 @@ pub fn become_child(parent: u32, cgroup: Option<&Path>, command: &[String]) -> i
 pub fn base_env(vars: impl Iterator<Item = (OsString, OsString)>) -> BTreeMap<String, String> {
     let text = vars.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     text.filter(|(name, _)| matches!(name.as_str(), "PATH" | "HOME" | "LANG" | "TZ" | "TMPDIR" | "USER")).collect()
-}
-
-/// Waits until somebody accepts at `address`; false when nobody did in time.
-pub async fn accepts(address: SocketAddr, patience: Duration) -> bool {
-    let deadline = Instant::now() + patience;
-    while Instant::now() < deadline {
-        if TcpStream::connect(address).await.is_ok() {
-            return true;
-        }
-        sleep(Duration::from_millis(20)).await;
-    }
-    false
 }
 
 /// How a process ended, in words.

@@ -1,4 +1,5 @@
-//! From the command line to a run: one thread, because the kernel ties children to the thread that started them.
+//! From the command line to a run. The view and the checks have the main thread; everything that time matters for has
+//! the runtime's one other thread, which lives to the end: the kernel ties children to the thread that started them.
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -17,7 +18,8 @@ use crate::{
 
 /// Runs until it is done or told to end.
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(1).enable_all().build().context("cannot start a runtime")?;
     runtime.block_on(async {
         let mut shutdown = signal::install().context("cannot listen for signals")?;
         let own = Own::read()?;

@@ -189,7 +189,7 @@ impl Loop {
 
     /// `StreamIsActive` said true.
     fn wake(&mut self, scaled: &ScaledWorkload) {
-        self.decide(scaled, Activity::Active, || "a request is waiting".to_owned());
+        self.decide(scaled, Activity::Active, || "the scaler says: a request is waiting".to_owned());
     }
 
     /// KEDA's polling interval: metrics' specs and activity.

@@ -12,6 +12,7 @@ use tonic::{
     Status, Streaming,
     transport::{Channel, Endpoint},
 };
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
 use super::{
     hpa::{Metric, TargetKind},
@@ -150,6 +151,15 @@ impl ScalerClient {
         let mut grpc = self.grpc.clone();
         call("StreamIsActive", grpc.stream_is_active(self.object.clone())).await
     }
+}
+
+/// What the kubelet asks before a scaler gets any calls: `grpc.health.v1`, service `readiness`.
+pub async fn is_ready(scaler: SocketAddr) -> bool {
+    let Ok(endpoint) = Endpoint::from_shared(format!("http://{scaler}")) else { return false };
+    let channel = endpoint.connect_timeout(CALL).connect_lazy();
+    let request = HealthCheckRequest { service: "readiness".to_owned() };
+    let answer = call("Check", HealthClient::new(channel).check(request)).await;
+    answer.is_ok_and(|answer| answer.status() == ServingStatus::Serving)
 }
 
 async fn call<T>(

@@ -35,7 +35,7 @@ pub fn draw(frame: &mut Frame<'_>, model: &Model) {
         Constraint::Length(4),
     ])
     .areas(frame.area());
-    let [pods, graph] = Layout::horizontal([Constraint::Percentage(62), Constraint::Percentage(38)]).areas(middle);
+    let [pods, graph] = Layout::horizontal([Constraint::Length(82), Constraint::Min(20)]).areas(middle);
     draw_header(frame, header, model);
     draw_routes(frame, table, model);
     draw_pods(frame, pods, &model.pods);
@@ -75,16 +75,16 @@ fn draw_header(frame: &mut Frame<'_>, area: Rect, model: &Model) {
 }
 
 fn draw_routes(frame: &mut Frame<'_>, area: Rect, model: &Model) {
-    let header = ["  route", "state", "in flight", "held", "req/s", "ready/asked/max", "kernel: open/ever"];
+    let header = ["  route", "state", "in flight", "held", "req/s", "ready/asked/max", "connections: open/ever"];
     let rows = model.routes.iter().enumerate().map(|(index, row)| route_row(row, index == model.chosen));
     let widths = [
-        Constraint::Min(20),
+        Constraint::Max(36),
         Constraint::Length(9),
         Constraint::Length(9),
         Constraint::Length(5),
         Constraint::Length(8),
         Constraint::Length(16),
-        Constraint::Length(17),
+        Constraint::Length(24),
     ];
     let title = "Routes: cold = no replica runs, holding = requests wait for one, warm = replicas answer";
     let table = Table::new(rows, widths).header(Row::new(header).style(Style::new().dark_gray())).block(titled(title));
@@ -168,7 +168,7 @@ fn draw_cold_starts(frame: &mut Frame<'_>, area: Rect, rows: &[ColdStartRow]) {
     let heads = names.into_iter().zip(PARTS).map(|(name, colour)| Cell::from(name).style(Style::new().fg(colour)));
     let header =
         [Cell::from("      at"), Cell::from("route"), Cell::from("total"), Cell::from("")].into_iter().chain(heads);
-    let mut widths = vec![Constraint::Length(9), Constraint::Min(12), Constraint::Length(7), Constraint::Length(bar)];
+    let mut widths = vec![Constraint::Length(9), Constraint::Max(24), Constraint::Length(7), Constraint::Length(bar)];
     widths.extend(names.map(|name| Constraint::Length(u16::try_from(name.len()).unwrap_or(16).max(7))));
     let rows = rows.iter().map(|row| cold_start_row(row, bar));
     let table = Table::new(rows, widths).header(Row::new(header).style(Style::new().dark_gray())).block(block);

@@ -162,6 +162,10 @@ impl Gatherer {
     fn follow(&mut self, world: &World) {
         for entry in world.cluster.timeline().since(self.next) {
             self.next = entry.number + 1;
+            // Repeated while it lasts; what follows from it is told by the decision.
+            if matches!(entry.event, Event::Signal { .. }) {
+                continue;
+            }
             push(&mut self.entries, entry, MAX_LINES);
         }
     }
