@@ -138,6 +138,10 @@ async fn bind_admin(
         .path("/queue", move |_| queue::respond(&queue_reader))
         .path("/state", move |_| state.respond())
         .grpc(grpc);
+    let server = match &config.log {
+        Some(log) => server.log(log),
+        None => server,
+    };
     bind("admin", server, config.admin).await
 }
 

@@ -11,6 +11,7 @@ use clap::Parser;
 use runtime::{
     args::{KubeArgs, LogArgs},
     env::{Env, EnvError},
+    log,
     watch::Source,
 };
 
@@ -89,6 +90,8 @@ pub struct Config {
     pub admin: SocketAddr,
     /// Where metrics are served for Prometheus, if they are.
     pub metrics: Option<SocketAddr>,
+    /// The log, if the admin port shall change its filter.
+    pub log: Option<log::Handle>,
     /// Where objects come from.
     pub sources: Vec<Source>,
     /// Worker threads.
@@ -167,6 +170,7 @@ impl Config {
             proxy: any(env.required_port("KEDA_HTTP_PROXY_PORT")?),
             admin: any(env.required_port("KEDA_HTTP_ADMIN_PORT")?),
             metrics: metrics.then(|| any(metrics_port)),
+            log: None,
             sources,
             workers,
             dataplane: dataplane::Config { mode, required, cgroup },

@@ -32,8 +32,8 @@ fn main() -> ExitCode {
 
 fn run(args: Args) -> anyhow::Result<()> {
     let env = Env::from_process();
-    log::init(&args.log, env.optional_string("ROUSE_LOG")?.as_deref())?;
-    let config = Config::new(args, &env)?;
+    let log = log::init(&args.log, env.optional_string("ROUSE_LOG")?.as_deref())?;
+    let config = Config { log: Some(log), ..Config::new(args, &env)? };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
     runtime.block_on(async {
         let shutdown = signal::install().context("cannot receive signals")?;
