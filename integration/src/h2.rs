@@ -48,6 +48,15 @@ impl Client {
         client.send_request(request, end).unwrap()
     }
 
+    /// As [`Client::start`] for a connection that may be closed by now.
+    pub async fn try_start(
+        &mut self,
+        request: Request<()>,
+    ) -> Result<(client::ResponseFuture, SendStream<Bytes>), h2::Error> {
+        let mut client = soon("a free stream", self.0.clone().ready()).await?;
+        client.send_request(request, false)
+    }
+
     /// One request without a body; the response read whole, with its trailers.
     pub async fn send(&self, request: Request<()>) -> Result<(Response<String>, Option<HeaderMap>), h2::Error> {
         let (response, _) = self.start(request, true).await;

@@ -1,6 +1,7 @@
 //! What `/queue` says while requests come and go.
 
-use integration::{Interceptor, World, interceptor::get};
+use integration::{Interceptor, World, eventually, interceptor::get};
+use serde_json::json;
 
 use crate::{HOST, cold, warm};
 
@@ -101,4 +102,74 @@ async fn pipelined_requests_are_answered_in_order_and_counted() {
     }
     interceptor.in_flight("app", 0).await;
     assert_eq!(interceptor.queue("app").await.unwrap().count, 10);
+}
+
+#[tokio::test]
+async fn an_edit_of_a_route_keeps_its_counts_and_its_requests() {
+    let (world, pod, interceptor) = warm().await;
+    let mut client = interceptor.client().await;
+    client.get(HOST, "/").await;
+    let (mut upstream, _) = pod.request().await;
+    interceptor.in_flight("app", 1).await;
+    world.route("app", json!([{ "hosts": [HOST, "second.test"] }]));
+    eventually("the edit is in force", async || {
+        let mut probe = interceptor.client().await;
+        probe.send("HEAD / HTTP/1.1\r\nHost: second.test\r\n\r\n").await;
+        let queue = interceptor.queue("app").await?;
+        drop(probe);
+        (queue.count > 1).then_some(())
+    })
+    .await;
+    interceptor.in_flight("app", 1).await;
+    upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    assert_eq!(client.response().await.body, "ok");
+    interceptor.in_flight("app", 0).await;
+}
+
+#[tokio::test]
+async fn a_route_deleted_and_made_again_begins_anew_while_its_old_requests_end_in_peace() {
+    let (world, pod, interceptor) = warm().await;
+    let mut client = interceptor.client().await;
+    client.get(HOST, "/").await;
+    let (mut upstream, _) = pod.request().await;
+    interceptor.in_flight("app", 1).await;
+    world.remove("InterceptorRoute", "app");
+    eventually("the route is gone", async || interceptor.queue("app").await.is_none().then_some(())).await;
+    world.app("app", HOST);
+    eventually("the route is back", async || interceptor.queue("app").await).await;
+    upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    assert_eq!(client.response().await.body, "ok");
+    interceptor.in_flight("app", 0).await;
+    client.get(HOST, "/").await;
+    upstream.head().await;
+    interceptor.in_flight("app", 1).await;
+}
+
+#[tokio::test]
+async fn ten_thousand_requests_of_all_kinds_leave_no_count_behind() {
+    let (_world, pod, interceptor) = warm().await;
+    let pod = pod.answering("x");
+    let mut clients = Vec::new();
+    for number in 0..40_usize {
+        let mut client = interceptor.client().await;
+        clients.push(runtime::task::spawn("client", async move {
+            for round in 0..250 {
+                if (number + round) % 3 == 0 {
+                    client.send("POST / HTTP/1.1\r\nHost: app.test\r\nContent-Length: 4\r\n\r\nbody").await;
+                } else {
+                    client.get(HOST, "/").await;
+                }
+                assert_eq!(client.response().await.status(), 200);
+            }
+            // The last one's answer is not waited for.
+            client.get(HOST, "/").await;
+        }));
+    }
+    for client in clients {
+        client.await.unwrap();
+    }
+    interceptor.in_flight("app", 0).await;
+    let count = interceptor.queue("app").await.unwrap().count;
+    assert!((10_000..=10_040).contains(&count), "{count}");
+    assert!(pod.requests() as u64 >= 10_000);
 }

@@ -136,3 +136,31 @@ async fn the_admin_port_survives_garbage() {
     }
     assert_eq!(interceptor.ready().await.status(), 200);
 }
+
+#[tokio::test]
+async fn requests_are_logged_in_the_original_s_way_when_that_is_asked_for() {
+    let (_world, pod, interceptor) = crate::warm_with(&[("KEDA_HTTP_LOG_REQUESTS", "true")]).await;
+    let _pod = pod.answering("hello");
+    let mut client = interceptor.client().await;
+    client.send("GET /a%20b?secret=1 HTTP/1.1\r\nHost: app.test\r\nReferer: there\r\nUser-Agent: me/1\r\n\r\n").await;
+    client.response().await;
+    let line = integration::eventually("the access line", async || {
+        interceptor.log().lines().find(|line| line.contains("me/1")).map(str::to_owned)
+    })
+    .await;
+    for part in ["127.0.0.1:", "200", "5", "there"] {
+        assert!(line.contains(part), "{part} is not in {line}");
+    }
+    assert!(!line.contains("secret"), "a query may hold secrets: {line}");
+}
+
+#[tokio::test]
+async fn the_log_s_filter_can_be_asked_and_changed() {
+    let (_world, interceptor) = cold(&[]).await;
+    let mut peer = Peer::connect(interceptor.admin).await;
+    peer.send("PUT /log?debug HTTP/1.1\r\nHost: admin\r\nContent-Length: 0\r\n\r\n").await;
+    assert_eq!(peer.response().await.body, "debug\n");
+    peer.send("PUT /log?=&= HTTP/1.1\r\nHost: admin\r\nContent-Length: 0\r\n\r\n").await;
+    assert_eq!(peer.response().await.status(), 400);
+    assert_eq!(get(interceptor.admin, "/log").await.body, "debug\n");
+}

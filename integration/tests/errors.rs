@@ -241,3 +241,68 @@ async fn a_port_that_the_service_does_not_have_is_named() {
     assert_eq!((response.status(), response.body.as_str()), (500, "Internal Server Error\n"));
     assert_eq!(interceptor.queue("portless").await.map(|queue| queue.count), Some(0));
 }
+
+#[tokio::test]
+async fn a_connection_that_the_pod_says_it_closes_is_not_used_again() {
+    let (_world, pod, interceptor) = warm_with(&[("ROUSE_WORKERS", "1")]).await;
+    let mut client = interceptor.client().await;
+    for _ in 0..3 {
+        client.send("POST / HTTP/1.1\r\nHost: app.test\r\nContent-Length: 2\r\n\r\nhi").await;
+        let (mut upstream, head) = pod.request().await;
+        upstream.body(&head).await;
+        upstream.send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok").await;
+        let response = client.response().await;
+        assert_eq!((response.body.as_str(), response.head.get("connection")), ("ok", None), "the client's own goes on");
+        upstream.closed().await;
+    }
+}
+
+#[tokio::test]
+async fn a_head_request_gets_the_status_of_an_error_without_its_text() {
+    let (_world, interceptor) = cold(&[("KEDA_HTTP_READINESS_TIMEOUT", "50ms")]).await;
+    let mut client = interceptor.client().await;
+    for (host, status) in [("nobody.test", 404), (HOST, 504)] {
+        client.send(&format!("HEAD / HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
+        assert_eq!(client.head().await.status(), status);
+    }
+    client.get("nobody.test", "/").await;
+    assert_eq!(client.response().await.body, "Not Found\n", "the connection is still in step");
+}
+
+#[tokio::test]
+async fn an_error_leaves_the_connection_usable_or_closed_but_never_out_of_step() {
+    let (world, interceptor) = cold(&[("KEDA_HTTP_READINESS_TIMEOUT", "50ms")]).await;
+    let _neighbour = crate::neighbour(&world, &interceptor).await;
+    for host in ["nobody.test", HOST] {
+        let mut client = interceptor.client().await;
+        // The body looks like a request that must not be served as one.
+        let body = "GET /smuggled HTTP/1.1\r\nHost: neighbour.test\r\n\r\n";
+        let length = body.len();
+        client.send(&format!("POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n\r\n{body}")).await;
+        let response = client.response().await;
+        assert!(response.status() >= 400);
+        if client.try_send(b"GET /next HTTP/1.1\r\nHost: nobody.test\r\n\r\n").await.is_ok()
+            && let Some(head) = client.try_head().await
+        {
+            assert_eq!(head.status(), 404, "{host}: what follows is the next request, not the body");
+        }
+    }
+}
+
+#[tokio::test]
+async fn methods_of_all_kinds_pass() {
+    let (_world, pod, interceptor) = warm_with(&[("ROUSE_WORKERS", "1")]).await;
+    let mut client = interceptor.client().await;
+    let mut upstream = None;
+    for method in ["DELETE", "PATCH", "OPTIONS", "TRACE", "PROPFIND", "get", "M-SEARCH"] {
+        client.send(&format!("{method} /x HTTP/1.1\r\nHost: app.test\r\n\r\n")).await;
+        let mut peer = match upstream.take() {
+            Some(peer) => peer,
+            None => pod.accept().await,
+        };
+        assert_eq!(peer.head().await.start, format!("{method} /x HTTP/1.1"));
+        peer.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+        assert_eq!(client.response().await.status(), 200);
+        upstream = Some(peer);
+    }
+}

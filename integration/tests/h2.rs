@@ -298,3 +298,80 @@ async fn draining_sends_goaway_and_finishes_what_runs() {
     assert_eq!(read(&mut body).await.unwrap(), "ok");
     assert_eq!(interceptor.ended().await.code(), Some(0));
 }
+
+#[tokio::test]
+async fn an_upgrade_towards_a_pod_of_http_2_is_not_lost_in_silence() {
+    let (_world, pod, interceptor) = warm_h2c().await;
+    let mut client = interceptor.client().await;
+    client.send("GET / HTTP/1.1\r\nHost: app.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
+    let answer = runtime::task::spawn("pod", async move {
+        let mut exchange = first(pod.accept().await).await;
+        assert_eq!(exchange.request.headers().get("upgrade"), None);
+        let head = Response::builder().status(400).body(()).unwrap();
+        exchange.respond.send_response(head, true).unwrap();
+    });
+    let response = client.response().await;
+    assert!(matches!(response.status(), 400 | 502), "{response:?}");
+    answer.abort();
+    interceptor.in_flight("app", 0).await;
+}
+
+#[tokio::test]
+async fn a_request_without_an_authority_is_a_bad_request_and_harms_no_other_stream() {
+    let (world, pod, interceptor) = warm().await;
+    let _pod = pod.answering("never");
+    let _neighbour = crate::neighbour(&world, &interceptor).await;
+    let client = Client::connect(interceptor.proxy).await;
+    let twice =
+        Request::get(format!("http://{HOST}/")).header("host", "a.test").header("host", "b.test").body(()).unwrap();
+    if let Ok((response, _)) = client.send(twice).await {
+        assert_eq!(response.status(), 400);
+    }
+    let (response, _) = client.send(Request::get("http://neighbour.test/").body(()).unwrap()).await.unwrap();
+    assert_eq!(response.body(), "well");
+}
+
+#[tokio::test]
+async fn the_authority_counts_and_not_a_host_field_beside_it() {
+    let (_world, pod, interceptor) = warm().await;
+    let client = Client::connect(interceptor.proxy).await;
+    let request = Request::get(format!("http://{HOST}/")).header("host", "other.test").body(()).unwrap();
+    let (_response, _) = client.start(request, true).await;
+    assert_eq!(pod.request().await.1.all("host"), [HOST]);
+}
+
+#[tokio::test]
+async fn streams_that_are_opened_and_reset_in_a_row_leave_the_process_well() {
+    let (world, interceptor) = crate::cold(&[]).await;
+    let _neighbour = crate::neighbour(&world, &interceptor).await;
+    let client = Client::connect(interceptor.proxy).await;
+    for _ in 0..2000 {
+        let mut sender = client.clone();
+        let Ok(sent) = sender.try_start(request("POST", "/")).await else { break };
+        let (response, mut body) = sent;
+        body.send_reset(h2::Reason::CANCEL);
+        drop(response);
+    }
+    interceptor.in_flight("app", 0).await;
+    crate::assert_neighbour_is_well(&interceptor).await;
+}
+
+#[tokio::test]
+async fn header_blocks_without_end_are_refused() {
+    let (world, interceptor) = crate::cold(&[]).await;
+    let _neighbour = crate::neighbour(&world, &interceptor).await;
+    let mut client = interceptor.client().await;
+    client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+    client.send_bytes(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await;
+    // HEADERS without END_HEADERS, then CONTINUATION frames of 16 KiB each that never end.
+    client.send_bytes(&[0, 0, 1, 1, 0, 0, 0, 0, 1, 0x82]).await;
+    let mut frame = vec![0, 0x40, 0, 9, 0, 0, 0, 0, 1];
+    frame.resize(9 + 0x4000, 0x82);
+    for _ in 0..1024 {
+        if client.try_send(&frame).await.is_err() {
+            break;
+        }
+    }
+    client.closed().await;
+    crate::assert_neighbour_is_well(&interceptor).await;
+}

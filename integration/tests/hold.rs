@@ -261,3 +261,116 @@ async fn an_endpoint_that_is_not_ready_is_none() {
     world.object(&slice(true));
     assert_eq!(soon("the release", client.response()).await.body, "x");
 }
+
+#[tokio::test]
+async fn a_route_that_is_pointed_elsewhere_while_it_holds_is_released_there() {
+    let (world, interceptor) = cold(&[]).await;
+    let mut client = interceptor.client().await;
+    client.get(HOST, "/").await;
+    interceptor.held("app", 1).await;
+    world.service("elsewhere");
+    let pod = Pod::start().await.answering("elsewhere");
+    world.endpoints("elsewhere", &[pod.addr]);
+    let target = json!({ "target": { "service": "elsewhere", "port": 80 } });
+    world.route_with("app", json!([{ "hosts": [HOST] }]), target);
+    // Requests that come now go there; the one that is held was promised to its Service, which still may come.
+    eventually("new requests go elsewhere", async || {
+        let mut client = interceptor.client().await;
+        client.get(HOST, "/").await;
+        let first = tokio::time::timeout(std::time::Duration::from_millis(50), client.try_head()).await;
+        first.ok().flatten().map(|head| assert_eq!(head.status(), 200))
+    })
+    .await;
+    let old = Pod::start().await.answering("old");
+    world.endpoints("app", &[old.addr]);
+    let body = client.response().await.body;
+    assert!(body == "old" || body == "elsewhere", "{body}");
+}
+
+#[tokio::test]
+async fn two_routes_to_one_service_are_released_together() {
+    let (world, interceptor) = cold(&[]).await;
+    world.route_with(
+        "twin",
+        json!([{ "hosts": ["twin.test"] }]),
+        json!({ "target": { "service": "app", "port": 80 } }),
+    );
+    eventually("the twin is there", async || interceptor.queue("twin").await).await;
+    let mut one = interceptor.client().await;
+    one.get(HOST, "/").await;
+    let mut two = interceptor.client().await;
+    two.get("twin.test", "/").await;
+    interceptor.held("app", 1).await;
+    interceptor.held("twin", 1).await;
+    let pod = Pod::start().await.answering("both");
+    world.endpoints("app", &[pod.addr]);
+    assert_eq!((one.response().await.body, two.response().await.body), ("both".to_owned(), "both".to_owned()));
+}
+
+#[tokio::test]
+async fn a_full_process_wide_queue_answers_503_whatever_the_route() {
+    let (world, interceptor) = cold(&[("ROUSE_MAX_HELD", "3")]).await;
+    world.app("second", "second.test");
+    eventually("the second route is there", async || interceptor.queue("second").await).await;
+    let mut held = Vec::new();
+    for host in [HOST, HOST, "second.test"] {
+        let mut client = interceptor.client().await;
+        client.get(host, "/").await;
+        held.push(client);
+    }
+    interceptor.held("app", 2).await;
+    interceptor.held("second", 1).await;
+    assert_eq!(interceptor.get("second.test", "/").await.status(), 503);
+    assert_eq!(interceptor.get(HOST, "/").await.status(), 503);
+    drop(held.pop());
+    interceptor.held("second", 0).await;
+    let mut again = interceptor.client().await;
+    again.get(HOST, "/").await;
+    interceptor.held("app", 3).await;
+}
+
+#[tokio::test]
+async fn a_request_that_follows_a_held_one_on_its_connection_waits_its_turn() {
+    let (world, interceptor) = cold(&[]).await;
+    let _neighbour = crate::neighbour(&world, &interceptor).await;
+    let mut client = interceptor.client().await;
+    client.get(HOST, "/").await;
+    client.get("neighbour.test", "/").await;
+    interceptor.held("app", 1).await;
+    let pod = Pod::start().await.answering("first");
+    world.endpoints("app", &[pod.addr]);
+    assert_eq!(client.response().await.body, "first");
+    assert_eq!(client.response().await.body, "well");
+}
+
+#[tokio::test]
+async fn held_streams_of_one_http_2_connection_do_not_block_each_other() {
+    let (world, interceptor) = cold(&[]).await;
+    let _neighbour = crate::neighbour(&world, &interceptor).await;
+    let client = integration::h2::Client::connect(interceptor.proxy).await;
+    let request = |host: &str| http::Request::get(format!("http://{host}/")).body(()).unwrap();
+    let (held, _) = client.start(request(HOST), true).await;
+    interceptor.held("app", 1).await;
+    let (response, _) = client.send(request("neighbour.test")).await.unwrap();
+    assert_eq!(response.body(), "well");
+    let pod = Pod::start().await.answering("late");
+    world.endpoints("app", &[pod.addr]);
+    let response = soon("the held one", held).await.unwrap();
+    assert_eq!(response.headers()["x-keda-http-cold-start"], "true");
+}
+
+#[tokio::test]
+async fn an_endpoint_that_leaves_before_it_accepts_makes_the_route_hold_again() {
+    let (world, interceptor) = cold(&[]).await;
+    let mut client = interceptor.client().await;
+    client.get(HOST, "/").await;
+    interceptor.held("app", 1).await;
+    world.endpoints("app", &[Pod::absent().await]);
+    interceptor.endpoints("app", 1).await;
+    world.endpoints("app", &[]);
+    interceptor.endpoints("app", 0).await;
+    assert_eq!(interceptor.queue("app").await.unwrap().concurrency, 1);
+    let pod = Pod::start().await.answering("second try");
+    world.endpoints("app", &[pod.addr]);
+    assert_eq!(client.response().await.body, "second try");
+}

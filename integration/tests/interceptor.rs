@@ -13,6 +13,8 @@ mod foreign;
 mod h2;
 mod headers;
 mod hold;
+#[cfg(ebpf_object)]
+mod levels;
 mod routing;
 mod scaler;
 mod streaming;

@@ -56,6 +56,7 @@ async fn concurrency_becomes(scaler: &mut Scaler, expected: f64) {
 }
 
 #[tokio::test]
+#[expect(clippy::print_stdout, reason = "a measure, which nothing asserts on a machine that does other things too")]
 async fn a_stream_is_pushed_to_when_the_first_request_comes() {
     let (world, interceptor) = cold(&[]).await;
     let mut scaler = Scaler::start(&world, &interceptor).await;

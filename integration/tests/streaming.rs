@@ -229,3 +229,58 @@ async fn a_client_that_does_not_read_slows_the_pod_down_instead_of_filling_memor
     }
     interceptor.in_flight("app", 1).await;
 }
+
+#[tokio::test]
+async fn a_flood_of_interim_responses_neither_fills_memory_nor_hides_the_final_one() {
+    let (_world, pod, interceptor) = warm().await;
+    let mut client = interceptor.client().await;
+    client.get(HOST, "/").await;
+    let (mut upstream, _) = pod.request().await;
+    let flood = "HTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\n".repeat(100);
+    for _ in 0..100 {
+        upstream.send(&flood).await;
+    }
+    upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    loop {
+        let head = client.head().await;
+        if head.status() == 200 {
+            assert_eq!(client.body(&head).await, "ok");
+            return;
+        }
+        assert_eq!(head.status(), 103);
+    }
+}
+
+#[tokio::test]
+async fn a_chunk_line_or_trailer_without_end_is_refused() {
+    for tail in ["5;", "0\r\nX-Fill: "] {
+        let (_world, pod, interceptor) = warm().await;
+        let mut client = interceptor.client().await;
+        let mut upstream = posting(&mut client, &pod).await;
+        client.send(tail).await;
+        let fill = "x".repeat(64 * 1024);
+        for _ in 0..64 {
+            if client.try_send(fill.as_bytes()).await.is_err() {
+                break;
+            }
+        }
+        upstream.closed().await;
+        client.closed().await;
+        interceptor.in_flight("app", 0).await;
+    }
+}
+
+#[tokio::test]
+async fn a_pod_that_answers_and_closes_before_it_has_read_the_request_is_heard() {
+    let (_world, pod, interceptor) = warm().await;
+    for _ in 0..10 {
+        let mut client = interceptor.client().await;
+        client.send("POST / HTTP/1.1\r\nHost: app.test\r\nContent-Length: 1000000\r\n\r\npart").await;
+        let (mut upstream, _) = pod.request().await;
+        upstream.send("HTTP/1.1 401 Unauthorized\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno").await;
+        upstream.finish().await;
+        let response = client.response().await;
+        assert_eq!((response.status(), response.body.as_str()), (401, "no"));
+    }
+    interceptor.in_flight("app", 0).await;
+}
