@@ -63,8 +63,8 @@ pub enum WatchError {
 
 /// Reads all sources, then tells what changes, until the receiver is dropped.
 ///
-/// The first batch ends with [`WatchEvent::Synced`]; a folder that can't be read by then is an error, one that goes
-/// later is waited for.
+/// [`WatchEvent::Synced`] ends the batch, not always the first, that completes the first reading. A folder that can't be
+/// read by then is an error; one that goes later is waited for.
 pub async fn run(sources: Vec<Source>, events: mpsc::Sender<Vec<WatchEvent>>) -> Result<(), WatchError> {
     let folders = sources.into_iter().map(|Source::Dir(folder)| folder).collect();
     folder::watch(folders, events).await

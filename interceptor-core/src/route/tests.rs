@@ -8,6 +8,9 @@ use proptest::{collection::vec, option, prelude::*, sample::select};
 use super::*;
 use crate::inflight::{NoSink, RouteCounters};
 
+/// Path, headers and the name of the route that wins.
+type Case<'a> = (&'a str, &'a [(&'static str, &'a str)], Option<&'a str>);
+
 fn entry(id: u64, name: &str, created: i64, rules: Vec<Rule>) -> Arc<RouteEntry> {
     let route = Route {
         kind: RouteKind::InterceptorRoute,
@@ -142,7 +145,6 @@ fn headers_are_tried_as_the_original_tries_them() {
     ]);
     let custom = |value| ("x-custom-header", value);
     let another = ("x-another-header", "baz");
-    type Case<'a> = (&'a str, &'a [(&'static str, &'a str)], Option<&'a str>);
     let cases: [Case<'_>; 9] = [
         ("/api/", &[custom("foo")], Some("foo")),
         ("/api/", &[custom("bar")], Some("bar")),

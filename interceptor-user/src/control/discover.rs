@@ -115,9 +115,12 @@ impl Discover {
         }
         let changed = self.index.take_changed();
         self.writer.publish(self.index.snapshot(), &changed);
-        self.note_problems();
         if synced {
             self.synced = None;
+        }
+        // Before that, what seems to be missing may just not have been read.
+        if self.synced.is_none() {
+            self.note_problems();
         }
     }
 

@@ -23,6 +23,9 @@ pub const MAX_FILE: u64 = 16 << 20;
 /// How many files of one folder are read; those that come later by name are refused.
 pub const MAX_FILES: usize = 50_000;
 
+/// How many files go into one batch while all are read for the first time.
+const FIRST_READ: usize = 64;
+
 /// The shortest time between two batches. The first change after a pause is taken at once; a burst is taken together.
 const BETWEEN: Duration = Duration::from_millis(5);
 
@@ -56,29 +59,30 @@ pub(super) async fn watch(folders: Vec<PathBuf>, events: mpsc::Sender<Vec<WatchE
     let mut notice = Notice::new(&folders)?;
     let mut state =
         Folders { paths: folders, stamps: HashMap::new(), store: Store::default(), missing: BTreeSet::new() };
-    state.check()?;
-    let mut first = true;
-    let mut work = Work::All;
+    // In parts, so that the texts and objects of a large folder are not all in memory at once.
+    let mut parts = state.list()?.into_iter();
     loop {
+        let part: BTreeSet<_> = parts.by_ref().take(FIRST_READ).collect();
+        let is_last = part.len() < FIRST_READ;
         let mut batch;
-        (state, batch) = blocking(move || {
-            let batch = state.pass(work);
-            (state, batch)
-        })
-        .await;
-        log(&batch);
-        if std::mem::take(&mut first) {
-            batch.push(WatchEvent::Synced);
-        }
+        (state, batch) = pass(state, Work::Files(part)).await;
+        batch.extend(is_last.then_some(WatchEvent::Synced));
         if !batch.is_empty() && events.send(batch).await.is_err() {
             return Ok(());
         }
-        time::sleep(BETWEEN).await;
-        match next(&mut notice, &events, !state.missing.is_empty()).await {
-            Some(next) => work = next,
-            None => return Ok(()),
+        if is_last {
+            break;
         }
     }
+    while let Some(work) = next(&mut notice, &events, !state.missing.is_empty()).await {
+        let batch;
+        (state, batch) = pass(state, work).await;
+        if !batch.is_empty() && events.send(batch).await.is_err() {
+            break;
+        }
+        time::sleep(BETWEEN).await;
+    }
+    Ok(())
 }
 
 /// Waits until there is something to look at; `None` when nobody listens any more.
@@ -103,15 +107,22 @@ pub(super) fn is_manifest(path: &Path) -> bool {
     !hidden && format(path).is_some()
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match task::spawn_blocking(work).await {
+/// Looks at what `work` says, beside the runtime's own thread.
+async fn pass(mut state: Folders, work: Work) -> (Folders, Vec<WatchEvent>) {
+    let done = task::spawn_blocking(move || {
+        let batch = state.pass(work);
+        (state, batch)
+    });
+    let (state, batch) = match done.await {
         Ok(done) => done,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
             // The runtime is shutting down: nobody waits for this any more.
             Err(_cancelled) => std::future::pending().await,
         },
-    }
+    };
+    log(&batch);
+    (state, batch)
 }
 
 fn log(batch: &[WatchEvent]) {
@@ -127,10 +138,15 @@ fn log(batch: &[WatchEvent]) {
 // === impl Folders ===
 
 impl Folders {
-    /// Whether every folder can be read.
-    fn check(&self) -> Result<(), WatchError> {
-        let unreadable = self.paths.iter().find_map(|folder| Some((folder.clone(), fs::read_dir(folder).err()?)));
-        unreadable.map_or(Ok(()), |(folder, source)| Err(WatchError::Folder { folder, source }))
+    /// The files of all folders, each of which has to be readable.
+    fn list(&self) -> Result<Vec<PathBuf>, WatchError> {
+        let mut files = Vec::new();
+        for folder in &self.paths {
+            let listed = list(folder).map_err(|source| WatchError::Folder { folder: folder.clone(), source })?;
+            files.extend(listed.into_iter().take(MAX_FILES));
+        }
+        files.sort_unstable();
+        Ok(files)
     }
 
     /// Looks at what `work` says and tells what changed.

@@ -43,8 +43,7 @@ pub struct Invalid {
 pub(super) struct Store {
     /// By file, which objects it holds.
     files: BTreeMap<Arc<Path>, BTreeMap<Id, Held>>,
-    claims: HashMap<Id, BTreeSet<Arc<Path>>>,
-    live: HashMap<Id, Live>,
+    objects: HashMap<Id, Known>,
     /// Objects that more than one file holds.
     contested: BTreeSet<Id>,
     broken: BTreeMap<Arc<Path>, Vec<Invalid>>,
@@ -68,8 +67,16 @@ struct Held {
     hash: u64,
 }
 
+/// Who holds an object, and which version of it was told.
+#[derive(Debug, Default)]
+struct Known {
+    /// Sorted; nearly always one.
+    files: Vec<Arc<Path>>,
+    told: Option<Told>,
+}
+
 #[derive(Debug)]
-struct Live {
+struct Told {
     file: Arc<Path>,
     hash: u64,
 }
@@ -158,11 +165,11 @@ impl Store {
     fn hold(&mut self, draft: &mut Draft<'_>, held: Held, object: Box<Object>) {
         let Ok(key) = object.key() else { return };
         let id = (object.kind(), key);
-        let is_new = !draft.old.contains_key(&id) && !self.claims.contains_key(&id);
+        let is_new = !draft.old.contains_key(&id) && !self.objects.contains_key(&id);
         if let Some(first) = draft.held.get(&id) {
             let message = format!("document {} of the file is the same object and wins", first.document);
             draft.refuse(held.document, Some(id), message);
-        } else if is_new && self.claims.len() + draft.held.len() >= MAX_OBJECTS {
+        } else if is_new && self.objects.len() + draft.held.len() >= MAX_OBJECTS {
             draft.refuse(held.document, Some(id), format!("more than {MAX_OBJECTS} objects: ignored"));
         } else {
             self.fresh.entry(id.clone()).or_default().insert(Arc::clone(draft.path), object);
@@ -172,24 +179,24 @@ impl Store {
 
     fn claim<'a>(&mut self, path: &Arc<Path>, ids: impl Iterator<Item = &'a Id>) {
         for id in ids {
-            let claimants = self.claims.entry(id.clone()).or_default();
-            claimants.insert(Arc::clone(path));
-            if claimants.len() > 1 {
+            let Known { files, told: _ } = self.objects.entry(id.clone()).or_default();
+            if let Err(at) = files.binary_search(path) {
+                files.reserve_exact(1);
+                files.insert(at, Arc::clone(path));
+            }
+            if files.len() > 1 {
                 self.contested.insert(id.clone());
             }
             self.touched.insert(id.clone());
         }
     }
 
-    fn unclaim(&mut self, path: &Path, ids: impl Iterator<Item = Id>) {
+    fn unclaim(&mut self, path: &Arc<Path>, ids: impl Iterator<Item = Id>) {
         for id in ids {
-            if let Some(claimants) = self.claims.get_mut(&id) {
-                claimants.remove(path);
-                if claimants.len() < 2 {
+            if let Some(Known { files, told: _ }) = self.objects.get_mut(&id) {
+                files.retain(|file| file != path);
+                if files.len() < 2 {
                     self.contested.remove(&id);
-                }
-                if claimants.is_empty() {
-                    self.claims.remove(&id);
                 }
             }
             self.touched.insert(id);
@@ -202,27 +209,25 @@ impl Store {
         read: &mut impl FnMut(&Path) -> Option<Vec<Parsed>>,
         events: &mut Vec<WatchEvent>,
     ) {
-        let claimants: Vec<_> = self.claims.get(id).into_iter().flatten().cloned().collect();
-        for path in claimants {
-            let Some(hash) = self.hash_of(&path, id) else { continue };
-            if self.live.get(id).is_some_and(|live| live.hash == hash) {
-                self.live.insert(id.clone(), Live { file: path, hash });
-                return;
-            }
-            let object = self.fresh_object(id, &path).or_else(|| find(read(&path)?, id, hash));
-            if let Some(object) = object {
-                events.push(WatchEvent::Applied(*object));
-                self.live.insert(id.clone(), Live { file: path, hash });
+        let Some(Known { files, told }) = self.objects.remove(id) else { return };
+        for file in &files {
+            let Some(hash) = self.files.get(file).and_then(|held| held.get(id)).map(|held| held.hash) else { continue };
+            let is_told = told.as_ref().is_some_and(|told| told.hash == hash);
+            let object =
+                if is_told { None } else { self.fresh_object(id, file).or_else(|| find(read(file)?, id, hash)) };
+            if is_told || object.is_some() {
+                events.extend(object.map(|object| WatchEvent::Applied(*object)));
+                let told = Some(Told { file: Arc::clone(file), hash });
+                self.objects.insert(id.clone(), Known { files, told });
                 return;
             }
         }
-        if self.live.remove(id).is_some() {
+        if told.is_some() {
             events.push(WatchEvent::Deleted(id.0, id.1.clone()));
         }
-    }
-
-    fn hash_of(&self, path: &Path, id: &Id) -> Option<u64> {
-        Some(self.files.get(path)?.get(id)?.hash)
+        if !files.is_empty() {
+            self.objects.insert(id.clone(), Known { files, told: None });
+        }
     }
 
     fn fresh_object(&mut self, id: &Id, path: &Path) -> Option<Box<Object>> {
@@ -233,19 +238,21 @@ impl Store {
     fn invalid(&self) -> BTreeSet<Invalid> {
         let broken = self.broken.values().flatten().cloned();
         let twice = self.contested.iter().flat_map(|id| {
-            let losers = self.claims.get(id).into_iter().flatten();
-            losers.filter_map(|path| self.twice(id, path))
+            let known = self.objects.get(id).and_then(|known| Some((&known.files, known.told.as_ref()?)));
+            known.into_iter().flat_map(move |(files, told)| files.iter().filter_map(|file| self.twice(id, file, told)))
         });
         broken.chain(twice).take(MAX_INVALID).collect()
     }
 
-    fn twice(&self, id: &Id, path: &Arc<Path>) -> Option<Invalid> {
-        let winner = Some(&self.live.get(id)?.file).filter(|winner| *winner != path)?;
+    fn twice(&self, id: &Id, file: &Arc<Path>, told: &Told) -> Option<Invalid> {
+        if *file == told.file {
+            return None;
+        }
         Some(Invalid {
-            file: Arc::clone(path),
-            document: self.files.get(path)?.get(id)?.document,
+            file: Arc::clone(file),
+            document: self.files.get(file)?.get(id)?.document,
             object: Some(id.clone()),
-            message: format!("{} has the same object and wins", winner.display()),
+            message: format!("{} has the same object and wins", told.file.display()),
         })
     }
 }
