@@ -34,6 +34,8 @@ pub struct Options {
     pub load: usize,
     /// What they ask for.
     pub load_path: String,
+    /// How long a number of replicas must last to be called settled: longer than the HPA's sync period.
+    pub settle: Duration,
 }
 
 /// The summary.
@@ -138,7 +140,8 @@ impl Steps<'_> {
         self.read_state(&route).await;
         let load = Load::start(&world.requester, &route.address, &self.options.load_path, self.options.load);
         let mut peak = 0;
-        let grown = self.step("grown under load", STEP, grow(world, &route, &load, &mut peak)).await;
+        let grown =
+            self.step("grown under load", STEP, grow(world, &route, &load, self.options.settle, &mut peak)).await;
         self.report.peak_replicas = peak;
         self.count(&load.tally());
         drop(load);
@@ -299,9 +302,16 @@ async fn warm(world: &World, route: &ScaledRoute) -> Result<String, String> {
     }
 }
 
-/// Load makes more than one replica, and every one of them answers.
-async fn grow(world: &World, route: &ScaledRoute, load: &Load, peak: &mut usize) -> Result<String, String> {
+/// Load makes more than one replica, the number lasts, and every one of them answers.
+async fn grow(
+    world: &World,
+    route: &ScaledRoute,
+    load: &Load,
+    settle: Duration,
+    peak: &mut usize,
+) -> Result<String, String> {
     let workload = &route.scaled.workload;
+    let mut lasting: Option<(usize, Instant)> = None;
     loop {
         let tally = load.tally();
         if let Some(failure) = tally.failure {
@@ -311,7 +321,11 @@ async fn grow(world: &World, route: &ScaledRoute, load: &Load, peak: &mut usize)
         *peak = (*peak).max(running);
         let wanted = world.cluster.load().replicas.get(workload).copied().unwrap_or(0);
         let listed = route_state(world, route).await.map_or(0, |route| route.upstream.endpoints.len());
-        let settled = running == usize::try_from(wanted).unwrap_or(usize::MAX) && listed == running;
+        let agreed = running == usize::try_from(wanted).unwrap_or(usize::MAX) && listed == running;
+        lasting = lasting
+            .filter(|(count, _)| agreed && *count == running)
+            .or_else(|| agreed.then(|| (running, Instant::now())));
+        let settled = lasting.is_some_and(|(_, since)| since.elapsed() >= settle);
         if running > 1 && settled && tally.pods.len() == running {
             return Ok(format!(
                 "1 → {running} replicas, {} requests answered by {running} pods, none failed",

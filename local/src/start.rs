@@ -51,7 +51,12 @@ async fn show(args: &RunArgs, own: &Own, shutdown: &mut Shutdown) -> anyhow::Res
 
 async fn check(args: &RunArgs, own: &Own, shutdown: &mut Shutdown) -> anyhow::Result<ExitCode> {
     let run = Run::start(args, own, shutdown).await?;
-    let options = Options { route: args.route.clone(), load: args.load, load_path: args.load_path.clone() };
+    let options = Options {
+        route: args.route.clone(),
+        load: args.load,
+        load_path: args.load_path.clone(),
+        settle: args.hpa_sync_period.mul_f64(1.5),
+    };
     let mut progress = |line: &str| if args.json { whisper(line) } else { say(line) };
     let report = tokio::select! {
         report = once::run(&run.world, &options, &mut progress) => Some(report),

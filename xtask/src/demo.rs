@@ -2,9 +2,11 @@
 
 use std::{
     ffi::OsString,
+    fs,
+    io::{BufRead as _, BufReader},
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context as _, Result};
@@ -58,6 +60,42 @@ pub(crate) fn run(root: &Path, args: &DemoArgs) -> Result<()> {
     let local = programs.join("rouse-local");
     let error = Command::new(&local).args(args.passed_on(root)).exec();
     Err(error).with_context(|| format!("cannot start {}", local.display()))
+}
+
+/// Runs the demonstration once and kills its scaler on the way: it must notice, and fail.
+pub(crate) fn fails_without_scaler(root: &Path) -> Result<()> {
+    let local = build(root)?.join("rouse-local");
+    let mut command = Command::new(&local);
+    command.arg("--manifests").arg(root.join(MANIFESTS)).arg("--once").stdout(Stdio::piped());
+    let mut running = command.spawn().with_context(|| format!("cannot start {}", local.display()))?;
+    let printed = running.stdout.take().context("standard output is piped")?;
+    let mut killed = false;
+    for line in BufReader::new(printed).lines() {
+        let line = line.context("cannot read what the demonstration prints")?;
+        println!("{line}");
+        if !killed && line.contains("held and woken") {
+            let scaler = child(running.id(), "scaler").context("the demonstration has no scaler")?;
+            process::run(Command::new("kill").args(["-KILL", &scaler.to_string()]))?;
+            killed = true;
+        }
+    }
+    let status = running.wait()?;
+    anyhow::ensure!(killed, "the demonstration ended before its scaler could be killed: {status}");
+    anyhow::ensure!(!status.success(), "the demonstration went on without its scaler");
+    Ok(())
+}
+
+/// A child of `parent` with that name.
+fn child(parent: u32, name: &str) -> Option<u32> {
+    let parent = parent.to_string();
+    fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+        // pid (name) state parent …
+        let (_, rest) = stat.split_once(" (")?;
+        let (its_name, rest) = rest.rsplit_once(") ")?;
+        (its_name == name && rest.split(' ').nth(1) == Some(&parent)).then_some(pid)
+    })
 }
 
 /// The folder of the built programs.

@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result};
 
 use self::counts::Counts;
 use crate::{
-    build_ebpf, process,
+    build_ebpf, demo, process,
     report::{Outcome, Report},
     setup,
 };
@@ -86,6 +86,10 @@ pub(crate) fn all(root: &Path, report: &mut Report) -> Counts {
         let this = std::env::current_exe().context("cannot find this program")?;
         process::run(Command::new(this).args(["demo", "--once"]).current_dir(root))?;
         Ok(Outcome::Passed("one request woke a workload".to_owned()))
+    });
+    report.step("demo --once, scaler killed", || {
+        demo::fails_without_scaler(root)?;
+        Ok(Outcome::Passed("it failed, as it must".to_owned()))
     });
     total
 }

@@ -122,7 +122,7 @@ fn world(fake: SocketAddr) -> (World, watch::Sender<Health>) {
 }
 
 fn options() -> Options {
-    Options { route: None, load: 2, load_path: "/".into() }
+    Options { route: None, load: 2, load_path: "/".into(), settle: Duration::ZERO }
 }
 
 async fn check(world: World) -> (Report, Vec<String>) {
