@@ -11,6 +11,8 @@
 //! upstreams × what the kernel has ─► mapops
 //! ```
 
+#![forbid(unsafe_code)]
+
 mod key;
 
 pub mod demand;

@@ -66,7 +66,7 @@ async fn measure(size: usize) -> io::Result<()> {
         delays.push(started.elapsed());
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    let cpu = (self::cpu()? - cpu) / u32::try_from(CHANGES).unwrap_or(1);
+    let cpu = self::cpu()?.saturating_sub(cpu) / u32::try_from(CHANGES).unwrap_or(1);
     delays.sort_unstable();
     writeln!(
         io::stdout(),

@@ -14,7 +14,7 @@ use super::{
     WatchError, WatchEvent,
     manifest::{self, Format, Parsed},
     notice::{Notice, Work},
-    store::Store,
+    store::{MAX_OBJECTS, Store},
 };
 
 /// The longest file that is read, in bytes: ten times what an API server stores as one object.
@@ -58,7 +58,7 @@ pub(super) async fn watch(folders: Vec<PathBuf>, events: mpsc::Sender<Vec<WatchE
     // Watched before it is read, so that no change falls between.
     let mut notice = Notice::new(&folders)?;
     let mut state =
-        Folders { paths: folders, stamps: HashMap::new(), store: Store::default(), missing: BTreeSet::new() };
+        Folders { paths: folders, stamps: HashMap::new(), store: Store::new(MAX_OBJECTS), missing: BTreeSet::new() };
     // In parts, so that the texts and objects of a large folder are not all in memory at once.
     let mut parts = state.list()?.into_iter();
     loop {

@@ -17,7 +17,7 @@ use super::{
     manifest::{Failure, Parsed},
 };
 
-/// How many objects are kept; those of files that come later are refused.
+/// How many objects are kept; what comes later is refused until its file changes again.
 pub const MAX_OBJECTS: usize = 100_000;
 
 /// How many invalid documents are told at once; who has more than these reads the first ones first.
@@ -39,8 +39,10 @@ pub struct Invalid {
 }
 
 /// What all files hold.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Store {
+    /// How many objects it takes.
+    limit: usize,
     /// By file, which objects it holds.
     files: BTreeMap<Arc<Path>, BTreeMap<Id, Held>>,
     objects: HashMap<Id, Known>,
@@ -99,6 +101,19 @@ impl fmt::Display for Invalid {
 // === impl Store ===
 
 impl Store {
+    pub(super) fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            files: BTreeMap::new(),
+            objects: HashMap::new(),
+            contested: BTreeSet::new(),
+            broken: BTreeMap::new(),
+            touched: BTreeSet::new(),
+            fresh: HashMap::new(),
+            reported: BTreeSet::new(),
+        }
+    }
+
     /// Takes in what a file holds now.
     pub(super) fn replace(&mut self, path: &Path, parsed: Vec<Parsed>) {
         let known = self.files.remove_entry(path);
@@ -169,8 +184,12 @@ impl Store {
         if let Some(first) = draft.held.get(&id) {
             let message = format!("document {} of the file is the same object and wins", first.document);
             draft.refuse(held.document, Some(id), message);
-        } else if is_new && self.objects.len() + draft.held.len() >= MAX_OBJECTS {
-            draft.refuse(held.document, Some(id), format!("more than {MAX_OBJECTS} objects: ignored"));
+        } else if is_new && self.objects.len() + draft.held.len() >= self.limit {
+            draft.refuse(
+                held.document,
+                Some(id),
+                format!("more than {} objects: ignored until the file changes", self.limit),
+            );
         } else {
             self.fresh.entry(id.clone()).or_default().insert(Arc::clone(draft.path), object);
             draft.held.insert(id, held);
@@ -271,3 +290,6 @@ fn find(parsed: Vec<Parsed>, id: &Id, hash: u64) -> Option<Box<Object>> {
     let mut objects = objects.filter(|object| same(object));
     objects.next()
 }
+
+#[cfg(test)]
+mod tests;

@@ -327,3 +327,60 @@ async fn a_file_that_is_too_long_or_no_text_is_told_and_what_it_held_stays() {
     folder.until(|folder| folder.invalid.len() == 2).await;
     assert_eq!(folder.names(), ["InterceptorRoute default/r"]);
 }
+
+#[tokio::test]
+async fn of_many_broken_manifests_each_is_told_by_name_and_the_good_ones_get_their_requests() {
+    let rules = |host: &str| format!("  rules: [{{hosts: [{host}]}}]\n");
+    let good = route("good", "80") + &rules("good.example");
+    let loser = route("a-loser", "80") + &rules("good.example");
+    let lost = route("lost", "80").replace("service: web", "service: nowhere") + &rules("lost.example");
+    let no_port = route("no-port", "81") + &rules("no-port.example");
+    let duration = route("duration", "80") + "  timeouts: {request: soon}\n";
+    let service = "{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {ports: [{port: 80}]}}";
+    let files = [
+        ("good.yaml", &*good),
+        ("loser.yaml", &*loser),
+        ("lost.yaml", &*lost),
+        ("no-port.yaml", &*no_port),
+        ("duration.yaml", &*duration),
+        ("range.yaml", &*route("range", "65536")),
+        ("unparsable.yaml", "kind: InterceptorRoute\nmetadata:\n  name: unparsable\n spec: [\n"),
+        ("service.yaml", service),
+    ];
+    let folder = Folder::with(&files).await;
+    let mut index = interceptor_core::Index::new(1, std::sync::Arc::new(interceptor_core::inflight::NoSink));
+    for object in folder.objects.values() {
+        if let Some(event) = core_event(&WatchEvent::Applied(object.clone())).unwrap() {
+            index.apply(event);
+        }
+    }
+    let problems = index.problems();
+    let told: Vec<_> = problems.iter().map(|problem| format!("{}: {}", problem.object, problem.message)).collect();
+    assert_eq!(
+        told,
+        [
+            "default/a-loser: good.example/ goes to InterceptorRoute default/good: of two as old the later name wins",
+            "default/lost: Service default/nowhere does not exist",
+            "default/no-port: Service default/web has no port 81: it has 80",
+        ]
+    );
+    let mut invalid = folder.invalid.clone();
+    invalid.sort();
+    assert_eq!(
+        invalid[..2],
+        [
+            "duration.yaml, document 1, InterceptorRoute default/duration: spec.timeouts.request is \"soon\": \
+             expected a duration such as 300ms, 1m30s or 0s",
+            "range.yaml, document 1, InterceptorRoute default/range: spec.target.port is 65536: \
+             expected a port from 1 to 65535",
+        ]
+    );
+    assert!(
+        invalid[2].starts_with("unparsable.yaml, document 1, InterceptorRoute default/unparsable: "),
+        "{invalid:?}"
+    );
+    let snapshot = index.snapshot();
+    let found = |host| snapshot.table.lookup(host, "/", &http::HeaderMap::new()).map(|entry| entry.route.key.name());
+    assert_eq!(found("good.example"), Some("good"));
+    assert_eq!(found("lost.example"), Some("lost"));
+}
