@@ -196,6 +196,8 @@ impl Bound {
             });
         group.spawn("grpc", server);
         tokio::select! {
+            // First, because the gRPC server ends on the same request.
+            biased;
             () = shutdown.requested() => {}
             ended = group.ended() => return Err(RunError::Task(ended)),
         }
