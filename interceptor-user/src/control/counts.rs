@@ -36,6 +36,10 @@ use super::kernel::Kernel;
 /// Between two reports of the same route, but for its turning active.
 const INTERVAL: Duration = Duration::from_millis(250);
 
+/// After edges were told, those that follow within this time are told together. With many routes that turn active and
+/// idle all the time, waking the publisher for each would cost as much as the requests themselves.
+const GATHER: Duration = Duration::from_millis(1);
+
 /// Silence longer than this is trouble: an empty message is sent before.
 const KEEPALIVE: Duration = Duration::from_secs(5);
 
@@ -98,6 +102,12 @@ impl EdgeSink for Edges {
 }
 
 impl Edges {
+    /// Ends once there are edges, but not before `earliest`. Loses none when it is cancelled.
+    async fn told(&self, earliest: Instant) {
+        tokio::time::sleep_until(earliest).await;
+        self.told.notified().await;
+    }
+
     fn take(&self) -> Vec<RouteId> {
         std::mem::take(&mut self.routes.lock())
     }
@@ -123,11 +133,15 @@ impl Publisher {
         let mut published = self.reader.clone();
         let mut known = self.reader.load();
         let mut last = Instant::now();
+        let mut gathered = last;
         loop {
             let busy = !self.active.is_empty();
             let update = tokio::select! {
                 biased;
-                () = self.edges.told.notified() => self.edges(),
+                () = self.edges.told(gathered) => {
+                    gathered = Instant::now() + GATHER;
+                    self.edges()
+                }
                 () = published.published() => self.removals(&mut known),
                 _ = ticks.tick(), if busy => self.tick(),
                 () = tokio::time::sleep_until(last + KEEPALIVE) => Some(CountsUpdate::default()),
