@@ -1,7 +1,7 @@
 //! The data plane in the kernel, level `self`: loads the programs, attaches them to one cgroup and keeps them fed. All of
 //! it ends with this process, for nothing is pinned.
 
-use std::{os::fd::AsFd as _, path::Path, sync::Arc, time::Duration};
+use std::{os::fd::AsFd as _, panic::resume_unwind, path::Path, sync::Arc, thread, time::Duration};
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
@@ -87,16 +87,7 @@ impl Kernel {
         let cgroup = Cgroup::find(cgroup)?;
         raise_locked_memory();
         let limits = limits.unwrap_or_else(|| Limits::for_cpus(nr_cpus().unwrap_or(1)));
-        let log_level = logs::level(perfmon);
-        let mut ebpf = EbpfLoader::new()
-            // No program of ours is adapted to the kernel's types, which take megabytes.
-            .btf(None)
-            .map_max_entries(maps::UPSTREAM_OF, limits.addresses.saturating_mul(2).max(2))
-            .map_max_entries(maps::STATS, limits.slots.max(1))
-            .override_global("AYA_LOG_LEVEL", &log_level, true)
-            .load(object)
-            .map_err(Box::new)?;
-        syscall::return_freed_memory();
+        let mut ebpf = create(object, limits, logs::level(perfmon))?;
         let mut maps = KernelMaps::take(&mut ebpf)?;
         let logs = Logs::take(&mut ebpf).map_err(Box::new)?;
         let program = load(&mut ebpf).map_err(|error| Unavailable::Load(Box::new(error)))?;
@@ -205,6 +196,35 @@ impl Dataplane for Kernel {
     fn take_logs(&mut self) -> Option<Logs> {
         self.logs.take()
     }
+}
+
+/// Creates the maps and prepares the programs. The loader begins by reading all of the kernel's type information, which no
+/// program of ours needs; it does so in a thread of its own, whose memory is free as a whole when it ends.
+fn create(object: &[u8], limits: Limits, log_level: u8) -> Result<Ebpf, Box<EbpfError>> {
+    let create = || {
+        EbpfLoader::new()
+            .btf(None)
+            .map_max_entries(maps::UPSTREAM_OF, limits.addresses.saturating_mul(2).max(2))
+            .map_max_entries(maps::STATS, limits.slots.max(1))
+            .override_global("AYA_LOG_LEVEL", &log_level, true)
+            .load(object)
+            .map_err(Box::new)
+    };
+    let ebpf = thread::scope(|scope| scope.spawn(create).join().unwrap_or_else(|panic| resume_unwind(panic)));
+    give_back_later();
+    ebpf
+}
+
+/// Sees to it that those twenty megabytes do not stay with an idle process. glibc gives freed memory back when it is told
+/// to, mimalloc after one second, but then only when something happens, such as the end of a thread.
+fn give_back_later() {
+    const AFTER_THE_DELAY: Duration = Duration::from_millis(1500);
+    let wait = || {
+        thread::park_timeout(AFTER_THE_DELAY);
+        syscall::return_freed_memory();
+    };
+    // Without a thread the memory stays, which costs no more than that.
+    _ = thread::Builder::new().name("give-back".to_owned()).spawn(wait);
 }
 
 fn sockops(ebpf: &mut Ebpf) -> Result<&mut SockOps, ProgramError> {

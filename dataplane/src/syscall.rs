@@ -65,8 +65,7 @@ pub(crate) fn wait_for_programs() -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Gives memory that was freed back to the system. The loader reads all of the kernel's type information before it can be
-/// told not to, some 16 MiB, which glibc would keep for good.
+/// Gives memory that glibc has kept after it was freed back to the system.
 pub(crate) fn return_freed_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: glibc's own lock makes it safe from any thread, and it only gives back what nobody uses.
