@@ -196,7 +196,7 @@ impl ProxyConfig {
             response_header_timeout: env.renamed_duration(
                 "KEDA_HTTP_RESPONSE_HEADER_TIMEOUT",
                 "KEDA_RESPONSE_HEADER_TIMEOUT",
-                Duration::from_secs(300),
+                Duration::from_mins(5),
             )?,
             connect_timeout: env.duration("KEDA_HTTP_CONNECT_TIMEOUT", Duration::from_millis(500))?,
             max_idle_per_endpoint: share(env.u64("KEDA_HTTP_MAX_IDLE_CONNS_PER_HOST", 200)?),
@@ -236,7 +236,7 @@ mod tests {
     #[test]
     fn defaults_are_those_of_the_add_on() {
         let config = parse(&[]).unwrap();
-        assert_eq!(config.proxying.response_header_timeout, Duration::from_secs(300));
+        assert_eq!(config.proxying.response_header_timeout, Duration::from_mins(5));
         assert_eq!(config.proxying.connect_timeout, Duration::from_millis(500));
         assert_eq!(config.proxying.max_idle_per_endpoint, 100, "200, over two workers");
         assert_eq!(config.drain_timeout, Some(Duration::from_secs(30)));

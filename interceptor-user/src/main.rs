@@ -12,10 +12,6 @@ use interceptor_user::{
 };
 use runtime::{args, env::Env, log, signal};
 
-/// glibc's allocator costs the request path twice as many instructions.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let args = Args::parse_from(args::with_double_dashes(std::env::args_os()));
     match run(args) {

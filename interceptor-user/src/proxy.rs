@@ -165,7 +165,7 @@ impl Exchange {
         let mut timer = self.connection.timer();
         for _ in 0..MAX_TRIES {
             let (mut lease, cold) = self.acquire(route, &request, due).await?;
-            self.address(&mut request, lease.protocol(), asked.as_ref());
+            Self::address(&mut request, lease.protocol(), asked.as_ref());
             let addr = lease.addr();
             let sent = forward::send(&mut lease, request, deadlines, &mut timer.timer).await?;
             match sent {
@@ -173,7 +173,7 @@ impl Exchange {
                     if let Some(cold) = cold {
                         self.record_cold_start(route, cold, arrived, response.status());
                     }
-                    return self.respond(response, lease, asked, due);
+                    return Self::respond(response, lease, asked, due);
                 }
                 Sent::Unsent(again) | Sent::Repeat(again) => {
                     tracing::debug!(endpoint = %addr, "connection was closed before the request was sent or answered");
@@ -250,7 +250,7 @@ impl Exchange {
     }
 
     /// Puts the target and the upgrade into the form of the connection's protocol.
-    fn address(&self, request: &mut Request<RequestBody>, protocol: Protocol, asked: Option<&Asked>) {
+    fn address(request: &mut Request<RequestBody>, protocol: Protocol, asked: Option<&Asked>) {
         match protocol {
             Protocol::Http1 => {
                 if request.uri().authority().is_some() {
@@ -272,7 +272,6 @@ impl Exchange {
     }
 
     fn respond(
-        &self,
         response: Response<Incoming>,
         lease: Lease,
         asked: Option<Asked>,

@@ -89,7 +89,7 @@ impl Discover {
             }
         };
         tokio::select! {
-            result = watching => result.map(|_| ()),
+            result = watching => result,
             () = taking => std::future::pending().await,
         }
     }

@@ -28,6 +28,8 @@ pub(crate) struct Driver {
 /// Passes the connection's wake-ups on to the task that drives it.
 #[derive(Debug, Default)]
 struct Relay {
+    /// The connection has asked to be driven since it was last.
+    woken: AtomicBool,
     deaf: AtomicBool,
     task: Mutex<Option<Waker>>,
 }
@@ -45,15 +47,18 @@ impl Driver {
     pub(crate) fn drive(&mut self, cx: &mut Context<'_>) {
         let Some(connection) = &mut self.connection else { return };
         self.relay.attach(cx.waker());
+        self.relay.woken.store(false, Relaxed);
         if connection.as_mut().poll(&mut Context::from_waker(&self.waker)).is_ready() {
             // Its end is told through the pending response or body, which the drop completes.
             self.connection = None;
         }
     }
 
-    /// Moves the connection's bytes while no task is waiting for them.
+    /// Lets a connection that nobody waits for do what it has asked for: notice that its peer has closed, mostly.
     pub(crate) fn drive_idle(&mut self) {
-        self.drive(&mut Context::from_waker(Waker::noop()));
+        if self.relay.woken.load(Relaxed) {
+            self.drive(&mut Context::from_waker(Waker::noop()));
+        }
     }
 
     /// Does something to the connection's other ends without being woken by it.
@@ -92,6 +97,7 @@ impl Wake for Relay {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
+        self.woken.store(true, Relaxed);
         if self.deaf.load(Relaxed) {
             return;
         }
@@ -128,6 +134,7 @@ mod tests {
         driver.drive(&mut Context::from_waker(&waker));
         driver.quietly(|| sender.send(()).unwrap());
         assert_eq!(count.0.load(Relaxed), 0);
+        assert!(driver.relay.woken.load(Relaxed), "the connection is driven before it is used again");
         drop(sender);
         driver.drive(&mut Context::from_waker(&waker));
         assert!(driver.is_open());

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// How long endpoints that do not accept are tried when the request has no deadline; the add-on's value.
-const DIAL_LIMIT: Duration = Duration::from_secs(60);
+const DIAL_LIMIT: Duration = Duration::from_mins(1);
 
 /// How a request came to its connection.
 #[derive(Debug)]

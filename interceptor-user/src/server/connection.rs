@@ -17,7 +17,7 @@ use super::io::{Interim, IoShared};
 use crate::proxy::Timer;
 
 /// How long a request's head may take from its first byte; the add-on's value.
-pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The same once listeners are closed: a head that is on its way arrives within this, or keeps the process from ending.
 const CLOSING_HEAD_TIMEOUT: Duration = Duration::from_secs(1);

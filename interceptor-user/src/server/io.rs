@@ -3,7 +3,7 @@
 
 use std::{
     io::{self, IoSlice},
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd as _, OwnedFd},
     pin::Pin,
     sync::{
         Arc,
@@ -23,6 +23,9 @@ use tokio::{
 /// Most bytes of 1xx heads that wait to be sent; further ones are dropped, as any recipient may (RFC 9110 §15.2).
 const MAX_INTERIM: usize = 64 * 1024;
 
+/// Up to this size it is cheaper to copy the pieces of a message together than to have the kernel take a list of them.
+const GATHERED: usize = 1024;
+
 /// A client's socket.
 #[derive(Debug)]
 pub(crate) struct ClientIo {
@@ -32,6 +35,8 @@ pub(crate) struct ClientIo {
     at_boundary: bool,
     /// 1xx bytes being written.
     writing: Vec<u8>,
+    /// A small head and body on their way into one write.
+    gathered: Vec<u8>,
 }
 
 /// What the request stages see of the socket.
@@ -126,7 +131,8 @@ impl Interim {
 impl ClientIo {
     pub(crate) fn new(stream: TcpStream) -> (Self, Arc<IoShared>) {
         let shared = Arc::new(IoShared::default());
-        let io = Self { stream, shared: Arc::clone(&shared), at_boundary: true, writing: Vec::new() };
+        let io =
+            Self { stream, shared: Arc::clone(&shared), at_boundary: true, writing: Vec::new(), gathered: Vec::new() };
         (io, shared)
     }
 
@@ -196,7 +202,15 @@ impl AsyncWrite for ClientIo {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         std::task::ready!(self.poll_before_write(cx))?;
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        if bufs.iter().map(|buf| buf.len()).sum::<usize>() > GATHERED {
+            return Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        }
+        let Self { stream, gathered, .. } = &mut *self;
+        gathered.clear();
+        for buf in bufs {
+            gathered.extend_from_slice(buf);
+        }
+        Pin::new(stream).poll_write(cx, gathered)
     }
 
     fn is_write_vectored(&self) -> bool {
