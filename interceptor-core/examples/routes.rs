@@ -13,12 +13,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use interceptor_core::{
     Index, ObjectKey, Route, RouteTable,
     index::Event,
     inflight::NoSink,
-    route::{PortRef, RouteKind, Rule, Scaling, Target, Timeouts},
+    route::{HeaderMatch, PortRef, RouteKind, Rule, Scaling, Target, Timeouts},
     service::{Service, ServicePort, Slice, SliceEndpoint, SlicePort},
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
@@ -35,6 +35,9 @@ const BATCHES: usize = 51;
 
 /// How many routes are added and taken away one by one.
 const CHANGES: usize = 501;
+
+/// The header by which routes of one host differ.
+const TENANT: HeaderName = HeaderName::from_static("x-tenant");
 
 fn main() -> io::Result<()> {
     for size in SIZES {
@@ -62,10 +65,10 @@ fn measure(size: usize) -> io::Result<()> {
     let (wildcard, more) = lookups(&table, &wild, "/api/v1/items/42", true);
     let (missing, none) = lookups(&table, &wild, "/elsewhere", false);
     let (added, removed) = changes(&mut index, size + 1);
-    let paths = paths(size);
+    let (paths, by_header) = (paths(size), by_header(size));
     writeln!(
         io::stdout(),
-        "{{\"routes\":{size},\"lookupNs\":{{\"exactHost\":{exact},\"wildcardHost\":{wildcard},\"pathPrefix\":{paths},\"missing\":{missing}}},\
+        "{{\"routes\":{size},\"lookupNs\":{{\"exactHost\":{exact},\"wildcardHost\":{wildcard},\"pathPrefix\":{paths},\"headerValue\":{by_header},\"missing\":{missing}}},\
          \"allocationsPerLookup\":{},\"oneMoreUs\":{added:.1},\"oneLessUs\":{removed:.1},\"bytesPerRoute\":{bytes}}}",
         allocations + more + none,
     )
@@ -100,6 +103,29 @@ fn paths(size: usize) -> u128 {
         let started = Instant::now();
         for path in paths.iter().cycle().take(BATCH) {
             assert!(black_box(table.lookup(black_box("a.example"), black_box(path), &headers)).is_some(), "{path}");
+        }
+        started.elapsed()
+    });
+    median(times).as_nanos() / BATCH as u128
+}
+
+/// Nanoseconds of one look-up when all routes share a host and differ by one header.
+fn by_header(size: usize) -> u128 {
+    let mut index = Index::new(2, Arc::new(NoSink));
+    for number in 0..size {
+        let mut route = route(number, "a.example", "");
+        let value = Some(format!("tenant-{number}").into_bytes());
+        route.rules[0].headers = vec![HeaderMatch { name: TENANT, value }];
+        index.apply(Event::Route(route));
+    }
+    let table = index.snapshot().table;
+    let tenants = (0..size).map(|number| HeaderValue::from_str(&format!("tenant-{number}")));
+    let tenants = tenants.map(|value| value.expect("letters and digits are a header value"));
+    let headers: Vec<_> = tenants.map(|value| HeaderMap::from_iter([(TENANT, value)])).collect();
+    let times: [Duration; BATCHES] = std::array::from_fn(|_| {
+        let started = Instant::now();
+        for headers in headers.iter().cycle().take(BATCH) {
+            assert!(black_box(table.lookup(black_box("a.example"), black_box("/v1/items"), headers)).is_some());
         }
         started.elapsed()
     });

@@ -10,6 +10,7 @@ pub(crate) mod bucket;
 mod check;
 pub(crate) mod host;
 pub(crate) mod path;
+pub(crate) mod ranked;
 pub(crate) mod table;
 
 pub use self::{

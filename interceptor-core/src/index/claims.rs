@@ -10,7 +10,7 @@ use foldhash::quality::RandomState;
 
 use crate::{
     RouteEntry,
-    route::{HeaderMatch, bucket::Slot, host::HostPattern, table},
+    route::{HeaderMatch, host::HostPattern, ranked::Slot, table},
 };
 
 /// Everybody's claims by their hash, and those that are made more than once. A claim is a hash of 128 bits rather than the

@@ -1,70 +1,45 @@
-//! The routes that share one host and one path prefix, in the order in which their headers are tried.
+//! The routes that share one host and one path prefix: told apart by their headers.
+//!
+//! Thousands of them may share a host and differ by one header, such as a tenant's name. So each rule is filed under one
+//! of its headers, and a request looks only at the rules filed under headers that it has.
 
-use std::{
-    cmp::{Ordering, Reverse},
-    sync::Arc,
+use std::{borrow::Borrow, hash::Hash, sync::Arc};
+
+use foldhash::quality::RandomState;
+use http::{HeaderMap, HeaderName};
+use imbl::{GenericHashMap, shared_ptr::DefaultSharedPtr};
+
+use super::{
+    HeaderMatch, RouteEntry,
+    ranked::{Ranked, Slot},
 };
 
-use http::HeaderMap;
-use imbl::OrdSet;
+type Map<K, V> = GenericHashMap<K, V, RandomState, DefaultSharedPtr>;
 
-use super::{HeaderMatch, RouteEntry};
-
-/// One rule of one route at a host and prefix.
-#[derive(Clone, Debug)]
-pub(crate) struct Slot {
-    pub(crate) entry: Arc<RouteEntry>,
-    pub(crate) rule: usize,
-}
-
-/// Slots in order of precedence; a set only from the second on, since nearly all stand alone.
+/// All rules at a host and prefix.
 #[derive(Clone, Debug, Default)]
 pub(crate) enum Bucket {
     #[default]
     Empty,
     One(Slot),
-    Many(OrdSet<Slot>),
+    Many(Box<Files>),
 }
 
-// === impl Slot ===
-
-impl Slot {
-    pub(crate) fn headers(&self) -> &[HeaderMatch] {
-        &self.entry.route.rules[self.rule].headers
-    }
-
-    fn matches(&self, headers: &HeaderMap) -> bool {
-        self.headers().iter().all(|header| header.matches(headers))
-    }
-
-    /// More headers, more of them with a value, the older route, the later namespace, the later name: this order.
-    fn rank(&self) -> impl Ord + '_ {
-        let headers = self.headers();
-        let valued = headers.iter().filter(|header| header.value.is_some()).count();
-        let route = &self.entry.route;
-        (Reverse(headers.len()), Reverse(valued), route.created, Reverse(&route.key), route.kind, self.rule)
-    }
+/// Rules by one header each.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Files {
+    /// Those that ask for no header.
+    plain: Ranked,
+    by_name: Map<HeaderName, File>,
 }
 
-impl Ord for Slot {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.rank().cmp(&other.rank())
-    }
+/// Rules that are filed under one header name.
+#[derive(Clone, Debug, Default)]
+struct File {
+    by_value: Map<Arc<[u8]>, Ranked>,
+    /// Those that ask only that it is there.
+    present: Ranked,
 }
-
-impl PartialOrd for Slot {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Slot {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl Eq for Slot {}
 
 // === impl Bucket ===
 
@@ -75,21 +50,25 @@ impl Bucket {
 
     /// The first whose headers the request has.
     pub(crate) fn pick(&self, headers: &HeaderMap) -> Option<&Arc<RouteEntry>> {
-        match self {
+        let slot = match self {
             Self::Empty => None,
-            Self::One(slot) => slot.matches(headers).then_some(&slot.entry),
-            Self::Many(slots) => slots.iter().find(|slot| slot.matches(headers)).map(|slot| &slot.entry),
-        }
+            Self::One(slot) => slot.matches(headers).then_some(slot),
+            Self::Many(files) => files.pick(headers),
+        };
+        slot.map(|slot| &slot.entry)
     }
 
     pub(crate) fn insert(&mut self, slot: Slot) {
         match self {
             Self::Empty => *self = Self::One(slot),
             Self::One(only) if *only == slot => *only = slot,
-            Self::One(only) => *self = Self::Many(OrdSet::from_iter([only.clone(), slot])),
-            Self::Many(slots) => {
-                slots.insert(slot);
+            Self::One(only) => {
+                let mut files = Box::<Files>::default();
+                files.insert(only.clone());
+                files.insert(slot);
+                *self = Self::Many(files);
             }
+            Self::Many(files) => files.insert(slot),
         }
     }
 
@@ -97,13 +76,87 @@ impl Bucket {
         match self {
             Self::One(only) if only == slot => *self = Self::Empty,
             Self::Empty | Self::One(_) => {}
-            Self::Many(slots) => {
-                slots.remove(slot);
-                if slots.len() == 1 {
-                    let only = slots.get_min().expect("one is left").clone();
-                    *self = Self::One(only);
+            Self::Many(files) => {
+                files.remove(slot);
+                if files.is_empty() {
+                    *self = Self::Empty;
                 }
             }
         }
+    }
+}
+
+// === impl Files ===
+
+impl Files {
+    fn is_empty(&self) -> bool {
+        self.plain.is_empty() && self.by_name.is_empty()
+    }
+
+    fn pick(&self, headers: &HeaderMap) -> Option<&Slot> {
+        let mut best = self.plain.first();
+        if self.by_name.len() <= headers.keys_len() {
+            for (name, file) in self.by_name.iter().filter(|(name, _)| headers.contains_key(*name)) {
+                best = file.pick(name, headers, best);
+            }
+        } else {
+            for name in headers.keys() {
+                if let Some(file) = self.by_name.get(name) {
+                    best = file.pick(name, headers, best);
+                }
+            }
+        }
+        best
+    }
+
+    fn insert(&mut self, slot: Slot) {
+        let Some(HeaderMatch { name, value }) = filed_under(&slot).cloned() else { return self.plain.insert(slot) };
+        let file = self.by_name.entry(name).or_default();
+        match value {
+            Some(value) => file.by_value.entry(value.into()).or_default().insert(slot),
+            None => file.present.insert(slot),
+        }
+    }
+
+    fn remove(&mut self, slot: &Slot) {
+        let Some(HeaderMatch { name, value }) = filed_under(slot) else { return self.plain.remove(slot) };
+        let is_empty = |file: &File| file.by_value.is_empty() && file.present.is_empty();
+        update(&mut self.by_name, name, is_empty, |file| match value {
+            Some(value) => update(&mut file.by_value, value.as_slice(), Ranked::is_empty, |ranked| ranked.remove(slot)),
+            None => file.present.remove(slot),
+        });
+    }
+}
+
+// === impl File ===
+
+impl File {
+    fn pick<'a>(&'a self, name: &HeaderName, headers: &HeaderMap, best: Option<&'a Slot>) -> Option<&'a Slot> {
+        let values = headers.get_all(name).iter();
+        let best = values.fold(best, |best, value| match self.by_value.get(value.as_bytes()) {
+            Some(ranked) => ranked.first_match(headers, best),
+            None => best,
+        });
+        self.present.first_match(headers, best)
+    }
+}
+
+/// The header that a rule is filed under: one with a value, if there is one, since that tells more requests apart.
+fn filed_under(slot: &Slot) -> Option<&HeaderMatch> {
+    let headers = slot.headers();
+    headers.iter().find(|header| header.value.is_some()).or(headers.first())
+}
+
+/// Changes what is at `key`, and takes it away when it is empty then.
+fn update<K, Q, V>(map: &mut Map<K, V>, key: &Q, is_empty: impl Fn(&V) -> bool, change: impl FnOnce(&mut V))
+where
+    K: Clone + Eq + Hash + Borrow<Q>,
+    Q: ?Sized + Eq + Hash,
+    V: Clone,
+{
+    let Some(value) = map.get_mut(key) else { return };
+    change(value);
+    if is_empty(value) {
+        map.remove(key);
     }
 }

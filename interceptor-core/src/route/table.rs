@@ -10,9 +10,10 @@ use imbl::{GenericHashMap, shared_ptr::DefaultSharedPtr};
 
 use super::{
     Route, RouteEntry,
-    bucket::{Bucket, Slot},
+    bucket::Bucket,
     host::{self, HostBuf, HostPattern},
     path,
+    ranked::Slot,
 };
 
 type Map<K> = GenericHashMap<Arc<K>, Arc<PathNode>, RandomState, DefaultSharedPtr>;
