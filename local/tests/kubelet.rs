@@ -1,5 +1,7 @@
 //! Deployments become processes: started, probed, listed, withdrawn, ended.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -204,7 +206,7 @@ async fn an_edited_template_is_rolled_out_without_a_gap() {
     let mut machine = Machine::start(deployment(&demo_app()));
     machine.scale(1);
     machine.until("it is ready", all_ready(1)).await;
-    let old = machine.pods.borrow()[0].name.clone();
+    let old = machine.pods.borrow()[0].name.to_string();
     let edited = deployment(&demo_app().replace("'0'", "'1'"));
     machine.cluster.edit(|state| drop(state.workloads.insert(key(), edited)));
     machine.until("both run", |pods| pods.len() == 2).await;
