@@ -12,7 +12,7 @@ use std::{
 
 use http::{
     HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
-    header::{self, CONNECTION, EXPECT, HOST},
+    header::{self, CONNECTION, EXPECT, HOST, TRANSFER_ENCODING},
     request,
 };
 use hyper::{body::Incoming, upgrade::OnUpgrade};
@@ -260,9 +260,14 @@ impl Exchange {
                 if let Some(asked) = asked {
                     headers::set_upgrade(request.headers_mut(), asked.protocol.clone());
                 }
+                // hyper takes these two to have no body unless they say that they do.
+                if matches!(*request.method(), Method::GET | Method::HEAD) && request.body().has_unknown_length() {
+                    request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+                }
             }
             Protocol::H2c => {
                 *request.version_mut() = Version::HTTP_2;
+                request.headers_mut().remove(TRANSFER_ENCODING);
                 if let Some(uri) = absolute_form(request) {
                     *request.uri_mut() = uri;
                     request.headers_mut().remove(HOST);

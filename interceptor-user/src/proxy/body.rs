@@ -90,6 +90,11 @@ impl RequestBody {
         self.sent.clone()
     }
 
+    /// Whether there is a body of which nobody has said how long it is.
+    pub(crate) fn has_unknown_length(&self) -> bool {
+        self.inner.as_ref().is_some_and(|inner| !inner.is_end_stream() && inner.size_hint().exact().is_none())
+    }
+
     fn finish(&mut self) {
         self.inner = None;
         if let Some(sent) = &self.sent {
