@@ -440,3 +440,21 @@ const ANSWERS: [&[u8]; 12] = [
     b"3\r\nabc\r\n",
     b"0\r\nX: y\r\n\r\n",
 ];
+
+#[tokio::test]
+async fn a_client_beyond_the_limit_waits_until_another_leaves() {
+    let (_world, pod, interceptor) = crate::warm_with(&[("ROUSE_WORKERS", "1"), ("ROUSE_MAX_CONNECTIONS", "2")]).await;
+    let _pod = pod.answering("served");
+    let mut first = interceptor.client().await;
+    let mut second = interceptor.client().await;
+    for client in [&mut first, &mut second] {
+        client.get(HOST, "/").await;
+        assert_eq!(client.response().await.body, "served");
+    }
+    let mut third = interceptor.client().await;
+    third.get(HOST, "/").await;
+    assert_eq!(interceptor.ready().await.status(), 200, "operators are not among them");
+    assert_eq!(third.arrived(), "");
+    drop(first);
+    assert_eq!(third.response().await.body, "served");
+}

@@ -69,3 +69,13 @@ async fn nghttp_is_told_that_there_is_no_route() {
     let output = text(&run("nghttp", &["-v", &url]).await);
     assert!(output.contains(":status: 404"), "{output}");
 }
+
+#[tokio::test]
+async fn curl_that_offers_http_2_by_upgrade_is_served_over_http_1() {
+    let (_world, pod, interceptor) = warm().await;
+    let _pod = pod.answering("hello");
+    let url = format!("http://{}/", interceptor.proxy);
+    let host = format!("Host: {HOST}");
+    let output = run("curl", &["--http2", "-sS", "-H", &host, "-w", "|%{http_version}|%{http_code}", &url]).await;
+    assert_eq!(text(&output), "hello|1.1|200");
+}

@@ -375,3 +375,46 @@ async fn header_blocks_without_end_are_refused() {
     client.closed().await;
     crate::assert_neighbour_is_well(&interceptor).await;
 }
+
+#[tokio::test]
+async fn a_pod_that_takes_one_stream_at_a_time_is_given_all_requests_in_the_end() {
+    let (_world, pod, interceptor) = warm_h2c().await;
+    let pod = runtime::task::spawn("pod", async move {
+        loop {
+            let peer = pod.accept().await;
+            runtime::task::spawn("pod connection", one_at_a_time(peer));
+        }
+    });
+    let client = Client::connect(interceptor.proxy).await;
+    let mut responses = Vec::new();
+    for number in 0..20 {
+        responses.push(client.start(request("POST", &format!("/{number}")), true).await.0);
+    }
+    for response in responses {
+        assert_eq!(soon("a response", response).await.unwrap().status(), 200);
+    }
+    interceptor.in_flight("app", 0).await;
+    pod.abort();
+}
+
+/// Refuses whatever comes before the last was answered, as its settings say.
+async fn one_at_a_time(peer: integration::Peer) {
+    let mut builder = h2::server::Builder::new();
+    builder.max_concurrent_streams(1);
+    let Ok(mut server) = builder.handshake::<_, Bytes>(peer.into_stream()).await else { return };
+    while let Some(Ok((_request, mut respond))) = server.accept().await {
+        let _ = respond.send_response(Response::new(()), true);
+    }
+}
+
+#[tokio::test]
+async fn trailers_that_a_pod_of_http_1_did_not_announce_reach_a_client_of_http_2() {
+    let (_world, pod, interceptor) = warm().await;
+    let client = Client::connect(interceptor.proxy).await;
+    let (response, _) = client.start(request("GET", "/"), true).await;
+    let (mut upstream, _) = pod.request().await;
+    upstream.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 7\r\n\r\n").await;
+    let mut body = soon("a response", response).await.unwrap().into_body();
+    assert_eq!(read(&mut body).await.unwrap(), "ok");
+    assert_eq!(soon("trailers", body.trailers()).await.unwrap().unwrap()["x-sum"], "7");
+}

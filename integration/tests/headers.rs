@@ -152,3 +152,65 @@ async fn a_client_of_http_1_0_is_answered_in_its_own_way() {
     assert_eq!((head.status(), head.get("transfer-encoding")), (200, None));
     assert_eq!(client.rest().await, "hello", "without chunks, ended by the end of the connection");
 }
+
+#[tokio::test]
+async fn a_body_s_framing_is_the_client_s_own() {
+    let (_world, pod, interceptor) = warm_with(&[("ROUSE_WORKERS", "1")]).await;
+    let mut client = interceptor.client().await;
+    let mut kept = None;
+    for (lines, length, coding) in [
+        ("", None, None),
+        ("Content-Length: 0\r\n", Some("0"), None),
+        ("Transfer-Encoding: chunked\r\n", None, Some("chunked")),
+    ] {
+        for method in ["GET", "POST"] {
+            client.send(&format!("{method} / HTTP/1.1\r\nHost: app.test\r\n{lines}\r\n")).await;
+            if coding.is_some() {
+                client.send("0\r\n\r\n").await;
+            }
+            let mut upstream = match kept.take() {
+                Some(upstream) => upstream,
+                None => pod.accept().await,
+            };
+            let head = upstream.head().await;
+            assert_eq!(
+                (head.get("content-length"), head.get("transfer-encoding")),
+                (length, coding),
+                "{method} {lines}"
+            );
+            upstream.body(&head).await;
+            upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+            assert_eq!(client.response().await.status(), 200);
+            kept = Some(upstream);
+        }
+    }
+}
+
+#[tokio::test]
+async fn large_headers_of_a_response_are_passed_on() {
+    let value = "v".repeat(100_000);
+    assert_eq!(answered(&format!("X-Large: {value}\r\n")).await.get("x-large"), Some(&*value));
+}
+
+#[tokio::test]
+async fn a_client_that_wants_its_connection_closed_gets_that() {
+    let (_world, pod, interceptor) = warm().await;
+    let _pod = pod.answering("bye");
+    let mut client = interceptor.client().await;
+    client.send("GET / HTTP/1.1\r\nHost: app.test\r\nConnection: close\r\n\r\n").await;
+    let response = client.response().await;
+    assert_eq!((response.body.as_str(), response.head.get("connection")), ("bye", Some("close")));
+    client.closed().await;
+}
+
+#[tokio::test]
+async fn a_client_of_http_1_0_may_keep_its_connection() {
+    let (_world, pod, interceptor) = warm().await;
+    let _pod = pod.answering("more");
+    let mut client = interceptor.client().await;
+    for _ in 0..3 {
+        client.send("GET / HTTP/1.0\r\nHost: app.test\r\nConnection: keep-alive\r\n\r\n").await;
+        let response = client.response().await;
+        assert_eq!((response.body.as_str(), response.head.get("connection")), ("more", Some("keep-alive")));
+    }
+}

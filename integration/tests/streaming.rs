@@ -284,3 +284,35 @@ async fn a_pod_that_answers_and_closes_before_it_has_read_the_request_is_heard()
     }
     interceptor.in_flight("app", 0).await;
 }
+
+#[tokio::test]
+async fn a_client_that_waits_for_100_continue_is_held_and_then_asked_for_its_body() {
+    let (world, interceptor) = crate::cold(&[]).await;
+    let mut client = interceptor.client().await;
+    client.send("PUT / HTTP/1.1\r\nHost: app.test\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n").await;
+    interceptor.held("app", 1).await;
+    assert_eq!(client.arrived(), "");
+    let pod = Pod::start().await;
+    world.endpoints("app", &[pod.addr]);
+    let (mut upstream, _) = pod.request().await;
+    upstream.send("HTTP/1.1 100 Continue\r\n\r\n").await;
+    assert_eq!(client.head().await.status(), 100);
+    client.send("body").await;
+    assert_eq!(upstream.exactly(4).await, "body");
+    upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+    assert_eq!(client.response().await.cold_start(), Some("true"));
+}
+
+#[tokio::test]
+async fn a_body_that_comes_without_waiting_for_100_continue_is_passed_on() {
+    let (_world, pod, interceptor) = warm().await;
+    let mut client = interceptor.client().await;
+    // As curl does after a second without an answer, and other clients do at once.
+    client.send("PUT / HTTP/1.1\r\nHost: app.test\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\nbody").await;
+    let (mut upstream, _) = pod.request().await;
+    assert_eq!(upstream.exactly(4).await, "body");
+    upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+    let head = client.head().await;
+    let head = if head.status() == 100 { client.head().await } else { head };
+    assert_eq!(head.status(), 200);
+}
