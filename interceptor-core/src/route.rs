@@ -6,12 +6,13 @@ use http::HeaderMap;
 
 use crate::{ObjectKey, UpstreamId};
 
-pub(crate) mod bucket;
+mod bucket;
 mod check;
 pub(crate) mod host;
 pub(crate) mod path;
 pub(crate) mod ranked;
 pub(crate) mod table;
+mod tree;
 
 pub use self::{
     check::{MAX_HEADERS, MAX_KEYS, RouteError},

@@ -10,27 +10,20 @@ use imbl::{GenericHashMap, shared_ptr::DefaultSharedPtr};
 
 use super::{
     Route, RouteEntry,
-    bucket::Bucket,
     host::{self, HostBuf, HostPattern},
     path,
     ranked::Slot,
+    tree::PathNode,
 };
 
-type Map<K> = GenericHashMap<Arc<K>, Arc<PathNode>, RandomState, DefaultSharedPtr>;
+type Map = GenericHashMap<Arc<str>, Arc<PathNode>, RandomState, DefaultSharedPtr>;
 
 /// From host, path and headers to a route. Cloning it is cheap, and a clone never changes.
 #[derive(Clone, Debug, Default)]
 pub struct RouteTable {
-    exact: Map<str>,
-    suffix: Map<str>,
+    exact: Map,
+    suffix: Map,
     any: Arc<PathNode>,
-}
-
-/// One segment of the prefixes that one host has: a tree, so that a path is walked once.
-#[derive(Clone, Debug, Default)]
-struct PathNode {
-    here: Bucket,
-    children: Map<[u8]>,
 }
 
 // === impl RouteTable ===
@@ -67,11 +60,7 @@ impl RouteTable {
                 HostPattern::Suffix(suffix) => self.suffix.entry(suffix).or_default(),
                 HostPattern::Any => &mut self.any,
             };
-            let mut node = Arc::make_mut(root);
-            for segment in path::segments(prefix) {
-                node = Arc::make_mut(node.children.entry(segment.into()).or_default());
-            }
-            node.here.insert(Slot { entry: Arc::clone(entry), rule });
+            Arc::make_mut(root).insert(path::segments(prefix), Slot { entry: Arc::clone(entry), rule });
         }
     }
 
@@ -93,45 +82,13 @@ impl RouteTable {
     }
 }
 
-// === impl PathNode ===
-
-impl PathNode {
-    fn is_empty(&self) -> bool {
-        self.here.is_empty() && self.children.is_empty()
-    }
-
-    fn find(&self, path: &[u8], headers: &HeaderMap) -> Option<&Arc<RouteEntry>> {
-        let mut node = self;
-        let mut best = node.here.pick(headers);
-        for segment in path::segments(path) {
-            if node.children.is_empty() {
-                break;
-            }
-            let Some(child) = node.children.get(segment) else { break };
-            node = child;
-            best = node.here.pick(headers).or(best);
-        }
-        best
-    }
-
-    fn remove<'a>(&mut self, mut segments: impl Iterator<Item = &'a [u8]>, slot: &Slot) {
-        match segments.next() {
-            None => self.here.remove(slot),
-            Some(segment) => prune(&mut self.children, segment, segments, slot),
-        }
-    }
-}
-
-/// Removes `slot` below `key`, and `key` itself when nothing is left below it.
-fn prune<'a, K>(map: &mut Map<K>, key: &K, segments: impl Iterator<Item = &'a [u8]>, slot: &Slot)
-where
-    K: ?Sized + std::hash::Hash + Eq,
-{
-    let Some(node) = map.get_mut(key) else { return };
-    let node = Arc::make_mut(node);
-    node.remove(segments, slot);
-    if node.is_empty() {
-        map.remove(key);
+/// Removes `slot` from `host`, and the host itself when nothing is left of it.
+fn prune<'a>(hosts: &mut Map, host: &str, segments: impl Iterator<Item = &'a [u8]>, slot: &Slot) {
+    let Some(root) = hosts.get_mut(host) else { return };
+    let root = Arc::make_mut(root);
+    root.remove(segments, slot);
+    if root.is_empty() {
+        hosts.remove(host);
     }
 }
 

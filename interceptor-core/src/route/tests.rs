@@ -122,6 +122,36 @@ fn prefixes_are_whole_segments_of_the_decoded_path() {
 }
 
 #[test]
+fn a_host_may_have_any_number_of_prefixes() {
+    let paths = |number: usize| [format!("/p{number}"), format!("/all/p{number}/x")];
+    let entries: Vec<_> = (0..50_usize)
+        .map(|number| {
+            let [first, second] = paths(number);
+            let id = u64::try_from(number).unwrap();
+            entry(id, &format!("r{number}"), 0, vec![rule(&["h"], &[&first, &second], &[])])
+        })
+        .collect();
+    let mut table = table(&entries);
+    let check = |table: &RouteTable, there: &dyn Fn(usize) -> bool| {
+        for number in 0..50 {
+            for path in paths(number) {
+                let expected = there(number).then(|| format!("r{number}"));
+                assert_eq!(find(table, "h", &format!("{path}/more"), &[]), expected, "{path}");
+            }
+        }
+    };
+    check(&table, &|_| true);
+    for entry in entries.iter().step_by(2) {
+        table.remove(entry);
+    }
+    check(&table, &|number| number % 2 == 1);
+    for entry in entries.iter().skip(1).step_by(2) {
+        table.remove(entry);
+    }
+    assert!(table.is_empty());
+}
+
+#[test]
 fn ipv6_literals_match_with_and_without_brackets_and_port() {
     let table = named(vec![("r", rule(&["[::1]"], &[], &[]))]);
     for host in ["[::1]:8080", "[::1]", "::1", "[0:0::1]:1"] {
