@@ -1,8 +1,8 @@
 //! The kernel's part: keeps its maps in step with the snapshots, and reads its counters.
 
-use std::{collections::HashMap, convert::Infallible, sync::Arc, time::Duration};
+use std::{collections::HashMap, convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
-use dataplane::{ConnectionCounters, Dataplane, Level};
+use dataplane::{ConnectionCounters, Dataplane, Level, Logs};
 use interceptor_core::UpstreamId;
 use parking_lot::Mutex;
 use runtime::snapshot::Reader;
@@ -68,12 +68,17 @@ impl Kernel {
         if self.level == Level::None {
             return std::future::pending().await;
         }
+        let logs = self.shared.lock().dataplane.take_logs();
+        let mut forwarded = pin!(forward(logs));
         let mut repairs = tokio::time::interval(REPAIR);
         repairs.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // What was published before this ran.
+        self.sync();
         loop {
             tokio::select! {
                 () = self.reader.published() => self.sync(),
                 _ = repairs.tick() => self.repair(),
+                never = &mut forwarded => match never {},
             }
         }
     }
@@ -92,4 +97,14 @@ impl Kernel {
             tracing::warn!(%error, "the kernel's maps could not be checked");
         }
     }
+}
+
+/// Puts what the programs log into our log, as it comes.
+async fn forward(logs: Option<Logs>) -> Infallible {
+    if let Some(logs) = logs
+        && let Err(error) = logs.forward().await
+    {
+        tracing::warn!(%error, "the kernel programs' log cannot be read");
+    }
+    std::future::pending().await
 }
