@@ -47,13 +47,18 @@ impl AddrKey {
         }
     }
 
+    /// The address as bytes in network order.
+    #[inline]
+    pub const fn octets(&self) -> [u8; 16] {
+        let [a, b, c, d] = self.addr_be;
+        let ([a0, a1, a2, a3], [b0, b1, b2, b3]) = (a.to_ne_bytes(), b.to_ne_bytes());
+        let ([c0, c1, c2, c3], [d0, d1, d2, d3]) = (c.to_ne_bytes(), d.to_ne_bytes());
+        [a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3, d0, d1, d2, d3]
+    }
+
     /// The socket address; an IPv4-mapped one comes back as IPv4.
-    pub fn socket_addr(&self) -> SocketAddr {
-        let mut octets = [0; 16];
-        for (to, word) in octets.chunks_exact_mut(4).zip(self.addr_be) {
-            to.copy_from_slice(&word.to_ne_bytes());
-        }
-        SocketAddr::new(Ipv6Addr::from(octets).to_canonical(), u16::from_be(self.port_be))
+    pub const fn socket_addr(&self) -> SocketAddr {
+        SocketAddr::new(Ipv6Addr::from_octets(self.octets()).to_canonical(), u16::from_be(self.port_be))
     }
 }
 

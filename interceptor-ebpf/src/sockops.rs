@@ -52,10 +52,11 @@ fn state(ctx: &SockOpsContext) {
     };
     let Some(conn) = maps::conn(packet::socket(ctx)) else { return };
     let step = conn.step(event);
-    let slot = conn.slot;
-    maps::count(slot, step);
-    if step == Step::Failed {
-        debug!(ctx, "a connection of slot {} was not established", slot);
+    maps::count(conn.slot, step);
+    if step == Step::Failed
+        && let Some(key) = packet::remote(ctx)
+    {
+        debug!(ctx, "no connection to [{:i}]:{}", key.octets(), u16::from_be(key.port_be));
     }
 }
 
