@@ -18,20 +18,34 @@ use crate::{app, discover::Admin};
 /// Interceptors are upgraded once in a while, and an offer that is refused costs one connection.
 const OFFER_STREAM: Duration = Duration::from_secs(30);
 
-/// KEDA's external scaler for HTTP: collects the counts of interceptors, answers and pushes to KEDA.
+/// The scaler's command line. Settings of the KEDA HTTP Add-on come from its environment variables.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "scaler", version)]
+#[command(
+    name = "scaler",
+    version,
+    about = "KEDA's external scaler for HTTP: collects the counts of interceptors, answers and pushes to KEDA",
+    after_long_help = "Settings are read from the environment variables of the KEDA HTTP Add-on, and ours:\n  \
+        KEDA_HTTP_SCALER_TARGET_ADMIN_NAMESPACE, _SERVICE, _PORT   where interceptors are found (required)\n  \
+        KEDA_HTTP_SCALER_PORT (8080)                 where KEDA calls\n  \
+        KEDA_HTTP_QUEUE_TICK_DURATION (500ms)        how often an interceptor that can't stream is asked\n  \
+        KEDA_HTTP_SCALER_STREAM_INTERVAL_MS (200)    least time from a pushed true to the false after it\n  \
+        OTEL_PROM_EXPORTER_ENABLED (true), OTEL_PROM_EXPORTER_PORT (2223)\n  \
+        ROUSE_RATE_PER_GRANULARITY (false)           request rates per granularity, as the add-on, not per second\n  \
+        ROUSE_LOG                                    a log filter such as info,scaler=debug"
+)]
 pub struct Args {
+    /// Where routes and the interceptors' EndpointSlices come from; may be given several times. `dir:PATH` is a folder of
+    /// Kubernetes manifests, watched for changes.
+    #[arg(long = "source", value_name = "SOURCE", required = true)]
+    pub sources: Vec<Source>,
+
     /// How the process logs.
     #[command(flatten)]
     pub log: LogArgs,
+
     /// Where the Kubernetes API is found.
     #[command(flatten)]
     pub kube: KubeArgs,
-
-    /// Where objects come from: dir:PATH is a folder of manifests, watched. May be repeated.
-    #[arg(long = "source", value_name = "SOURCE", required = true)]
-    pub sources: Vec<Source>,
 }
 
 /// Reads the environment.

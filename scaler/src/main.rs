@@ -27,7 +27,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: Args) -> anyhow::Result<()> {
-    let Args { log, kube: _, sources } = args;
+    let Args { sources, log, kube: _ } = args;
     let env = Env::from_process();
     log::init(&log, env.optional_string("ROUSE_LOG")?.as_deref())?;
     let config = args::config(sources, &env)?;

@@ -143,7 +143,7 @@ async fn an_interceptor_that_is_upgraded_in_place_is_noticed() {
 async fn the_first_request_of_an_interceptor_that_began_after_the_scaler_counts_and_history_does_not() {
     let (sockets, addresses, port) = listeners(2).await;
     let mut sockets = sockets.into_iter();
-    let _old = Interceptor::serve(sockets.next().unwrap(), "old", &[("a", 0, 1000), ("here", 1, 1)]);
+    let _old = Interceptor::serve(sockets.next().unwrap(), "old", &[("a", 0, 1000), ("here", 1, 1)]).aged();
     let mut scaler = Scaler::start(port).await;
     scaler.apply(vec![Event::Route(route("a", None, Some(1)))]).await;
     scaler.list(&addresses[..1]).await;

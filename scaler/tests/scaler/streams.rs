@@ -4,7 +4,7 @@ use interceptor_core::{ObjectKey, index::Event, route::RouteKind};
 use tonic::Code;
 
 use crate::support::{
-    Interceptor, Scaler, active, http_scaled_object, httpso, ir, listeners, next, no_reference, own, route,
+    Interceptor, Scaler, active, http_scaled_object, httpso, ir, listeners, next, no_reference, own, route, unattended,
 };
 
 #[tokio::test]
@@ -103,6 +103,14 @@ async fn a_scaler_that_is_asked_to_end_does_not_wait_for_an_idle_client() {
     let (scaler, _interceptor) = Scaler::with(Vec::new(), &[]).await;
     let _idle = scaler.channel.clone();
     scaler.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_end_that_was_asked_for_is_no_failure_whatever_ends_first() {
+    for _ in 0..30 {
+        // Without a client the gRPC server ends at once.
+        unattended().await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -37,7 +37,8 @@ use scaler::{
     discover::{Admin, Change},
 };
 use tokio::{
-    net::TcpListener,
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
     sync::mpsc,
     task::JoinHandle,
     time::{Instant, timeout},
@@ -68,6 +69,7 @@ pub(crate) struct Interceptor(Arc<Mutex<State>>);
 struct State {
     incarnation: String,
     began: Instant,
+    older: Duration,
     counts: HashMap<String, (u64, u64)>,
     watchers: Vec<mpsc::Sender<Result<CountsUpdate, Status>>>,
 }
@@ -103,7 +105,7 @@ impl Scaler {
     pub(crate) async fn with(routes: Vec<Route>, counts: &[(&str, u64, u64)]) -> (Self, Interceptor) {
         let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let interceptor = Interceptor::serve(listener, "one", counts);
+        let interceptor = Interceptor::serve(listener, "one", counts).aged();
         let scaler = Self::start(address.port()).await;
         scaler.apply(routes.into_iter().map(Event::Route).collect()).await;
         scaler.list(&[address.ip()]).await;
@@ -177,6 +179,20 @@ impl Scaler {
         self.trigger.fire();
         timeout(PATIENCE, self.ended).await.expect("the scaler ends").unwrap()
     }
+}
+
+/// Starts a scaler, and ends it before anybody has called.
+pub(crate) async fn unattended() -> Result<(), RunError> {
+    let bound = app::build(config(Vec::new(), 9)).await.unwrap();
+    let mut metrics = TcpStream::connect(bound.metrics_addr().unwrap()).await.unwrap();
+    let (_changes, watched) = mpsc::channel(1);
+    let (trigger, shutdown) = signal::manual();
+    let ended = task::spawn("scaler", bound.run_with(watched, shutdown));
+    // An answer says that everything runs.
+    metrics.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+    metrics.read_to_end(&mut Vec::new()).await.unwrap();
+    trigger.fire();
+    timeout(PATIENCE, ended).await.expect("the scaler ends").unwrap()
 }
 
 fn config(sources: Vec<Source>, port: u16) -> app::Config {
@@ -272,7 +288,7 @@ impl Interceptor {
     pub(crate) fn serve(listener: TcpListener, incarnation: &str, counts: &[(&str, u64, u64)]) -> Self {
         let counts = counts.iter().map(|&(name, flight, total)| (name.to_owned(), (flight, total))).collect();
         let incarnation = incarnation.to_owned();
-        let state = State { incarnation, began: Instant::now(), counts, watchers: Vec::new() };
+        let state = State { incarnation, began: Instant::now(), older: Duration::ZERO, counts, watchers: Vec::new() };
         let this = Self(Arc::new(Mutex::new(state)));
         let server = Server::builder()
             .add_service(CountsServer::new(this.clone()))
@@ -294,6 +310,12 @@ impl Interceptor {
         for watcher in watchers {
             let _ = watcher.send(Ok(update.clone())).await;
         }
+    }
+
+    /// Claims to have been counting for an hour longer than it has.
+    pub(crate) fn aged(self) -> Self {
+        self.0.lock().older = Duration::from_hours(1);
+        self
     }
 
     /// Breaks all streams.
@@ -331,7 +353,7 @@ impl State {
             complete,
             routes: names.iter().map(route).collect(),
             removed: Vec::new(),
-            uptime_ms: u64::try_from(self.began.elapsed().as_millis()).unwrap() + 1,
+            uptime_ms: u64::try_from((self.began.elapsed() + self.older).as_millis()).unwrap() + 1,
         }
     }
 }
