@@ -1,7 +1,7 @@
 //! Counts of many sources to one number per route: requests in flight, and a rate from the growth of totals.
 //! Written by the scaler's one writer with what its collectors hear; read by what answers KEDA.
 //!
-//! What a source's totals mean when they are seen for the first time is the only hard question here, see [`Origin`].
+//! What a source's totals mean when they are seen for the first time is the only hard question here, see `Origin`.
 
 use std::{
     collections::{HashMap, VecDeque},
