@@ -261,7 +261,7 @@ fn cgroup(args: &RunArgs, own: &Own, cluster: &Cluster) -> Option<Cgroup> {
     if args.dataplane.as_deref() == Some("none") {
         return None;
     }
-    match Cgroup::create(&format!("rouse-local-{}", own.pid)) {
+    match Cgroup::create(own.pid) {
         Ok(cgroup) => Some(cgroup),
         Err(error) => {
             let message = format!("{:#}", anyhow::Error::new(error));

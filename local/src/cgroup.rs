@@ -7,6 +7,9 @@ use std::{
 
 use thiserror::Error;
 
+/// What our cgroups are called, before the process id of the run.
+const PREFIX: &str = "rouse-local-";
+
 /// A cgroup v2 folder that is ours; dropping it removes it.
 #[derive(Debug)]
 pub struct Cgroup {
@@ -42,11 +45,13 @@ pub enum CgroupError {
 // === impl Cgroup ===
 
 impl Cgroup {
-    /// Makes a child of our own cgroup.
-    pub fn create(name: &str) -> Result<Self, CgroupError> {
+    /// Makes a child of our own cgroup, and removes those of runs that were killed before they could.
+    pub fn create(pid: u32) -> Result<Self, CgroupError> {
         let read = |path| fs::read_to_string(path).map_err(|source| CgroupError::Read { path, source });
         let (mounts, own) = (read("/proc/self/mountinfo")?, read("/proc/self/cgroup")?);
-        let path = folder(&mounts, &own).ok_or(CgroupError::NotMounted)?.join(name);
+        let parent = folder(&mounts, &own).ok_or(CgroupError::NotMounted)?;
+        sweep(&parent);
+        let path = parent.join(format!("{PREFIX}{pid}"));
         fs::create_dir(&path).map_err(|source| CgroupError::Make { path: path.clone(), source })?;
         Ok(Self { path })
     }
@@ -61,6 +66,18 @@ impl Drop for Cgroup {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_dir(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "cannot remove the cgroup");
+        }
+    }
+}
+
+/// Removes what dead runs left. The kernel keeps a cgroup that anything is still in, whatever we believe.
+fn sweep(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let owner = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.parse::<u32>().ok());
+        if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            // Somebody else may sweep at the same time.
+            let _ = fs::remove_dir(entry.path());
         }
     }
 }
@@ -96,5 +113,21 @@ mod tests {
         }
         assert_eq!(folder("31 23 0:28 / /tmp rw - tmpfs tmpfs rw\n", "0::/\n"), None);
         assert_eq!(folder(unified, "8:pids:/\n"), None);
+    }
+
+    #[test]
+    fn what_dead_runs_left_is_swept_and_everything_else_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = format!("{PREFIX}{}", std::process::id());
+        // Process ids stay below 2^22.
+        for name in [own.as_str(), "rouse-local-4194999", "rouse-local-x", "other-4194999"] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        sweep(dir.path());
+        let mut left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        let mut expected = [own.as_str(), "rouse-local-x", "other-4194999"];
+        expected.sort_unstable();
+        assert_eq!(left, expected);
     }
 }

@@ -36,7 +36,7 @@ pub struct Entry {
 /// What can happen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// `StreamIsActive` said that this ScaledObject is wanted.
+    /// `StreamIsActive` said that this ScaledObject is wanted, while it had no replica.
     Signal {
         /// The ScaledObject.
         scaled: ObjectKey,

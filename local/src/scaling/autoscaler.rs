@@ -183,13 +183,20 @@ impl Loop {
     }
 
     fn open_stream(&self, scaled: &ScaledWorkload, client: ScalerClient, signal: mpsc::Sender<()>) -> Abort {
-        let (key, cluster) = (scaled.key.clone(), self.shared.cluster.clone());
-        Abort(task::spawn("stream", listen(key, cluster, client, signal)).abort_handle())
+        let (key, workload) = (scaled.key.clone(), scaled.workload.clone());
+        let shared = self.shared.clone();
+        // Repeated while demand lasts; only at zero does it tell when a wake began.
+        let note = move || {
+            if shared.replicas(&workload) == Some(0) {
+                shared.cluster.timeline().add(Event::Signal { scaled: key.clone() });
+            }
+        };
+        Abort(task::spawn("stream", listen(client, signal, note)).abort_handle())
     }
 
     /// `StreamIsActive` said true.
     fn wake(&mut self, scaled: &ScaledWorkload) {
-        self.decide(scaled, Activity::Active, || "the scaler says: a request is waiting".to_owned());
+        self.decide(scaled, Activity::Active, || "a request is waiting".to_owned());
     }
 
     /// KEDA's polling interval: metrics' specs and activity.
@@ -250,8 +257,8 @@ impl Loop {
     }
 }
 
-/// Keeps a stream open and passes on each `true`.
-async fn listen(key: ObjectKey, cluster: Cluster, client: ScalerClient, signal: mpsc::Sender<()>) {
+/// Keeps a stream open, notes and passes on each `true`.
+async fn listen(client: ScalerClient, signal: mpsc::Sender<()>, note: impl Fn()) {
     let mut retry = Retry::default();
     loop {
         let clean = match client.stream().await {
@@ -259,7 +266,7 @@ async fn listen(key: ObjectKey, cluster: Cluster, client: ScalerClient, signal: 
             Ok(mut stream) => loop {
                 match stream.message().await {
                     Ok(Some(message)) if message.result => {
-                        cluster.timeline().add(Event::Signal { scaled: key.clone() });
+                        note();
                         // Full means that the loop has signals to act on already.
                         let _ = signal.try_send(());
                     }

@@ -18,7 +18,7 @@ use crate::{
 /// One colour a part of a cold start, in the order of `Phases::parts`.
 const PARTS: [Color; 5] = [Color::Magenta, Color::Cyan, Color::Blue, Color::Yellow, Color::Green];
 /// What the figures of a cold start need; the bar gets the rest of the line.
-const FIGURES: u16 = 101;
+const FIGURES: u16 = 106;
 const MAX_BAR: u16 = 40;
 
 /// Draws all of it.
@@ -125,7 +125,7 @@ fn draw_pods(frame: &mut Frame<'_>, area: Rect, pods: &[PodRow]) {
         let (phase, style) = match &pod.phase {
             Phase::Starting => ("starting".to_owned(), Style::new().yellow()),
             Phase::Ready => ("ready".to_owned(), Style::new().green()),
-            Phase::Crashed(how) => (how.clone(), Style::new().red()),
+            Phase::Crashed(_) => ("crashed".to_owned(), Style::new().red()),
             Phase::Ending => ("ending".to_owned(), Style::new().dark_gray()),
         };
         let restarts = if pod.restarts == 0 { String::new() } else { format!("{}× restarted", pod.restarts) };
@@ -166,9 +166,16 @@ fn draw_cold_starts(frame: &mut Frame<'_>, area: Rect, rows: &[ColdStartRow]) {
     let bar = area.width.saturating_sub(FIGURES).min(MAX_BAR);
     let names = Phases::default().parts().map(|(name, _)| name);
     let heads = names.into_iter().zip(PARTS).map(|(name, colour)| Cell::from(name).style(Style::new().fg(colour)));
-    let header =
-        [Cell::from("      at"), Cell::from("route"), Cell::from("total"), Cell::from("")].into_iter().chain(heads);
-    let mut widths = vec![Constraint::Length(9), Constraint::Max(24), Constraint::Length(7), Constraint::Length(bar)];
+    let header = [Cell::from("      at"), Cell::from("route"), Cell::from("held"), Cell::from("total"), Cell::from("")]
+        .into_iter()
+        .chain(heads);
+    let mut widths = vec![
+        Constraint::Length(9),
+        Constraint::Max(24),
+        Constraint::Length(4),
+        Constraint::Length(7),
+        Constraint::Length(bar),
+    ];
     widths.extend(names.map(|name| Constraint::Length(u16::try_from(name.len()).unwrap_or(16).max(7))));
     let rows = rows.iter().map(|row| cold_start_row(row, bar));
     let table = Table::new(rows, widths).header(Row::new(header).style(Style::new().dark_gray())).block(block);
@@ -188,6 +195,7 @@ fn cold_start_row(row: &ColdStartRow, bar: u16) -> Row<'_> {
     let head = [
         Cell::from(format!("{:>7.1} s", row.at)),
         Cell::from(row.route.as_str()),
+        Cell::from(row.requests.to_string()),
         Cell::from(millis(total)).style(Style::new().bold()),
         Cell::from(Line::from(spans)),
     ];
@@ -261,7 +269,7 @@ mod tests {
             dataplane: ("self".into(), String::new()),
             processes: vec![("interceptor", "up".into(), true), ("scaler", "was ended by SIGKILL".into(), false)],
             routes: vec![row],
-            cold_starts: vec![ColdStartRow { at: 3.2, route: "default/hello".into(), phases }],
+            cold_starts: vec![ColdStartRow { at: 3.2, route: "default/hello".into(), phases, requests: 1 }],
             log: vec![(3.2, "default/hello: KEDA 0 → 1 replicas".into(), false)],
             curl: "curl -i http://127.0.0.1:4711/".into(),
             history: vec![1, 2, 3],

@@ -11,7 +11,7 @@ use crate::{
     kubelet::{Phase, PodStatus},
     platform::Health,
     request::{Load, curl},
-    state::{Route, RouteState, State},
+    state::{ColdStart, Route, RouteState, State},
     timeline::{Entry, Event},
     world::{ScaledRoute, World},
 };
@@ -40,7 +40,7 @@ pub struct Model {
     pub pods: Vec<PodRow>,
     /// Requests a second of the chosen route, the newest last.
     pub history: Vec<u64>,
-    /// Cold starts, the newest first.
+    /// Wakes, the newest first.
     pub cold_starts: Vec<ColdStartRow>,
     /// What happened, the newest last: seconds since the start, text, whether it is a problem.
     pub log: Vec<(f64, String, bool)>,
@@ -99,8 +99,10 @@ pub struct ColdStartRow {
     pub at: f64,
     /// The route.
     pub route: String,
-    /// Where the time went.
+    /// Where the time of the first request went.
     pub phases: Phases,
+    /// How many requests the wake let through, the first one included.
+    pub requests: usize,
 }
 
 /// Gathers models; remembers what rates and the log need.
@@ -162,10 +164,6 @@ impl Gatherer {
     fn follow(&mut self, world: &World) {
         for entry in world.cluster.timeline().since(self.next) {
             self.next = entry.number + 1;
-            // Repeated while it lasts; what follows from it is told by the decision.
-            if matches!(entry.event, Event::Signal { .. }) {
-                continue;
-            }
             push(&mut self.entries, entry, MAX_LINES);
         }
     }
@@ -200,17 +198,23 @@ impl Gatherer {
         if seconds > 0.0 { last.1.saturating_sub(first.1) as f64 / seconds } else { 0.0 }
     }
 
+    /// One row a wake, the newest first: requests that joined it are counted, not listed.
     fn cold_starts(&self, world: &World, state: &State) -> Vec<ColdStartRow> {
         let entries = world.cluster.timeline().since(0);
-        let row = |cold: &crate::state::ColdStart| {
-            let phases = world.explain(cold, &entries)?;
-            Some(ColdStartRow {
-                at: self.seconds(cold.arrived),
-                route: format!("{}/{}", cold.namespace, cold.name),
-                phases,
-            })
-        };
-        state.cold_starts.iter().rev().filter_map(row).take(MAX_LINES).collect()
+        let mut all: Vec<&ColdStart> = state.cold_starts.iter().collect();
+        all.sort_by_key(|cold| cold.arrived);
+        let mut rows: Vec<(ColdStartRow, u64)> = Vec::new();
+        for cold in all {
+            let route = format!("{}/{}", cold.namespace, cold.name);
+            let wake = rows.iter_mut().rev().find(|(row, over)| row.route == route && cold.arrived <= *over);
+            if let Some((row, _)) = wake {
+                row.requests += 1;
+            } else if let Some(phases) = world.explain(cold, &entries) {
+                let row = ColdStartRow { at: self.seconds(cold.arrived), route, phases, requests: 1 };
+                rows.push((row, cold.endpoint_seen));
+            }
+        }
+        rows.into_iter().rev().map(|(row, _)| row).collect()
     }
 
     fn line(&self, entry: &Entry) -> (f64, String, bool) {
@@ -255,9 +259,22 @@ fn pod_row(pod: &PodStatus) -> PodRow {
     }
 }
 
+/// Ours, then the interceptor's, which reads the same files and need not say the same again.
 fn problems(world: &World, state: Option<&State>) -> Vec<String> {
     let cluster = world.cluster.load();
-    let ours = cluster.problems.iter().map(|(object, message)| format!("{object}: {message}"));
-    let theirs = state.iter().flat_map(|state| &state.problems).map(|p| format!("{}: {}", p.object, p.message));
-    ours.chain(theirs).take(MAX_LINES).collect()
+    let mut all: Vec<String> =
+        cluster.problems.iter().map(|(object, message)| format!("{object}: {message}")).collect();
+    for pod in world.pods.borrow().iter() {
+        if let Phase::Crashed(how) = &pod.phase {
+            let log = world.logs.join(format!("{}.log", pod.name));
+            all.push(format!("pod {} {how}; its log is {}", pod.name, log.display()));
+        }
+    }
+    for problem in state.iter().flat_map(|state| &state.problems) {
+        if !all.iter().any(|known| known.ends_with(&problem.message)) {
+            all.push(format!("{}: {}", problem.object, problem.message));
+        }
+    }
+    all.truncate(MAX_LINES);
+    all
 }
