@@ -1,5 +1,5 @@
-//! From watched objects to news for the board and addresses for the collectors: [`watch`] reads them, [`run`] passes on
-//! what they mean. The decisions are [`Objects`], pure.
+//! From watched objects to news for the board and addresses for the collectors: [`watch()`] reads them, [`run`] passes on
+//! what they mean. The decisions are `Objects`, pure.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
