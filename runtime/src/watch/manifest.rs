@@ -8,6 +8,10 @@ use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{Kind, Object};
 
+/// How deep brackets may be nested in YAML: twice what can be read, since those in quotes are counted too. The parser takes
+/// time by the square of it.
+const MAX_NESTING: usize = 256;
+
 /// One object of a file, or why there is none.
 #[derive(Debug)]
 pub(super) struct Parsed {
@@ -82,6 +86,10 @@ fn document(number: usize, text: &Text<'_>, hash: u64, out: &mut Vec<Parsed>) {
     };
     if text.is_blank() {
         return;
+    }
+    if text.is_too_deep() {
+        let message = format!("brackets are nested more than {MAX_NESTING} deep");
+        return push(hash, Err(Failure { id: guess(text.text), message }));
     }
     let head: Head = match text.read() {
         Ok(head) => head,
@@ -175,6 +183,18 @@ struct Text<'a> {
 }
 
 impl Text<'_> {
+    fn is_too_deep(&self) -> bool {
+        let depths = self.text.bytes().scan(0_usize, |depth, byte| {
+            *depth = match byte {
+                b'[' | b'{' => *depth + 1,
+                b']' | b'}' => depth.saturating_sub(1),
+                _ => *depth,
+            };
+            Some(*depth)
+        });
+        self.format == Format::Yaml && depths.max().is_some_and(|depth| depth > MAX_NESTING)
+    }
+
     fn is_blank(&self) -> bool {
         self.text.lines().map(str::trim).all(|line| line.is_empty() || line.starts_with('#') || line == "---")
     }

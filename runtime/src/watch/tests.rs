@@ -384,3 +384,17 @@ async fn of_many_broken_manifests_each_is_told_by_name_and_the_good_ones_get_the
     assert_eq!(found("good.example"), Some("good"));
     assert_eq!(found("lost.example"), Some("lost"));
 }
+
+#[test]
+fn no_text_of_brackets_keeps_the_watch_busy() {
+    use super::manifest::{Format, parse};
+
+    for text in ["[", "{a: ", "- ["].map(|text| text.repeat(1 << 19)) {
+        let parsed = parse(&text, Format::Yaml);
+        let failure = parsed[0].outcome.as_ref().unwrap_err();
+        assert_eq!(failure.message, "brackets are nested more than 256 deep");
+    }
+    let code =
+        format!("kind: ConfigMap\napiVersion: v1\nmetadata: {{name: c}}\ndata: {{a: '{}'}}\n", "{}[]".repeat(1000));
+    assert!(parse(&code, Format::Yaml)[0].outcome.is_ok());
+}
