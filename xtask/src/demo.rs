@@ -45,6 +45,10 @@ pub(crate) struct DemoArgs {
     #[arg(long, value_name = "PORT")]
     proxy_port: Option<u16>,
 
+    /// Cargo profile of what is run: `dev` is built soonest where the tests were built.
+    #[arg(long, value_name = "NAME", default_value = PROFILE)]
+    profile: String,
+
     /// Further arguments of rouse-local.
     #[arg(last = true)]
     rest: Vec<OsString>,
@@ -52,7 +56,7 @@ pub(crate) struct DemoArgs {
 
 /// Builds, then becomes `rouse-local`. Returns only when that fails.
 pub(crate) fn run(root: &Path, args: &DemoArgs) -> Result<()> {
-    let programs = build(root)?;
+    let programs = build(root, &args.profile)?;
     if !root.join(build_ebpf::OBJECT).is_file() {
         eprintln!("demo: built without eBPF programs, so the data plane stays at level none; `cargo xtask setup` and");
         eprintln!("demo: `cargo xtask build-ebpf` get them");
@@ -64,7 +68,7 @@ pub(crate) fn run(root: &Path, args: &DemoArgs) -> Result<()> {
 
 /// Runs the demonstration once and kills its scaler on the way: it must notice, and fail.
 pub(crate) fn fails_without_scaler(root: &Path) -> Result<()> {
-    let local = build(root)?.join("rouse-local");
+    let local = build(root, "dev")?.join("rouse-local");
     let mut command = Command::new(&local);
     command.arg("--manifests").arg(root.join(MANIFESTS)).arg("--once").stdout(Stdio::piped());
     let mut running = command.spawn().with_context(|| format!("cannot start {}", local.display()))?;
@@ -99,13 +103,14 @@ fn child(parent: u32, name: &str) -> Option<u32> {
 }
 
 /// The folder of the built programs.
-fn build(root: &Path) -> Result<PathBuf> {
-    eprintln!("demo: building {} (profile {PROFILE}; the first time takes minutes)", PACKAGES.join(", "));
+fn build(root: &Path, profile: &str) -> Result<PathBuf> {
+    eprintln!("demo: building {} (profile {profile}; the first time takes minutes)", PACKAGES.join(", "));
     let mut cargo = process::cargo(root);
-    cargo.args(["build", "--profile", PROFILE, "--bins"]);
+    cargo.args(["build", "--profile", profile, "--bins"]);
     // The summary of --json alone belongs on standard output; cargo speaks on standard error anyway.
     process::run(cargo.args(PACKAGES.iter().flat_map(|package| ["--package", package])))?;
-    Ok(target(root)?.join(PROFILE))
+    // Cargo's one exception: the dev profile builds into `debug`.
+    Ok(target(root)?.join(if profile == "dev" { "debug" } else { profile }))
 }
 
 /// Cargo's target folder, wherever the caller has put it.
@@ -121,7 +126,7 @@ fn target(root: &Path) -> Result<PathBuf> {
 
 impl DemoArgs {
     fn passed_on(&self, root: &Path) -> Vec<OsString> {
-        let Self { once, json, manifests, dataplane, proxy_port, rest } = self;
+        let Self { once, json, manifests, dataplane, proxy_port, profile: _, rest } = self;
         let manifests = manifests.clone().unwrap_or_else(|| root.join(MANIFESTS));
         let mut words: Vec<OsString> = vec!["--manifests".into(), manifests.into()];
         words.extend(once.then(|| "--once".into()));

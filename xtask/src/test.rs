@@ -84,7 +84,7 @@ pub(crate) fn all(root: &Path, report: &mut Report) -> Counts {
     });
     report.step("demo --once", || {
         let this = std::env::current_exe().context("cannot find this program")?;
-        process::run(Command::new(this).args(["demo", "--once"]).current_dir(root))?;
+        process::run(Command::new(this).args(["demo", "--once", "--profile", "dev"]).current_dir(root))?;
         Ok(Outcome::Passed("one request woke a workload".to_owned()))
     });
     report.step("demo --once, scaler killed", || {
