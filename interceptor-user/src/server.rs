@@ -80,7 +80,8 @@ fn serve(worker: Rc<Worker>, builder: Rc<auto::Builder<LocalExec>>, connection: 
 
 fn builder() -> auto::Builder<LocalExec> {
     let mut builder = auto::Builder::new(LocalExec);
-    builder.http1().max_buf_size(MAX_HEAD).timer(TokioTimer::new());
+    // Not hyper's own time-out for heads: it counts while a kept connection rests, and arms a timer for each request.
+    builder.http1().max_buf_size(MAX_HEAD).header_read_timeout(None);
     builder
         .http2()
         .max_concurrent_streams(MAX_STREAMS)

@@ -3,7 +3,9 @@
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Version,
-    header::{CONNECTION, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE},
+    header::{
+        CONNECTION, Entry, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+    },
 };
 
 /// Says whether a request had to wait for its workload.
@@ -67,15 +69,29 @@ pub(crate) fn set_upgrade(headers: &mut HeaderMap, protocol: HeaderValue) {
 
 /// Adds what the upstream should know of the client: `host` is the client's original one, `client` its address.
 pub(crate) fn set_forwarded(headers: &mut HeaderMap, client: &HeaderValue, host: &HeaderValue) {
-    // It says the same in another way, and would contradict what is said here.
-    headers.remove(FORWARDED);
-    let chain = forwarded_chain(headers, client).unwrap_or_else(|| client.clone());
-    headers.insert(FORWARDED_FOR, chain);
-    if headers.get(&FORWARDED_HOST).is_none_or(HeaderValue::is_empty) {
-        headers.insert(FORWARDED_HOST, host.clone());
+    match headers.entry(FORWARDED_FOR) {
+        Entry::Vacant(vacant) => {
+            vacant.insert(client.clone());
+        }
+        Entry::Occupied(mut occupied) => {
+            let chain = forwarded_chain(occupied.iter(), client);
+            occupied.insert(chain);
+        }
     }
-    if headers.get(&FORWARDED_PROTO).is_none_or(HeaderValue::is_empty) {
-        headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+    headers.remove(FORWARDED);
+    set_if_empty(headers, FORWARDED_HOST, || host.clone());
+    set_if_empty(headers, FORWARDED_PROTO, || HeaderValue::from_static("http"));
+}
+
+fn set_if_empty(headers: &mut HeaderMap, name: HeaderName, value: impl FnOnce() -> HeaderValue) {
+    match headers.entry(name) {
+        Entry::Vacant(vacant) => {
+            vacant.insert(value());
+        }
+        Entry::Occupied(mut occupied) if occupied.get().is_empty() => {
+            occupied.insert(value());
+        }
+        Entry::Occupied(_) => {}
     }
 }
 
@@ -122,6 +138,10 @@ fn accepts_trailers(headers: &HeaderMap) -> bool {
 
 /// Drops the fields that `Connection` names, and returns the protocol of an upgrade if it names that.
 fn drop_listed(headers: &mut HeaderMap) -> Option<HeaderValue> {
+    let only = headers.get(CONNECTION).map_or(&b""[..], HeaderValue::as_bytes);
+    if only.eq_ignore_ascii_case(b"keep-alive") && headers.get_all(CONNECTION).iter().nth(1).is_none() {
+        return None;
+    }
     let mut upgrades = false;
     let mut listed = Vec::new();
     for token in tokens(headers, CONNECTION) {
@@ -139,16 +159,14 @@ fn drop_listed(headers: &mut HeaderMap) -> Option<HeaderValue> {
 }
 
 /// All values of `X-Forwarded-For` with the client's address behind them, in one field.
-fn forwarded_chain(headers: &HeaderMap, client: &HeaderValue) -> Option<HeaderValue> {
-    let mut values = headers.get_all(&FORWARDED_FOR).iter().peekable();
-    values.peek()?;
+fn forwarded_chain<'a>(values: impl Iterator<Item = &'a HeaderValue>, client: &HeaderValue) -> HeaderValue {
     let mut chain = Vec::new();
     for value in values {
         chain.extend_from_slice(value.as_bytes());
         chain.extend_from_slice(b", ");
     }
     chain.extend_from_slice(client.as_bytes());
-    HeaderValue::from_bytes(&chain).ok()
+    HeaderValue::from_bytes(&chain).expect("valid values and commas make a valid value")
 }
 
 #[cfg(test)]

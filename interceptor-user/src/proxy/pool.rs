@@ -340,8 +340,10 @@ impl Lease {
 
     /// The response has ended: an open HTTP/1.1 connection goes back to the pool.
     pub(crate) fn finish(mut self) {
-        if let Connection::H1(connection) = &mut self.connection {
-            connection.driver.drive_idle();
+        if let Connection::H1(connection) = &mut self.connection
+            && !connection.is_ready()
+        {
+            connection.driver.settle();
         }
         if let Connection::H1(connection) = std::mem::replace(&mut self.connection, Connection::Gone)
             && connection.is_ready()
