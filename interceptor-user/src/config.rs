@@ -10,6 +10,7 @@ use std::{
 use clap::Parser;
 use runtime::{
     args::{KubeArgs, LogArgs},
+    descriptors,
     env::{Env, EnvError},
     log,
     watch::Source,
@@ -20,8 +21,11 @@ use crate::rt;
 /// Requests held at once by one process, if nothing else is said: each holds a descriptor and some kilobytes.
 const MAX_HELD: u64 = 10_000;
 
-/// Clients connected at once to one process, if nothing else is said; each may need a second descriptor upstream.
+/// Clients connected at once to one process, if nothing else is said and descriptors allow as many.
 const MAX_CONNECTIONS: u64 = 9_000;
+
+/// Descriptors for everything but clients and pods: listeners, admin connections, files, eBPF maps.
+const OTHER_DESCRIPTORS: u64 = 600;
 
 /// The interceptor's command line. Settings of the KEDA HTTP Add-on come from its environment variables.
 #[derive(Clone, Debug, Parser)]
@@ -185,6 +189,7 @@ impl Config {
 
 impl ProxyConfig {
     fn new(env: &Env, workers: NonZeroUsize) -> Result<Self, EnvError> {
+        let room = room_for_clients(descriptors::raise());
         let share = |all: u64| usize::try_from(all).unwrap_or(usize::MAX).div_ceil(workers.get());
         Ok(Self {
             readiness_timeout: env.renamed_duration(
@@ -205,9 +210,15 @@ impl ProxyConfig {
             log_requests: env.bool("KEDA_HTTP_LOG_REQUESTS", false)?,
             max_held: usize::try_from(env.u64("ROUSE_MAX_HELD", MAX_HELD)?).unwrap_or(usize::MAX),
             max_held_per_route: NonZeroU64::new(env.u64("KEDA_HTTP_COLD_START_MAX_PENDING_REQUESTS", 0)?),
-            max_connections_per_worker: share(env.u64("ROUSE_MAX_CONNECTIONS", MAX_CONNECTIONS)?).max(1),
+            max_connections_per_worker: share(env.u64("ROUSE_MAX_CONNECTIONS", room)?).max(1),
         })
     }
+}
+
+/// Each client may need a second descriptor, for its pod.
+fn room_for_clients(descriptors: u64) -> u64 {
+    let others = OTHER_DESCRIPTORS.min(descriptors / 2);
+    ((descriptors - others) / 2).min(MAX_CONNECTIONS)
 }
 
 fn any(port: u16) -> SocketAddr {
@@ -241,6 +252,14 @@ mod tests {
         assert_eq!(config.proxying.max_idle_per_endpoint, 100, "200, over two workers");
         assert_eq!(config.drain_timeout, Some(Duration::from_secs(30)));
         assert_eq!(config.metrics.unwrap().port(), 2223);
+    }
+
+    #[test]
+    fn clients_are_let_in_as_far_as_descriptors_go() {
+        assert_eq!(room_for_clients(1_048_576), MAX_CONNECTIONS);
+        assert_eq!(room_for_clients(1024), 256, "half of what is left, after less for the rest");
+        assert_eq!(room_for_clients(2600), 1000);
+        assert_eq!(room_for_clients(0), 0);
     }
 
     #[test]

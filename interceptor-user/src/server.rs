@@ -35,6 +35,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Accepts until the worker closes.
 pub(crate) async fn accept_loop(worker: Rc<Worker>, listener: TcpListener) {
     let builder = Rc::new(builder());
+    let mut failing = false;
     loop {
         let accepted = tokio::select! {
             biased;
@@ -46,6 +47,7 @@ pub(crate) async fn accept_loop(worker: Rc<Worker>, listener: TcpListener) {
         };
         match accepted {
             Ok((stream, peer)) => {
+                failing = false;
                 let (io, shared) = ClientIo::new(stream_options(stream));
                 let connection = Rc::new(Connection::new(peer, shared));
                 serve(Rc::clone(&worker), Rc::clone(&builder), connection, io);
@@ -53,7 +55,10 @@ pub(crate) async fn accept_loop(worker: Rc<Worker>, listener: TcpListener) {
             Err(error) if is_clients_fault(&error) => {}
             Err(error) => {
                 worker.shared.metrics.accept_failed();
-                tracing::warn!(%error, "cannot accept a connection");
+                // Once, and not again at every try: the metric counts them.
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(%error, "cannot accept a connection");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

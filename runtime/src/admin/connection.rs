@@ -79,16 +79,21 @@ where
 pub(super) async fn accept(listener: TcpListener, server: Arc<Server>) -> Result<(), Infallible> {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
+    let mut failing = false;
     loop {
         while connections.try_join_next().is_some() {}
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::warn!(%error, "admin port cannot accept");
+                // Once, and not again at every try.
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(%error, "admin port cannot accept");
+                }
                 sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
+        failing = false;
         let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
             server.refuse();
             continue;
