@@ -21,8 +21,9 @@ pub(crate) enum Sent {
     Response(Response<Incoming>),
     /// Not a byte of it was sent: it may go to any connection.
     Unsent(Request<RequestBody>),
-    /// A kept connection was closed before it answered, and the request may be repeated: it had no body and asks for
-    /// nothing to be changed (RFC 9110 §9.2.2; Go's transport does the same).
+    /// The request may be repeated. Either a kept connection was closed before it answered, and the request had no body
+    /// and asks for nothing to be changed (RFC 9110 §9.2.2; Go's transport does the same); or an HTTP/2 peer said that
+    /// it did not process the request (RFC 9113 §8.7), which had no body either.
     Repeat(Request<RequestBody>),
 }
 
@@ -44,7 +45,8 @@ pub(crate) async fn send(
     deadlines: Deadlines,
     timer: &mut Timer,
 ) -> Result<Sent, ProxyError> {
-    let spare = if lease.is_reused() { spare(&request) } else { None };
+    let closed_may_repeat = lease.is_reused() && is_safe(request.method());
+    let spare = if closed_may_repeat || lease.has_own_task() { spare(&request) } else { None };
     let body_sent = request.body().sent();
     let began = Instant::now();
     let mut response = pin!(lease.send(request));
@@ -58,7 +60,9 @@ pub(crate) async fn send(
             response.as_mut().poll(&mut Context::from_waker(Waker::noop()))
         };
         if let Poll::Ready(result) = polled {
-            return Poll::Ready(result.map(Sent::Response).or_else(|error| failed(error, spare.clone())));
+            return Poll::Ready(
+                result.map(Sent::Response).or_else(|error| failed(error, spare.clone(), closed_may_repeat)),
+            );
         }
         if let Some(deadline) = deadlines.request
             && timer.poll(cx, deadline).is_ready()
@@ -75,11 +79,13 @@ pub(crate) async fn send(
     .await
 }
 
-/// The head of a request that may be repeated.
+fn is_safe(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE)
+}
+
+/// The head of a request without a body, which alone is enough to send it again.
 fn spare(request: &Request<RequestBody>) -> Option<Request<()>> {
-    let repeatable = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE)
-        && request.body().sent().is_none();
-    if !repeatable {
+    if request.body().sent().is_some() {
         return None;
     }
     let mut spare = Request::new(());
@@ -90,7 +96,11 @@ fn spare(request: &Request<RequestBody>) -> Option<Request<()>> {
     Some(spare)
 }
 
-fn failed(error: TrySendError<Request<RequestBody>>, spare: Option<Request<()>>) -> Result<Sent, ProxyError> {
+fn failed(
+    error: TrySendError<Request<RequestBody>>,
+    spare: Option<Request<()>>,
+    closed_may_repeat: bool,
+) -> Result<Sent, ProxyError> {
     let mut error = error;
     if let Some(request) = error.take_message() {
         return Ok(Sent::Unsent(request));
@@ -98,10 +108,18 @@ fn failed(error: TrySendError<Request<RequestBody>>, spare: Option<Request<()>>)
     let error = error.into_error();
     let closed = error.is_incomplete_message() || error.is_canceled() || error.is_closed() || is_reset(&error);
     match spare {
-        Some(spare) if closed => Ok(Sent::Repeat(spare.map(|()| RequestBody::empty()))),
+        Some(spare) if (closed && closed_may_repeat) || is_refused(&error) => {
+            Ok(Sent::Repeat(spare.map(|()| RequestBody::empty())))
+        }
         _ if error.is_incomplete_message() || error.is_canceled() => Err(ProxyError::UpstreamClosed),
         _ => Err(ProxyError::Upstream(error)),
     }
+}
+
+/// The peer has not looked at the request: it had more streams than it takes.
+fn is_refused(error: &hyper::Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
+    source.is_some_and(|error| error.reason() == Some(h2::Reason::REFUSED_STREAM))
 }
 
 fn is_reset(error: &hyper::Error) -> bool {
