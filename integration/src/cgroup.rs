@@ -6,8 +6,6 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-use tokio::process::Command;
-
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 
 /// A cgroup v2 folder; removed when dropped.
@@ -30,11 +28,9 @@ impl Cgroup {
         &self.0
     }
 
-    /// A command that runs within it from its first instruction on.
-    pub fn command(&self, program: &Path) -> Command {
-        let mut command = Command::new("/bin/sh");
-        command.args(["-c", "echo $$ > \"$0\"/cgroup.procs && exec \"$@\""]).arg(&self.0).arg(program);
-        command
+    /// The beginning of a shell command line that goes on within it.
+    pub fn enter(&self) -> String {
+        format!("echo $$ > '{}/cgroup.procs' && ", self.0.display())
     }
 }
 

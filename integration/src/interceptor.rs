@@ -46,7 +46,16 @@ impl Interceptor {
 
     /// Starts one with more environment variables and waits until it is ready.
     pub async fn start_with(world: &World, env: &[(&str, &str)]) -> Self {
-        let (command, cgroup) = command(world, env);
+        Self::run(world, env, None).await
+    }
+
+    /// Starts one that may open this many descriptors and waits until it is ready.
+    pub async fn start_limited(world: &World, descriptors: u32) -> Self {
+        Self::run(world, &[], Some(descriptors)).await
+    }
+
+    async fn run(world: &World, env: &[(&str, &str)], descriptors: Option<u32>) -> Self {
+        let (command, cgroup) = command(world, env, descriptors);
         let mut process = Process::start(command, cgroup);
         let line = process.says("interceptor starts").await;
         let [proxy, admin, metrics] = ["proxy", "admin", "metrics"].map(|field| local_addr(&line, field));
@@ -58,7 +67,7 @@ impl Interceptor {
 
     /// Starts one that is expected to give up, and waits for its end. Returns its status and what it said.
     pub async fn fails(world: &World, env: &[(&str, &str)]) -> (Option<i32>, String) {
-        let output = soon("the interceptor gives up", command(world, env).0.output()).await.unwrap();
+        let output = soon("the interceptor gives up", command(world, env, None).0.output()).await.unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         (output.status.code(), said)
     }
@@ -176,14 +185,14 @@ pub fn level() -> String {
     std::env::var("ROUSE_TEST_DATAPLANE").unwrap_or_else(|_unset| "none".to_owned())
 }
 
-fn command(world: &World, env: &[(&str, &str)]) -> (Command, Option<Cgroup>) {
+fn command(world: &World, env: &[(&str, &str)], descriptors: Option<u32>) -> (Command, Option<Cgroup>) {
     let program = program("interceptor-under-test");
     let level = level();
     let cgroup = (level != "none").then(Cgroup::new);
-    let mut command = match &cgroup {
-        Some(cgroup) => cgroup.command(&program),
-        None => Command::new(program),
-    };
+    let mut command = Command::new("/bin/sh");
+    let limit = descriptors.map(|count| format!("ulimit -n {count} && ")).unwrap_or_default();
+    let enter = cgroup.as_ref().map(Cgroup::enter).unwrap_or_default();
+    command.args(["-c", &format!("{limit}{enter}exec \"$0\" \"$@\"")]).arg(program);
     if cgroup.is_some() {
         command.arg("--required");
     }

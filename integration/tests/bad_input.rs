@@ -458,3 +458,21 @@ async fn a_client_beyond_the_limit_waits_until_another_leaves() {
     drop(first);
     assert_eq!(third.response().await.body, "served");
 }
+
+#[tokio::test]
+async fn clients_cannot_use_up_the_descriptors_that_probes_and_pods_need() {
+    let world = World::new();
+    let interceptor = Interceptor::start_limited(&world, 100).await;
+    let _neighbour = neighbour(&world, &interceptor).await;
+    let mut first = interceptor.client().await;
+    let mut crowd = Vec::new();
+    for _ in 0..200 {
+        crowd.push(interceptor.client().await);
+    }
+    assert_eq!(interceptor.ready().await.status(), 200);
+    first.get("neighbour.test", "/").await;
+    assert_eq!(first.response().await.body, "well", "there is a descriptor for its pod");
+    drop(crowd);
+    assert_neighbour_is_well(&interceptor).await;
+    assert!(!interceptor.log().contains("cannot accept"), "{}", interceptor.log());
+}

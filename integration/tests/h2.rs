@@ -418,3 +418,25 @@ async fn trailers_that_a_pod_of_http_1_did_not_announce_reach_a_client_of_http_2
     assert_eq!(read(&mut body).await.unwrap(), "ok");
     assert_eq!(soon("trailers", body.trailers()).await.unwrap().unwrap()["x-sum"], "7");
 }
+
+#[tokio::test]
+async fn a_stream_that_the_pod_refused_is_sent_again() {
+    let (_world, pod, interceptor) = warm_h2c().await;
+    let refusing = runtime::task::spawn("pod", async move {
+        let mut refused = false;
+        loop {
+            let mut server = serve(pod.accept().await).await;
+            while let Some(Ok((_request, mut respond))) = server.accept().await {
+                if std::mem::replace(&mut refused, true) {
+                    respond.send_response(Response::new(()), true).unwrap();
+                } else {
+                    respond.send_reset(h2::Reason::REFUSED_STREAM);
+                }
+            }
+        }
+    });
+    let client = Client::connect(interceptor.proxy).await;
+    let (response, _) = client.start(request("POST", "/"), true).await;
+    assert_eq!(soon("a response", response).await.unwrap().status(), 200);
+    refusing.abort();
+}
