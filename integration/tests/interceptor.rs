@@ -13,6 +13,7 @@ mod foreign;
 mod h2;
 mod headers;
 mod hold;
+mod kernel;
 #[cfg(ebpf_object)]
 mod levels;
 mod routing;
