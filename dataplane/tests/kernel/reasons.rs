@@ -10,7 +10,7 @@ use dataplane::{Config, Level, open};
 
 use crate::cell::{Cell, myself, root};
 
-/// The cgroup that the child is to ask for.
+/// The cgroup that the child is to ask for; empty for none in particular.
 const CGROUP: &str = "ROUSE_TEST_CGROUP";
 
 fn ask(cgroup: Option<&Path>) -> (Level, String) {
@@ -39,6 +39,7 @@ fn opening_never_fails_unless_the_level_is_required() {
     // As a child it is where its parent has put it.
     let cell = asked.is_none().then(Cell::enter);
     let cgroup = asked.or_else(|| cell.as_ref().map(|cell| cell.path().to_owned()));
+    let cgroup = cgroup.filter(|path| !path.as_os_str().is_empty());
     let (level, why) = ask(cgroup.as_deref());
     println!("opened: {level}: {why}");
     let required = open(Config { required: true, cgroup, ..Config::default() });
@@ -138,4 +139,55 @@ fn a_connection_that_the_self_test_cannot_make_is_a_reason() {
     // In a new network namespace loopback is down.
     let got = child(&["unshare", "--net"], cell.path());
     assert!(got.starts_with("none: self-test over loopback: "), "{got}");
+}
+
+/// Runs a script in a mount namespace of its own before the child.
+fn after(script: &str, cgroup: &Path, unshare: &[&str]) -> String {
+    let script = format!("{script} && exec \"$@\"");
+    let wrapper = [&["unshare", "--mount"], unshare, &["sh", "-c", &script, "sh"]].concat();
+    child(&wrapper, cgroup)
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_kernel_without_type_information_is_a_reason() {
+    let cell = Cell::enter();
+    let got = after("mount -t tmpfs none /sys/kernel/btf", cell.path(), &[]);
+    assert!(
+        got.starts_with("none: the kernel has no type information (/sys/kernel/btf/vmlinux): No such file"),
+        "{got}"
+    );
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn no_cgroup_v2_is_a_reason() {
+    let _cell = Cell::enter();
+    let got = after(&format!("umount -l {}", root().display()), Path::new(""), &[]);
+    assert_eq!(got, "none: no cgroup v2 hierarchy is mounted (/proc/self/mountinfo)");
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn in_a_cgroup_namespace_its_root_is_not_taken_for_the_hierarchys() {
+    let _cell = Cell::enter();
+    let mount = root().display().to_string();
+    // What a container runtime does: the container's own cgroup is all that its mount shows.
+    let script = format!("umount -l {mount} && mount -t cgroup2 none {mount}");
+    assert_eq!(after(&script, Path::new(""), &["--cgroup"]), format!("self: attached to {mount}"));
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_cgroup_outside_of_the_namespace_is_told_as_such() {
+    let cell = Cell::enter();
+    let inner = cell.path().join("inner");
+    std::fs::create_dir(&inner).unwrap();
+    // In a namespace of the inner cgroup, but moved out of it again.
+    let script = format!("echo $$ > {}/cgroup.procs", cell.path().display());
+    let enter = format!("echo $$ > {}/cgroup.procs && exec unshare --cgroup \"$@\"", inner.display());
+    let moved = format!("{script} && exec \"$@\"");
+    let got = child(&["sh", "-c", &enter, "sh", "sh", "-c", &moved, "sh"], Path::new(""));
+    std::fs::remove_dir(&inner).unwrap();
+    assert!(got.starts_with("none: this process's cgroup /.. is under no cgroup v2 mount"), "{got}");
 }
