@@ -68,6 +68,7 @@ async fn the_metrics_have_the_original_s_names_and_labels() {
     );
     let labels = ["code=\"200\"", "method=\"GET\"", "route_name=\"app\"", "le=\"0.005\""];
     assert!(find(&metrics, "interceptor_request_duration_seconds_bucket", &labels).is_some(), "{metrics}");
+    assert!(find(&metrics, "interceptor_request_duration_seconds_bucket", &["le=\"1\""]).is_some(), "{metrics}");
     for line in [
         "# TYPE interceptor_request_count_total counter",
         "# TYPE interceptor_request_duration_seconds histogram",

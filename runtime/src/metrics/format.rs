@@ -47,7 +47,7 @@ fn quality(parameters: &str) -> f32 {
     found.map_or(1.0, |text| text.trim().parse().unwrap_or(0.0))
 }
 
-/// Rewrites what the registry wrote. Sample lines are the same in both formats; only the lines about a family differ.
+/// Rewrites what the registry wrote: the lines about families differ between the formats, and the bounds of buckets.
 pub(super) fn to_prometheus(openmetrics: &str) -> String {
     let mut out = String::with_capacity(openmetrics.len());
     let mut help = None;
@@ -67,6 +67,10 @@ pub(super) fn to_prometheus(openmetrics: &str) -> String {
                 out.extend(["# HELP ", name, suffix, " ", text, "\n"]);
             }
             out.extend(["# TYPE ", name, suffix, " ", kind, "\n"]);
+        } else if let Some((name, rest)) = line.split_once("_bucket{le=\"") {
+            // The same bound under the same label as ever: 1, where OpenMetrics asks for 1.0.
+            let (bound, rest) = rest.split_once('"').unwrap_or((rest, ""));
+            out.extend([name, "_bucket{le=\"", bound.strip_suffix(".0").unwrap_or(bound), "\"", rest, "\n"]);
         } else if !line.starts_with('#') {
             out.extend([line, "\n"]);
         }
@@ -97,6 +101,14 @@ mod tests {
                           application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
                           text/plain;version=0.0.4;q=0.4,*/*;q=0.3";
         assert_eq!(negotiate(prometheus), Format::OpenMetrics);
+    }
+
+    #[test]
+    fn whole_bounds_of_buckets_are_written_without_a_fraction_in_the_older_format() {
+        let openmetrics = "d_bucket{le=\"1.0\",a=\"2.0\"} 1\nd_bucket{le=\"2.5\"} 1\nd_bucket{le=\"+Inf\"} 1\nd_sum{le=\"1.0\"} 1.0\n";
+        let expected =
+            "d_bucket{le=\"1\",a=\"2.0\"} 1\nd_bucket{le=\"2.5\"} 1\nd_bucket{le=\"+Inf\"} 1\nd_sum{le=\"1.0\"} 1.0\n";
+        assert_eq!(to_prometheus(openmetrics), expected);
     }
 
     #[test]
