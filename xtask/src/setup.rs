@@ -23,8 +23,8 @@ const TEST: [Package; 5] = [
     Package::new("curl", Probe::Command("curl"), "an HTTP client for the tests and the demo"),
     Package::new("nghttp2-client", Probe::Command("nghttp"), "an HTTP/2 client for the tests"),
     Package::new("iproute2", Probe::Command("ip"), "network namespaces for the tests"),
-    Package::new("python3", Probe::Command("python3"), "small peers for the tests"),
-    Package::new("util-linux", Probe::Command("unshare"), "processes of their own namespace for the tests"),
+    Package::new("util-linux", Probe::Command("setpriv"), "fewer capabilities and other namespaces for the tests"),
+    Package::new("procps", Probe::Command("kill"), "signals for the tests and the benches"),
 ];
 
 /// What `bench proxy` compares with and puts load with.
