@@ -147,7 +147,7 @@ impl Steps<'_> {
         drop(load);
         grown?;
         self.step("idle, back to zero", IDLE_STEP, at_zero(world, &route)).await?;
-        self.step("counts agree", STEP, counts_agree(world, &route)).await?;
+        self.step("kernel counts", STEP, counts_agree(world, &route)).await?;
         self.read_state(&route).await;
         Ok(())
     }

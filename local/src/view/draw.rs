@@ -5,7 +5,7 @@ use ratatui::{
     layout::{Constraint, Layout, Rect},
     style::{Color, Modifier, Style, Stylize as _},
     text::{Line, Span},
-    widgets::{Block, Cell, Paragraph, Row, Sparkline, Table, Wrap},
+    widgets::{Block, Cell, Paragraph, Row, Sparkline, Table},
 };
 
 use super::model::{ColdStartRow, Model, PodRow, RouteRow};
@@ -17,6 +17,8 @@ use crate::{
 
 /// One colour a part of a cold start, in the order of `Phases::parts`.
 const PARTS: [Color; 5] = [Color::Magenta, Color::Cyan, Color::Blue, Color::Yellow, Color::Green];
+/// Their names where there is little room.
+const SHORT_PARTS: [&str; 5] = ["signal", "decide", "start", "ready", "forward"];
 /// What the figures of a cold start need; the bar gets the rest of the line.
 const FIGURES: u16 = 106;
 const MAX_BAR: u16 = 40;
@@ -35,7 +37,8 @@ pub fn draw(frame: &mut Frame<'_>, model: &Model) {
         Constraint::Length(4),
     ])
     .areas(frame.area());
-    let [pods, graph] = Layout::horizontal([Constraint::Length(82), Constraint::Min(20)]).areas(middle);
+    let graph = if is_narrow(frame.area()) { Constraint::Length(0) } else { Constraint::Min(20) };
+    let [pods, graph] = Layout::horizontal([Constraint::Max(82), graph]).areas(middle);
     draw_header(frame, header, model);
     draw_routes(frame, table, model);
     draw_pods(frame, pods, &model.pods);
@@ -49,6 +52,11 @@ pub fn draw(frame: &mut Frame<'_>, model: &Model) {
     draw_footer(frame, footer, model);
 }
 
+/// Where long names would push numbers off the screen.
+fn is_narrow(area: Rect) -> bool {
+    area.width < 110
+}
+
 fn titled(title: &str) -> Block<'_> {
     Block::bordered().border_style(Style::new().dark_gray()).title(Span::from(format!(" {title} ")).bold().white())
 }
@@ -59,12 +67,13 @@ fn draw_header(frame: &mut Frame<'_>, area: Rect, model: &Model) {
         "self" => "eBPF counts the interceptor's connections".to_owned(),
         _ => reason.clone(),
     };
-    let mut processes = vec![Span::from(" KEDA, the HPA and the kubelet are played by this process; ").dark_gray()];
+    let mut processes = vec![Span::from(" ")];
     for (name, health, good) in &model.processes {
         processes.push(Span::from(format!("{name} ")));
-        let health = Span::from(format!("{health}  "));
+        let health = Span::from(format!("{health}   "));
         processes.push(if *good { health.green() } else { health.red().bold() });
     }
+    processes.push(Span::from("KEDA, the HPA and the kubelet are played by this process").dark_gray());
     let first = Line::from(vec![
         Span::from(" Rouse ").bold().black().on_yellow(),
         Span::from(format!(" requests go to http://127.0.0.1:{}   data plane: ", model.proxy)),
@@ -75,16 +84,19 @@ fn draw_header(frame: &mut Frame<'_>, area: Rect, model: &Model) {
 }
 
 fn draw_routes(frame: &mut Frame<'_>, area: Rect, model: &Model) {
-    let header = ["  route", "state", "in flight", "held", "req/s", "ready/asked/max", "connections: open/ever"];
+    let narrow = is_narrow(area);
+    let (replicas, connections) =
+        if narrow { ("replicas", "conns") } else { ("ready/asked/max", "connections: open/ever") };
+    let header = ["  route", "state", "in flight", "held", "req/s", replicas, connections];
     let rows = model.routes.iter().enumerate().map(|(index, row)| route_row(row, index == model.chosen));
     let widths = [
         Constraint::Max(36),
         Constraint::Length(9),
         Constraint::Length(9),
-        Constraint::Length(5),
-        Constraint::Length(8),
-        Constraint::Length(16),
-        Constraint::Length(24),
+        Constraint::Length(4),
+        Constraint::Length(6),
+        Constraint::Length(if narrow { 8 } else { 16 }),
+        Constraint::Length(if narrow { 7 } else { 24 }),
     ];
     let title = "Routes: cold = no replica runs, holding = requests wait for one, warm = replicas answer";
     let table = Table::new(rows, widths).header(Row::new(header).style(Style::new().dark_gray())).block(titled(title));
@@ -163,20 +175,15 @@ fn draw_cold_starts(frame: &mut Frame<'_>, area: Rect, rows: &[ColdStartRow]) {
         frame.render_widget(Paragraph::new(text).block(block), area);
         return;
     }
-    let bar = area.width.saturating_sub(FIGURES).min(MAX_BAR);
-    let names = Phases::default().parts().map(|(name, _)| name);
+    let narrow = is_narrow(area);
+    let bar = if narrow { 0 } else { area.width.saturating_sub(FIGURES).min(MAX_BAR) };
+    let names = if narrow { SHORT_PARTS } else { Phases::default().parts().map(|(name, _)| name) };
     let heads = names.into_iter().zip(PARTS).map(|(name, colour)| Cell::from(name).style(Style::new().fg(colour)));
-    let header = [Cell::from("      at"), Cell::from("route"), Cell::from("held"), Cell::from("total"), Cell::from("")]
-        .into_iter()
-        .chain(heads);
-    let mut widths = vec![
-        Constraint::Length(9),
-        Constraint::Max(24),
-        Constraint::Length(4),
-        Constraint::Length(7),
-        Constraint::Length(bar),
-    ];
-    widths.extend(names.map(|name| Constraint::Length(u16::try_from(name.len()).unwrap_or(16).max(7))));
+    let header = ["      at", "route", "held", "total", ""].map(Cell::from).into_iter().chain(heads);
+    let fixed = [(9, false), (24, true), (4, false), (7, false), (bar, false)];
+    let column = |(width, gives_way)| if gives_way { Constraint::Max(width) } else { Constraint::Length(width) };
+    let figures = names.map(|name| Constraint::Length(u16::try_from(name.len()).unwrap_or(16).max(7)));
+    let widths: Vec<Constraint> = fixed.into_iter().map(column).chain(figures).collect();
     let rows = rows.iter().map(|row| cold_start_row(row, bar));
     let table = Table::new(rows, widths).header(Row::new(header).style(Style::new().dark_gray())).block(block);
     frame.render_widget(table, area);
@@ -218,22 +225,27 @@ fn draw_footer(frame: &mut Frame<'_>, area: Rect, model: &Model) {
         }
         None => Span::from(model.reply.as_str()).green(),
     };
+    let mut edit =
+        vec![Span::from(" Edit these, it takes effect at once:  ").dark_gray(), Span::from(model.manifests.as_str())];
+    if !is_narrow(area) {
+        edit.extend([Span::from("   logs:  ").dark_gray(), Span::from(model.logs.as_str())]);
+    }
     let lines = vec![
         Line::from(vec![
             Span::from(" In another terminal:  ").dark_gray(),
             Span::from(model.curl.as_str()).cyan().bold(),
         ]),
-        Line::from(format!(" Edit the manifests, it takes effect at once:  {}", model.manifests)).dark_gray(),
+        Line::from(edit),
         Line::from(vec![
             key("r", "one request"),
             key("l", "load on/off"),
-            key("+ -", "more, less load"),
-            key("↑ ↓", "choose a route"),
+            key("+ -", "more, less"),
+            key("↑ ↓", "choose"),
             key("q", "quit"),
         ]),
         Line::from(vec![Span::from(" "), load]),
     ];
-    frame.render_widget(Paragraph::new(lines).wrap(Wrap { trim: false }), area);
+    frame.render_widget(Paragraph::new(lines), area);
 }
 
 fn key(key: &str, meaning: &str) -> Span<'static> {

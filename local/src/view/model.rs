@@ -54,6 +54,8 @@ pub struct Model {
     pub reply: String,
     /// Where the manifests are.
     pub manifests: String,
+    /// Where the logs are.
+    pub logs: String,
 }
 
 /// A route.
@@ -158,6 +160,7 @@ impl Gatherer {
             }),
             reply: String::new(),
             manifests: world.manifests.display().to_string(),
+            logs: world.logs.display().to_string(),
         }
     }
 
