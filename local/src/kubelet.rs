@@ -18,7 +18,7 @@ use interceptor_core::ObjectKey;
 use runtime::task;
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use self::{
@@ -42,6 +42,9 @@ pub mod probe;
 
 /// Reports that may wait for the kubelet; pods wait when it is full.
 const MAX_REPORTS: usize = 256;
+
+/// When a pod that could not be started is tried again.
+const RETRY: Duration = Duration::from_secs(2);
 
 /// What is told about a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,6 +89,8 @@ pub struct Kubelet {
     files: SliceFiles,
     pods: BTreeMap<u64, Pod>,
     next: u64,
+    /// A pod could not be started for want of an address or a port.
+    blocked: bool,
     reports: mpsc::Receiver<(Arc<str>, Report)>,
     reporting: mpsc::Sender<(Arc<str>, Report)>,
     status: watch::Sender<Arc<Vec<PodStatus>>>,
@@ -108,7 +113,7 @@ impl Kubelet {
     pub fn new(cluster: Cluster, host: Host, block: Block, files: SliceFiles) -> Self {
         let (reporting, reports) = mpsc::channel(MAX_REPORTS);
         let status = watch::Sender::default();
-        Self { cluster, host, block, files, pods: BTreeMap::new(), next: 1, reports, reporting, status }
+        Self { cluster, host, block, files, pods: BTreeMap::new(), next: 1, blocked: false, reports, reporting, status }
     }
 
     /// Tells of pods.
@@ -127,6 +132,8 @@ impl Kubelet {
             tokio::select! {
                 _ = changes.changed() => {}
                 report = self.reports.recv() => self.take(report),
+                // Whoever has the port may have let it go.
+                () = sleep(RETRY), if self.blocked => {}
                 _ = &mut stop => break,
             }
         }
@@ -144,6 +151,7 @@ impl Kubelet {
     }
 
     fn reconcile(&mut self, state: &State) {
+        self.blocked = false;
         let mut ending = Vec::new();
         for (key, workload) in &state.workloads {
             let desired = state.replicas.get(key).copied().unwrap_or(0);
@@ -170,12 +178,13 @@ impl Kubelet {
 
     fn start(&mut self, workload: &Arc<Workload>, count: usize) {
         let ports: Vec<u16> = workload.template.ports.iter().map(|port| port.number).collect();
-        let object = format!("Deployment {}", workload.key);
+        let object = format!("pods of Deployment {}", workload.key);
         for _ in 0..count {
             let address = match self.block.take(&ports) {
                 Ok(address) => address,
                 Err(error) => {
                     self.cluster.problem(&object, Some(error.to_string()));
+                    self.blocked = true;
                     return;
                 }
             };

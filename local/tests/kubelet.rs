@@ -216,6 +216,25 @@ async fn an_edited_template_is_rolled_out_without_a_gap() {
 }
 
 #[tokio::test]
+async fn a_port_that_somebody_has_is_named_and_tried_again() {
+    let somebody = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = somebody.local_addr().unwrap().port();
+    let container = demo_app().replace("8000", &port.to_string());
+    let container = container.replace("env: [", &format!("env: [{{ name: PORT, value: '{port}' }}, "));
+    let mut machine = Machine::start(deployment(&container));
+    machine.scale(1);
+    let mut changes = machine.cluster.changes();
+    let problem = "pods of Deployment default/app";
+    let told = timeout(PATIENCE, changes.wait_for(|state| state.problems.contains_key(problem))).await;
+    let message = told.unwrap().unwrap().problems[problem].clone();
+    assert!(message.contains(&format!("port {port} is taken")), "{message}");
+    drop(somebody);
+    machine.until("it is started after all", all_ready(1)).await;
+    assert!(machine.cluster.load().problems.is_empty());
+    machine.end().await;
+}
+
+#[tokio::test]
 async fn all_processes_end_with_the_kubelet() {
     let mut machine = Machine::start(deployment(&demo_app()));
     machine.scale(3);
