@@ -1,9 +1,8 @@
 //! Named, instrumented tasks. Everything that runs beside a caller is started here, so that it shows up in the logs by
 //! name, is joined at shutdown, and cannot end unnoticed when others rely on it.
 
-use std::{collections::HashMap, fmt::Display, future::Future, time::Duration};
+use std::{collections::HashMap, error::Error, future::Future, time::Duration};
 
-use thiserror::Error;
 use tokio::task::{Id, JoinHandle, JoinSet};
 use tracing::Instrument as _;
 
@@ -17,7 +16,7 @@ pub struct Group {
 }
 
 /// A long-lived task ended by itself.
-#[derive(Debug, Error)]
+#[derive(Debug, thiserror::Error)]
 #[error("task {task} ended: {how}")]
 pub struct Ended {
     /// The task's name.
@@ -27,7 +26,7 @@ pub struct Ended {
 }
 
 /// How a task ended.
-#[derive(Debug, Error, PartialEq, Eq)]
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum How {
     /// It returned without an error, which a long-lived task does not do.
     #[error("it returned")]
@@ -75,9 +74,9 @@ impl Group {
     pub fn spawn<F, E>(&mut self, name: &'static str, future: F)
     where
         F: Future<Output = Result<(), E>> + Send + 'static,
-        E: Display,
+        E: Into<Box<dyn Error + Send + Sync>>,
     {
-        let future = async move { future.await.map_err(|error| format!("{error:#}")) };
+        let future = async move { future.await.map_err(|error| with_causes(&*error.into())) };
         let handle = self.tasks.spawn(future.instrument(tracing::info_span!("task", name)));
         self.names.insert(handle.id(), name);
     }
@@ -113,6 +112,12 @@ impl Group {
     }
 }
 
+/// An error and what it came from, in one line: the error itself does not outlive its task.
+fn with_causes(error: &(dyn Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |&error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
@@ -126,6 +131,16 @@ mod tests {
         group.spawn("broken", async { Err("no such folder") });
         let ended = group.ended().await;
         assert_eq!(ended.to_string(), "task broken ended: no such folder");
+    }
+
+    #[test]
+    fn an_error_is_told_with_its_causes() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot watch")]
+        struct Outer(#[source] std::io::Error);
+
+        let outer = Outer(std::io::Error::other("no such folder"));
+        assert_eq!(with_causes(&outer), "cannot watch: no such folder");
     }
 
     #[tokio::test]
