@@ -1,9 +1,6 @@
 //! What is wrong from outside: a clear message that names it, and no harm to anybody else.
 
-use std::sync::Arc;
-
-use integration::{Interceptor, Peer, Pod, World, eventually, soon};
-use parking_lot::Mutex;
+use integration::{Interceptor, Pod, World, eventually, soon};
 use serde_json::json;
 
 use crate::{HOST, assert_neighbour_is_well, cold, neighbour, warm};
@@ -324,122 +321,6 @@ async fn a_pod_that_answers_more_than_it_was_asked_poisons_nobody_s_response() {
     upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n2").await;
     assert_eq!(client.response().await.body, "2");
 }
-
-/// Everything a client may do to a fresh connection and go on living.
-async fn garbage(interceptor: &Interceptor, bytes: &[u8]) {
-    let mut client = Peer::connect(interceptor.proxy).await;
-    let _ = client.try_send(bytes).await;
-    client.finish().await;
-    client.closed().await;
-}
-
-#[tokio::test]
-async fn random_bytes_on_the_proxy_port_harm_no_other_connection() {
-    use proptest::{
-        strategy::{Strategy as _, ValueTree as _},
-        test_runner::TestRunner,
-    };
-
-    let world = World::new();
-    let mut interceptor = Interceptor::start(&world).await;
-    let _neighbour = neighbour(&world, &interceptor).await;
-    let mut bystander = interceptor.client().await;
-    let mut runner = TestRunner::default();
-    let pieces = proptest::collection::vec(
-        proptest::prop_oneof![
-            proptest::collection::vec(proptest::num::u8::ANY, 0..64),
-            proptest::sample::select(SEEDS.map(<[u8]>::to_vec).to_vec()),
-        ],
-        1..12,
-    );
-    for _ in 0..400 {
-        let bytes: Vec<u8> = pieces.new_tree(&mut runner).unwrap().current().concat();
-        garbage(&interceptor, &bytes).await;
-        bystander.get("neighbour.test", "/").await;
-        let response = bystander.response().await;
-        assert_eq!(response.body, "well", "after {:?}", String::from_utf8_lossy(&bytes));
-    }
-    assert!(interceptor.runs());
-    let metrics = interceptor.metrics().await;
-    assert!(!interceptor.log().contains("panicked"), "{}", interceptor.log());
-    assert!(metrics.contains("process_open_fds"));
-}
-
-/// What random bytes alone would rarely hit.
-const SEEDS: [&[u8]; 16] = [
-    b"GET / HTTP/1.1\r\n",
-    b"POST /\xff HTTP/1.1\r\n",
-    b"GET http://[::1 HTTP/1.1\r\n",
-    b"CONNECT a:1 HTTP/1.1\r\n",
-    b"OPTIONS * HTTP/1.1\r\n",
-    b"Host: neighbour.test\r\n",
-    b"Host: [::1]:99999\r\n",
-    b"Content-Length: 3\r\n",
-    b"Transfer-Encoding: chunked\r\n",
-    b"Connection: upgrade\r\nUpgrade: x\r\n",
-    b"Expect: 100-continue\r\n",
-    b"\r\n",
-    b"ffffffffffffffffff\r\n",
-    b"0\r\n\r\n",
-    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    b"\x00\x00\x00\x04\x00\x00\x00\x00\x00",
-];
-
-#[tokio::test]
-async fn random_bytes_from_a_pod_harm_no_other_route() {
-    use proptest::{
-        strategy::{Strategy as _, ValueTree as _},
-        test_runner::TestRunner,
-    };
-
-    let (world, pod, mut interceptor) = warm().await;
-    let _neighbour = neighbour(&world, &interceptor).await;
-    let mut runner = TestRunner::default();
-    let pieces = proptest::collection::vec(
-        proptest::prop_oneof![
-            proptest::collection::vec(proptest::num::u8::ANY, 0..64),
-            proptest::sample::select(ANSWERS.map(<[u8]>::to_vec).to_vec()),
-        ],
-        1..12,
-    );
-    let answer = Arc::new(Mutex::new(Vec::new()));
-    runtime::task::spawn("pod", {
-        let answer = Arc::clone(&answer);
-        async move {
-            loop {
-                let bytes = answer.lock().clone();
-                let mut upstream = pod.accept().await;
-                let _ = upstream.try_send(&bytes).await;
-            }
-        }
-    });
-    for _ in 0..300 {
-        *answer.lock() = pieces.new_tree(&mut runner).unwrap().current().concat();
-        let mut client = interceptor.client().await;
-        client.send("POST / HTTP/1.1\r\nHost: app.test\r\nContent-Length: 1\r\nConnection: close\r\n\r\nx").await;
-        client.closed().await;
-        assert_neighbour_is_well(&interceptor).await;
-    }
-    interceptor.in_flight("app", 0).await;
-    assert!(interceptor.runs());
-    assert!(!interceptor.log().contains("panicked"), "{}", interceptor.log());
-}
-
-/// What random bytes alone would rarely hit.
-const ANSWERS: [&[u8]; 12] = [
-    b"HTTP/1.1 200 OK\r\n",
-    b"HTTP/1.1 103 Early Hints\r\n",
-    b"HTTP/1.1 101 Switching Protocols\r\n",
-    b"HTTP/1.1 204 No Content\r\n",
-    b"HTTP/1.0 999 \xff\r\n",
-    b"Content-Length: 3\r\n",
-    b"Transfer-Encoding: chunked\r\n",
-    b"Connection: upgrade\r\nUpgrade: x\r\n",
-    b"Trailer: x\r\n",
-    b"\r\n",
-    b"3\r\nabc\r\n",
-    b"0\r\nX: y\r\n\r\n",
-];
 
 #[tokio::test]
 async fn a_client_beyond_the_limit_waits_until_another_leaves() {

@@ -10,6 +10,7 @@ mod drain;
 mod endpoints;
 mod errors;
 mod foreign;
+mod garbage;
 mod h2;
 mod headers;
 mod hold;
