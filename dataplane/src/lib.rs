@@ -78,7 +78,8 @@ pub struct ConnectionCounters {
     pub closed: u64,
     /// Connections that ended before they were established: refused, unreachable, timed out, given up.
     pub failed: u64,
-    /// Smoothed round-trip time in microseconds; zero before the first sample.
+    /// Smoothed round-trip time in microseconds; zero before the first sample. Where room was short and another upstream's
+    /// counters were taken over, it begins where that one's ended.
     pub srtt_us: u64,
     /// How long ago one of its connections did something; `None` before the first.
     pub last_activity: Option<Duration>,

@@ -6,12 +6,14 @@ use std::{
     os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
 };
 
-/// Whether `bpf(2)` may be called for what is needed here: makes the smallest of maps and lets it go again.
+/// Whether `bpf(2)` may be called for what is needed here: makes the smallest of maps and lets it go again, one of a type
+/// that wants the capability also where the unprivileged may use `bpf(2)`.
 pub(crate) fn bpf_allowed() -> io::Result<()> {
     const BPF_MAP_CREATE: libc::c_int = 0;
-    const BPF_MAP_TYPE_ARRAY: u32 = 2;
-    // Type, size of keys, size of values, entries.
-    let attr: [u32; 16] = [BPF_MAP_TYPE_ARRAY, 4, 4, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    const BPF_MAP_TYPE_LPM_TRIE: u32 = 11;
+    const BPF_F_NO_PREALLOC: u32 = 1;
+    // Type, size of keys, size of values, entries, flags.
+    let attr: [u32; 16] = [BPF_MAP_TYPE_LPM_TRIE, 8, 4, 1, BPF_F_NO_PREALLOC, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     // SAFETY: the kernel reads at most the size that is given from `attr`, which lives through the call.
     let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_MAP_CREATE, attr.as_ptr(), size_of_val(&attr)) };
     let Some(fd) = RawFd::try_from(result).ok().filter(|fd| *fd >= 0) else { return Err(io::Error::last_os_error()) };

@@ -1,6 +1,12 @@
 //! The kernel's map in step with the upstreams: withdrawal, reuse of ids, drift, want of room.
 
-use std::sync::Arc;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    thread,
+};
 
 use aya::maps::{HashMap, Map, MapData};
 use dataplane::{Dataplane as _, Kernel, Limits, RepairReport};
@@ -156,6 +162,56 @@ fn a_program_that_was_taken_off_is_put_back_and_counts_anew() {
 
 fn map_slot(entries: &[(AddrKey, u32)], pod: &Pod) -> u32 {
     entries.iter().find(|(key, _)| key.socket_addr() == pod.addr).expect("the pod is in the map").1
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn while_addresses_come_and_go_and_change_hands_every_connection_counts_once() {
+    const THREADS: u64 = 3;
+    const VISITS: u64 = 600;
+    let cell = Cell::enter();
+    let mut kernel = cell.open();
+    let (steady, wandering, flickering) = (pod(1), pod(2), pod(3));
+    let running = AtomicU64::new(THREADS);
+    let mut before = (0, 0);
+    let round = |round: u32| {
+        // One address stays, one changes hands, and one is listed every third time.
+        let (mut one, mut two) = (vec![steady.addr], Vec::new());
+        if round.is_multiple_of(2) { &mut one } else { &mut two }.push(wandering.addr);
+        two.extend(round.is_multiple_of(3).then_some(flickering.addr));
+        [upstream(1, "a", &one), upstream(2, "b", &two)]
+    };
+    kernel.sync(&mut round(0).iter()).unwrap();
+    thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                for visits in 0..VISITS {
+                    let manner = Manner::ALL[usize::try_from(visits).unwrap() % Manner::ALL.len()];
+                    for pod in [&steady, &wandering, &flickering] {
+                        visit(pod.addr, manner);
+                    }
+                }
+                running.fetch_sub(1, Relaxed);
+            });
+        }
+        for n in 1.. {
+            if running.load(Relaxed) == 0 {
+                break;
+            }
+            kernel.sync(&mut round(n).iter()).unwrap();
+            let now = (count(&kernel, 1).0, count(&kernel, 2).0);
+            assert!(now.0 >= before.0 && now.1 >= before.1, "counters only grow: {before:?}, then {now:?}");
+            before = now;
+        }
+    });
+    let closed = |id| count(&kernel, id).0 == count(&kernel, id).1;
+    eventually("all are closed", || closed(1) && closed(2));
+    let (one, two, visits) = (count(&kernel, 1), count(&kernel, 2), THREADS * VISITS);
+    assert_eq!((one.2, two.2), (0, 0), "none has failed");
+    // Those to the first two pods were always listed for one or the other.
+    assert!((2 * visits..=3 * visits).contains(&(one.0 + two.0)), "{one:?} {two:?}, {visits} visits to each");
+    assert!(one.0 >= visits, "those to the steady pod are all the first's: {one:?}");
+    assert!(!kernel.repair().unwrap().drifted());
 }
 
 #[test]
