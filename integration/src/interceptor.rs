@@ -46,16 +46,20 @@ impl Interceptor {
 
     /// Starts one with more environment variables and waits until it is ready.
     pub async fn start_with(world: &World, env: &[(&str, &str)]) -> Self {
-        Self::run(world, env, None).await
+        Self::run(command(world, env, None, &level())).await
+    }
+
+    /// Starts one at a level of the data plane whatever the suite's, and waits until it is ready.
+    pub async fn start_at_level(world: &World, level: &str) -> Self {
+        Self::run(command(world, &[], None, level)).await
     }
 
     /// Starts one that may open this many descriptors and waits until it is ready.
     pub async fn start_limited(world: &World, descriptors: u32) -> Self {
-        Self::run(world, &[], Some(descriptors)).await
+        Self::run(command(world, &[], Some(descriptors), &level())).await
     }
 
-    async fn run(world: &World, env: &[(&str, &str)], descriptors: Option<u32>) -> Self {
-        let (command, cgroup) = command(world, env, descriptors);
+    async fn run((command, cgroup): (Command, Option<Cgroup>)) -> Self {
         let mut process = Process::start(command, cgroup);
         let line = process.says("interceptor starts").await;
         let [proxy, admin, metrics] = ["proxy", "admin", "metrics"].map(|field| local_addr(&line, field));
@@ -67,7 +71,7 @@ impl Interceptor {
 
     /// Starts one that is expected to give up, and waits for its end. Returns its status and what it said.
     pub async fn fails(world: &World, env: &[(&str, &str)]) -> (Option<i32>, String) {
-        let output = soon("the interceptor gives up", command(world, env, None).0.output()).await.unwrap();
+        let output = soon("the interceptor gives up", command(world, env, None, &level()).0.output()).await.unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         (output.status.code(), said)
     }
@@ -185,9 +189,8 @@ pub fn level() -> String {
     std::env::var("ROUSE_TEST_DATAPLANE").unwrap_or_else(|_unset| "none".to_owned())
 }
 
-fn command(world: &World, env: &[(&str, &str)], descriptors: Option<u32>) -> (Command, Option<Cgroup>) {
+fn command(world: &World, env: &[(&str, &str)], descriptors: Option<u32>, level: &str) -> (Command, Option<Cgroup>) {
     let program = program("interceptor-under-test");
-    let level = level();
     let cgroup = (level != "none").then(Cgroup::new);
     let mut command = Command::new("/bin/sh");
     let limit = descriptors.map(|count| format!("ulimit -n {count} && ")).unwrap_or_default();
@@ -204,7 +207,7 @@ fn command(world: &World, env: &[(&str, &str)], descriptors: Option<u32>) -> (Co
             ("OTEL_PROM_EXPORTER_PORT", "0"),
             ("KEDA_HTTP_SHUTDOWN_DELAY", "0s"),
             ("ROUSE_WORKERS", "2"),
-            ("ROUSE_DATAPLANE", &level),
+            ("ROUSE_DATAPLANE", level),
         ])
         .envs(env.iter().copied())
         .args(["--zap-encoder=json", "--source"])
