@@ -52,13 +52,8 @@ pub enum WatchError {
         source: std::io::Error,
     },
     /// The kernel gives no notice of changes.
-    #[error("cannot watch the folder {folder}")]
-    Notice {
-        /// Which folder.
-        folder: PathBuf,
-        /// Why.
-        source: notify::Error,
-    },
+    #[error("cannot watch folders")]
+    Notice(#[source] std::io::Error),
 }
 
 /// Reads all sources, then tells what changes, until the receiver is dropped.

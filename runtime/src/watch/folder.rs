@@ -90,7 +90,7 @@ async fn next(notice: &mut Notice, events: &mpsc::Sender<Vec<WatchEvent>>, missi
     let repair = time::Instant::now() + REPAIR;
     loop {
         tokio::select! {
-            () = notice.changed() => return Some(notice.take()),
+            work = notice.changed() => return Some(work),
             () = time::sleep(LOOK) => {
                 if notice.renew() || missing || time::Instant::now() >= repair {
                     return Some(Work::All);

@@ -1,24 +1,22 @@
-//! Word from the kernel that files of a folder changed, gathered until it is read.
+//! Word from the kernel that files of a folder changed: inotify, for just the events that tell of whole files.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
+    fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
-use notify::{
-    Config, EventKind, INotifyWatcher, RecursiveMode, Watcher as _,
-    event::{AccessKind, AccessMode, CreateKind, ModifyKind},
-};
-use parking_lot::Mutex;
-use tokio::sync::Notify;
+use futures_util::{FutureExt as _, StreamExt as _};
+use inotify::{EventMask, EventOwned, EventStream, Inotify, WatchDescriptor, WatchMask};
 
 use super::{WatchError, folder::is_manifest};
 
 /// How many changed files are remembered one by one; beyond that all are looked at.
 const MAX_PENDING: usize = 4096;
+
+/// Room for the events of one read: a hundred and more, each with the name of its file.
+const BUFFER: usize = 8192;
 
 /// What is to be looked at.
 #[derive(Debug, PartialEq, Eq)]
@@ -30,18 +28,17 @@ pub(super) enum Work {
 }
 
 /// Watches folders.
-#[derive(Debug)]
 pub(super) struct Notice {
-    watcher: INotifyWatcher,
-    /// The inode that each folder had when it was watched: one that was replaced has to be watched anew.
-    watched: BTreeMap<PathBuf, u64>,
-    shared: Arc<Shared>,
+    events: EventStream<Box<[u8]>>,
+    folders: BTreeMap<PathBuf, Watched>,
+    pending: Work,
 }
 
+/// A folder as it was when it was watched: one that was replaced has to be watched anew.
 #[derive(Debug)]
-struct Shared {
-    pending: Mutex<Work>,
-    wake: Notify,
+struct Watched {
+    watch: WatchDescriptor,
+    inode: Option<u64>,
 }
 
 // === impl Work ===
@@ -53,7 +50,7 @@ impl Default for Work {
 }
 
 impl Work {
-    pub(super) fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> bool {
         matches!(self, Self::Files(files) if files.is_empty())
     }
 
@@ -71,110 +68,102 @@ impl Work {
 
 impl Notice {
     pub(super) fn new(folders: &[PathBuf]) -> Result<Self, WatchError> {
-        let shared = Arc::new(Shared { pending: Mutex::new(Work::default()), wake: Notify::new() });
-        let handler = Arc::clone(&shared);
-        let watcher = INotifyWatcher::new(move |event| handler.take(event), Config::default());
-        let folder = folders.first().cloned().unwrap_or_default();
-        let watcher = watcher.map_err(|source| WatchError::Notice { folder, source })?;
-        let mut notice = Self { watcher, watched: BTreeMap::new(), shared };
+        let events = Inotify::init().and_then(|inotify| inotify.into_event_stream(vec![0; BUFFER].into_boxed_slice()));
+        let events = events.map_err(WatchError::Notice)?;
+        let mut notice = Self { events, folders: BTreeMap::new(), pending: Work::default() };
         for folder in folders {
-            notice.watch(folder)?;
+            notice.watch(folder).map_err(|source| WatchError::Folder { folder: folder.clone(), source })?;
         }
         Ok(notice)
     }
 
-    /// Waits until something changed. Cancel safe.
-    pub(super) async fn changed(&self) {
+    /// Waits until something changed, and tells what. Cancel safe: what is not told stays pending.
+    pub(super) async fn changed(&mut self) -> Work {
         loop {
-            let wake = self.shared.wake.notified();
-            if !self.shared.pending.lock().is_empty() {
-                return;
+            if !self.pending.is_empty() {
+                return std::mem::take(&mut self.pending);
             }
-            wake.await;
+            let first = self.events.next().await;
+            self.take(first);
+            // All that came together is looked at together.
+            while let Some(event) = self.events.next().now_or_never() {
+                self.take(event);
+            }
         }
-    }
-
-    pub(super) fn take(&self) -> Work {
-        std::mem::take(&mut *self.shared.pending.lock())
     }
 
     /// Watches folders that were replaced since they were watched; tells whether there was one.
     pub(super) fn renew(&mut self) -> bool {
+        let replaced = self.folders.iter().filter(|(folder, watched)| {
+            let now = inode_of(folder);
+            now.is_some() && now != watched.inode
+        });
+        let replaced: Vec<_> = replaced.map(|(folder, _)| folder.clone()).collect();
         let mut renewed = false;
-        for (folder, inode) in self.watched.clone() {
-            let now = inode_of(&folder);
-            if now.is_some_and(|now| now != inode) {
-                // It may be gone already; what counts is that the new one is watched.
-                let _gone = self.watcher.unwatch(&folder);
-                match self.watch(&folder) {
-                    Ok(()) => renewed = true,
-                    Err(error) => {
-                        tracing::warn!(%error, folder = %folder.display(), "the new folder is not watched yet");
-                    }
+        for folder in replaced {
+            match self.watch(&folder) {
+                Ok(()) => renewed = true,
+                Err(error) => {
+                    tracing::warn!(%error, folder = %folder.display(), "the new folder is not watched yet");
                 }
             }
         }
         renewed
     }
 
-    fn watch(&mut self, folder: &Path) -> Result<(), WatchError> {
+    fn watch(&mut self, folder: &Path) -> io::Result<()> {
+        let mask = WatchMask::CLOSE_WRITE
+            | WatchMask::CREATE
+            | WatchMask::MOVE
+            | WatchMask::DELETE
+            | WatchMask::DELETE_SELF
+            | WatchMask::MOVE_SELF
+            | WatchMask::ONLYDIR;
         let inode = inode_of(folder);
-        let watching = self.watcher.watch(folder, RecursiveMode::NonRecursive);
-        watching.map_err(|source| WatchError::Notice { folder: folder.to_owned(), source })?;
-        self.watched.insert(folder.to_owned(), inode.unwrap_or_default());
+        let mut watches = self.events.watches();
+        let watch = watches.add(folder, mask)?;
+        if let Some(old) = self.folders.insert(folder.to_owned(), Watched { watch: watch.clone(), inode })
+            && old.watch != watch
+        {
+            // It may have gone with its folder; what counts is that the new one is watched.
+            let _gone = watches.remove(old.watch);
+        }
         Ok(())
     }
-}
 
-// === impl Shared ===
-
-impl Shared {
-    fn take(&self, event: notify::Result<notify::Event>) {
-        let mut pending = self.pending.lock();
-        match event {
-            Ok(event) if event.need_rescan() => *pending = Work::All,
-            Ok(event) if is_change(event.kind) => {
-                for path in event.paths {
-                    add(&mut pending, event.kind, path);
-                }
-            }
-            Ok(_) => {}
-            Err(_overflow) => *pending = Work::All,
-        }
-        if !pending.is_empty() {
-            self.wake.notify_one();
+    fn take(&mut self, event: Option<io::Result<EventOwned>>) {
+        let Some(Ok(EventOwned { wd, mask, cookie: _, name })) = event else {
+            // Whatever it was, looking at everything makes it good.
+            self.pending = Work::All;
+            return;
+        };
+        let folder = self.folders.iter().find(|(_, watched)| watched.watch == wd).map(|(folder, _)| folder);
+        match (folder, name) {
+            _ if mask.contains(EventMask::Q_OVERFLOW) => self.pending = Work::All,
+            (Some(folder), Some(name)) => note(&mut self.pending, folder.join(name), mask),
+            // The folder itself was moved or deleted.
+            (Some(_), None) => self.pending = Work::All,
+            // From a folder that is watched no more.
+            (None, _) => {}
         }
     }
 }
 
-fn add(pending: &mut Work, kind: EventKind, path: PathBuf) {
+fn note(pending: &mut Work, path: PathBuf, mask: EventMask) {
     if is_manifest(&path) {
-        if !is_unwritten(kind, &path) {
+        // A write is told when the file is closed, so that a half-written one is not read.
+        if !(mask.contains(EventMask::CREATE) && is_unwritten(&path)) {
             pending.add(path);
         }
-    } else if path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"..")) || path.is_dir() {
-        // The folder itself, or the link by which Kubernetes swaps a whole volume.
+    } else if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"..")) {
+        // The link by which Kubernetes swaps a whole volume.
         *pending = Work::All;
     }
 }
 
-/// A write is told when the file is closed, so that a half-written one is not read.
-fn is_change(kind: EventKind) -> bool {
-    match kind {
-        EventKind::Access(AccessKind::Close(AccessMode::Write))
-        | EventKind::Create(_)
-        | EventKind::Remove(_)
-        | EventKind::Modify(ModifyKind::Name(_))
-        | EventKind::Any
-        | EventKind::Other => true,
-        EventKind::Access(_) | EventKind::Modify(_) => false,
-    }
-}
-
 /// A file that was created just now and is going to be closed; a link is whole at once.
-fn is_unwritten(kind: EventKind, path: &Path) -> bool {
-    matches!(kind, EventKind::Create(CreateKind::File | CreateKind::Any))
-        && fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file() && meta.nlink() == 1)
+fn is_unwritten(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file() && meta.nlink() == 1)
 }
 
 fn inode_of(folder: &Path) -> Option<u64> {
