@@ -26,6 +26,10 @@ pub const MAX_FILES: usize = 50_000;
 /// How many files go into one batch while all are read for the first time.
 const FIRST_READ: usize = 64;
 
+/// What is read on the runtime's own thread: this many files, of so many bytes together. It takes less than a millisecond.
+const FEW: usize = 4;
+const LITTLE: u64 = 8 << 10;
+
 /// The shortest time between two batches. The first change after a pause is taken at once; a burst is taken together.
 const BETWEEN: Duration = Duration::from_millis(5);
 
@@ -107,8 +111,14 @@ pub(super) fn is_manifest(path: &Path) -> bool {
     !hidden && format(path).is_some()
 }
 
-/// Looks at what `work` says, beside the runtime's own thread.
+/// Looks at what `work` says: at once when it is little, since a held request may wait for it, or else beside the
+/// runtime's own thread.
 async fn pass(mut state: Folders, work: Work) -> (Folders, Vec<WatchEvent>) {
+    if is_little(&work) {
+        let batch = state.pass(work);
+        log(&batch);
+        return (state, batch);
+    }
     let done = task::spawn_blocking(move || {
         let batch = state.pass(work);
         (state, batch)
@@ -123,6 +133,12 @@ async fn pass(mut state: Folders, work: Work) -> (Folders, Vec<WatchEvent>) {
     };
     log(&batch);
     (state, batch)
+}
+
+fn is_little(work: &Work) -> bool {
+    let Work::Files(files) = work else { return false };
+    let lens = files.iter().take(FEW + 1).map(|path| fs::metadata(path).map_or(0, |meta| meta.len()));
+    files.len() <= FEW && lens.sum::<u64>() <= LITTLE
 }
 
 fn log(batch: &[WatchEvent]) {
