@@ -306,3 +306,23 @@ async fn methods_of_all_kinds_pass() {
         upstream = Some(peer);
     }
 }
+
+#[tokio::test]
+async fn a_slow_upload_does_not_count_against_the_time_for_the_response_head() {
+    let (_world, pod, interceptor) = warm_with(&[("KEDA_HTTP_RESPONSE_HEADER_TIMEOUT", "100ms")]).await;
+    let mut slow = interceptor.client().await;
+    slow.send("POST / HTTP/1.1\r\nHost: app.test\r\nContent-Length: 6\r\n\r\nabc").await;
+    let (mut upload, _) = pod.request().await;
+    assert_eq!(upload.exactly(3).await, "abc");
+    // Another request's deadline passes meanwhile, twice: it is the clock.
+    for _ in 0..2 {
+        let mut clock = interceptor.client().await;
+        clock.get(HOST, "/").await;
+        let (_ticking, _) = pod.request().await;
+        assert_eq!(clock.response().await.status(), 504);
+    }
+    slow.send("def").await;
+    assert_eq!(upload.exactly(3).await, "def");
+    upload.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone").await;
+    assert_eq!(slow.response().await.body, "done");
+}

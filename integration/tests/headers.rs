@@ -214,3 +214,19 @@ async fn a_client_of_http_1_0_may_keep_its_connection() {
         assert_eq!((response.body.as_str(), response.head.get("connection")), ("more", Some("keep-alive")));
     }
 }
+
+#[tokio::test]
+async fn a_client_cannot_have_dropped_what_the_pod_must_see() {
+    let (_world, pod, interceptor) = warm().await;
+    let mut client = interceptor.client().await;
+    client
+        .send(
+            "POST / HTTP/1.1\r\nHost: app.test\r\nContent-Length: 2\r\n\
+             Connection: Host, Content-Length, X-Forwarded-For, X-Forwarded-Host, X-Forwarded-Proto\r\n\r\nhi",
+        )
+        .await;
+    let (mut upstream, head) = pod.request().await;
+    assert_eq!((head.all("host"), head.all("x-forwarded-for")), (vec![HOST], vec!["127.0.0.1"]));
+    assert_eq!((head.all("x-forwarded-host"), head.all("x-forwarded-proto")), (vec![HOST], vec!["http"]));
+    assert_eq!(upstream.body(&head).await, "hi", "framed one way or the other");
+}
