@@ -147,15 +147,15 @@ async fn only_the_waiters_of_the_service_that_woke_are_released() {
 }
 
 #[tokio::test]
-async fn a_hundred_held_requests_are_all_answered() {
+async fn a_thousand_held_requests_are_all_answered() {
     let (world, interceptor) = cold(&[]).await;
     let mut clients = Vec::new();
-    for _ in 0..100 {
+    for _ in 0..1000 {
         let mut client = interceptor.client().await;
         client.get(HOST, "/").await;
         clients.push(client);
     }
-    interceptor.held("app", 100).await;
+    interceptor.held("app", 1000).await;
     let pod = Pod::start().await.answering("awake");
     world.endpoints("app", &[pod.addr]);
     for mut client in clients {
@@ -163,7 +163,7 @@ async fn a_hundred_held_requests_are_all_answered() {
         assert_eq!((response.status(), response.cold_start()), (200, Some("true")));
     }
     interceptor.in_flight("app", 0).await;
-    assert_eq!(interceptor.queue("app").await.unwrap().count, 100);
+    assert_eq!(interceptor.queue("app").await.unwrap().count, 1000);
 }
 
 #[tokio::test]

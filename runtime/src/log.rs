@@ -84,7 +84,12 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
     W: for<'a> MakeWriter<'a> + 'static,
 {
-    tracing_subscriber::fmt::layer().json().flatten_event(true).with_timer(Clock(time)).with_writer(writer)
+    tracing_subscriber::fmt::layer()
+        .json()
+        .flatten_event(true)
+        .with_span_list(false)
+        .with_timer(Clock(time))
+        .with_writer(writer)
 }
 
 fn filter(level: LevelFilter) -> EnvFilter {
@@ -170,11 +175,15 @@ mod tests {
     fn a_json_line_has_level_message_and_fields_at_its_top() {
         let buffer = Buffer::default();
         let subscriber = Registry::default().with(json(TimeEncoding::Millis, buffer.writer()));
-        tracing::subscriber::with_default(subscriber, || tracing::warn!(route = "ns/a", "duplicate route"));
+        tracing::subscriber::with_default(subscriber, || {
+            let _in_task = tracing::info_span!("run", task = "discover").entered();
+            tracing::warn!(route = "ns/a", "duplicate route");
+        });
         let line: serde_json::Value = serde_json::from_str(&buffer.text()).unwrap();
         assert_eq!(line["level"], "WARN");
         assert_eq!(line["message"], "duplicate route");
         assert_eq!(line["route"], "ns/a");
+        assert_eq!(line["span"], serde_json::json!({ "name": "run", "task": "discover" }));
         assert!(line["timestamp"].as_str().unwrap().parse::<u128>().unwrap() > 1_600_000_000_000);
     }
 

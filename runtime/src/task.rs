@@ -46,7 +46,7 @@ pub fn spawn<F>(name: &'static str, future: F) -> JoinHandle<F::Output>
 where
     F: Future<Output: Send + 'static> + Send + 'static,
 {
-    tokio::spawn(future.instrument(tracing::info_span!("task", name)))
+    tokio::spawn(future.instrument(tracing::info_span!("run", task = name)))
 }
 
 /// Starts a task on the current local set, in a span of its name. Dropping the handle detaches it.
@@ -58,7 +58,7 @@ pub fn spawn_local<F>(name: &'static str, future: F) -> JoinHandle<F::Output>
 where
     F: Future<Output: 'static> + 'static,
 {
-    tokio::task::spawn_local(future.instrument(tracing::debug_span!("task", name)))
+    tokio::task::spawn_local(future.instrument(tracing::debug_span!("run", task = name)))
 }
 
 // === impl Group ===
@@ -77,7 +77,7 @@ impl Group {
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         let future = async move { future.await.map_err(|error| with_causes(&*error.into())) };
-        let handle = self.tasks.spawn(future.instrument(tracing::info_span!("task", name)));
+        let handle = self.tasks.spawn(future.instrument(tracing::info_span!("run", task = name)));
         self.names.insert(handle.id(), name);
     }
 

@@ -103,7 +103,7 @@ pub(super) async fn accept(listener: TcpListener, server: Arc<Server>) -> Result
             serve(stream, server).await;
             drop(slot);
         };
-        connections.spawn(connection.instrument(tracing::debug_span!("task", name = "admin connection")));
+        connections.spawn(connection.instrument(tracing::debug_span!("run", task = "admin connection")));
     }
 }
 
