@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use tokio::process::Command;
 
@@ -161,9 +162,9 @@ impl Interceptor {
         self.process.log()
     }
 
-    /// Sends a signal by its name, such as `TERM`.
-    pub async fn signal(&self, name: &str) {
-        self.process.signal(name).await;
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
     }
 
     /// Waits for its end.

@@ -7,6 +7,10 @@ use std::{
     sync::Arc,
 };
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use parking_lot::Mutex;
 use runtime::task;
 use serde_json::Value;
@@ -63,11 +67,10 @@ impl Process {
         self.lines.lock().join("\n")
     }
 
-    /// Sends a signal by its name, such as `TERM`.
-    pub async fn signal(&self, name: &str) {
-        let pid = self.child.id().expect("the process runs").to_string();
-        let status = Command::new("kill").args(["-s", name, &pid]).status().await.unwrap();
-        assert!(status.success());
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = self.child.id().and_then(|id| i32::try_from(id).ok()).expect("the process runs");
+        kill(Pid::from_raw(pid), signal).unwrap();
     }
 
     /// Waits for its end.

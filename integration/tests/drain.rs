@@ -1,6 +1,7 @@
 //! The orderly end.
 
 use integration::{Interceptor, Peer, eventually, interceptor::get};
+use nix::sys::signal::Signal;
 
 use crate::{HOST, cold, warm, warm_with};
 
@@ -20,7 +21,7 @@ async fn while_draining_requests_are_still_served_but_clients_are_told_to_go() {
     let mut kept = interceptor.client().await;
     kept.get(HOST, "/").await;
     assert_eq!(kept.response().await.head.get("connection"), None);
-    interceptor.signal("TERM").await;
+    interceptor.signal(Signal::SIGTERM);
     eventually("not ready", async || (interceptor.ready().await.status() == 503).then_some(())).await;
     assert_eq!(get(interceptor.admin, "/livez").await.status(), 200);
     kept.get(HOST, "/").await;
@@ -43,7 +44,7 @@ async fn what_runs_is_finished_and_the_process_ends_with_status_0() {
     let mut idle = interceptor.client().await;
     idle.send("OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n").await;
     idle.response().await;
-    interceptor.signal("TERM").await;
+    interceptor.signal(Signal::SIGTERM);
     listener_closed(&interceptor).await;
     idle.closed().await;
     assert!(interceptor.runs(), "waits for the request that runs");
@@ -55,9 +56,9 @@ async fn what_runs_is_finished_and_the_process_ends_with_status_0() {
 
 #[tokio::test]
 async fn an_idle_interceptor_ends_at_once_on_either_signal() {
-    for signal in ["TERM", "INT"] {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let (_world, mut interceptor) = cold(&[]).await;
-        interceptor.signal(signal).await;
+        interceptor.signal(signal);
         assert_eq!(interceptor.ended().await.code(), Some(0), "{signal}");
     }
 }
@@ -65,9 +66,9 @@ async fn an_idle_interceptor_ends_at_once_on_either_signal() {
 #[tokio::test]
 async fn a_second_signal_ends_the_process_at_once_with_status_1() {
     let (_world, mut interceptor) = cold(&[("KEDA_HTTP_SHUTDOWN_DELAY", "1h")]).await;
-    interceptor.signal("TERM").await;
+    interceptor.signal(Signal::SIGTERM);
     eventually("not ready", async || (interceptor.ready().await.status() == 503).then_some(())).await;
-    interceptor.signal("TERM").await;
+    interceptor.signal(Signal::SIGTERM);
     assert_eq!(interceptor.ended().await.code(), Some(1));
 }
 
@@ -79,7 +80,7 @@ async fn what_outlasts_the_grace_period_is_cut() {
     let (mut upstream, _) = pod.request().await;
     upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhalf").await;
     running.head().await;
-    interceptor.signal("TERM").await;
+    interceptor.signal(Signal::SIGTERM);
     assert_eq!(running.rest().await, "half");
     upstream.closed().await;
     assert_eq!(interceptor.ended().await.code(), Some(0));
@@ -91,7 +92,7 @@ async fn a_held_request_keeps_the_drain_open_and_is_still_served() {
     let mut held = interceptor.client().await;
     held.get(HOST, "/").await;
     interceptor.held("app", 1).await;
-    interceptor.signal("TERM").await;
+    interceptor.signal(Signal::SIGTERM);
     listener_closed(&interceptor).await;
     assert!(interceptor.runs());
     let pod = integration::Pod::start().await.answering("in time");
@@ -111,7 +112,7 @@ async fn tunnels_are_cut_once_requests_are_finished() {
     let mut running = interceptor.client().await;
     running.get(HOST, "/").await;
     let (mut other, _) = pod.request().await;
-    interceptor.signal("TERM").await;
+    interceptor.signal(Signal::SIGTERM);
     listener_closed(&interceptor).await;
     tunnel.send("still open").await;
     assert_eq!(upstream.exactly(10).await, "still open");
@@ -132,7 +133,7 @@ async fn a_client_that_never_sends_its_request_does_not_keep_the_drain_open() {
     for _ in 0..20 {
         interceptor.get("nobody.test", "/").await;
     }
-    interceptor.signal("TERM").await;
+    interceptor.signal(Signal::SIGTERM);
     silent.closed().await;
     slow.closed().await;
     assert_eq!(interceptor.ended().await.code(), Some(0));

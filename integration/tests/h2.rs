@@ -7,6 +7,7 @@ use integration::{
     h2::{Client, first, piece, read, serve},
     soon,
 };
+use nix::sys::signal::Signal;
 
 use crate::{HOST, warm};
 
@@ -287,7 +288,7 @@ async fn draining_sends_goaway_and_finishes_what_runs() {
     let client = Client::connect(interceptor.proxy).await;
     let (running, _) = client.start(request("GET", "/"), true).await;
     let (mut upstream, _) = pod.request().await;
-    interceptor.signal("TERM").await;
+    interceptor.signal(Signal::SIGTERM);
     integration::eventually("no new stream is taken", async || {
         let refused = tokio::net::TcpStream::connect(interceptor.proxy).await.is_err();
         refused.then_some(())
