@@ -243,7 +243,7 @@ async fn chunks_that_are_none_end_the_request() {
     assert_neighbour_is_well(&interceptor).await;
 }
 
-#[tokio::test(start_paused = false)]
+#[tokio::test]
 async fn a_client_that_sends_one_byte_at_a_time_delays_nobody_else() {
     let (world, pod, interceptor) = warm().await;
     let pod = pod.answering("in the end");
