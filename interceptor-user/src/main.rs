@@ -12,6 +12,10 @@ use interceptor_user::{
 };
 use runtime::{args, env::Env, log, signal};
 
+/// Read buffers are too large for glibc's per-thread cache, so each request would take its allocator's slow way.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let args = Args::parse_from(args::with_double_dashes(std::env::args_os()));
     match run(args) {

@@ -27,6 +27,12 @@ use crate::rt::LocalExec;
 /// How long an unused connection is kept; Go's transport's value, which the add-on has.
 pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 
+/// How long a connection must have been unused to count against the limits of idle ones.
+const RESTING: Duration = Duration::from_secs(1);
+
+/// Most connections to one endpoint that a burst leaves behind until the next sweep; what is more is closed.
+const BURST: usize = 4096;
+
 /// First and longest pause before an endpoint that refused a connection is tried again.
 const BACKOFF_FIRST: Duration = Duration::from_millis(5);
 const BACKOFF_MAX: Duration = Duration::from_millis(250);
@@ -156,17 +162,19 @@ impl Endpoint {
         self.h2.borrow_mut().take();
     }
 
-    /// Drops connections that have ended, were not used for long, or exceed `limit`; returns what is left of it.
+    /// Drops connections that have ended or were not used for long, and of those that rest those that exceed `limit` or
+    /// the endpoint's own; returns what is left of `limit`.
     pub(crate) fn sweep(&self, now: Instant, limit: usize) -> usize {
         let mut idle = self.idle.borrow_mut();
         idle.retain_mut(|idle| {
             idle.connection.driver.drive_idle();
             idle.connection.is_ready() && now.duration_since(idle.since) < IDLE_TIMEOUT
         });
-        // The oldest lie in front.
-        let excess = idle.len().saturating_sub(limit);
-        idle.drain(..excess);
-        limit - idle.len()
+        // The oldest lie in front. One that was used just now is not idle, but between two requests of a burst.
+        let excess = idle.len().saturating_sub(limit.min(self.max_idle));
+        let resting = idle.partition_point(|idle| now.duration_since(idle.since) >= RESTING);
+        idle.drain(..excess.min(resting));
+        limit.saturating_sub(idle.len())
     }
 
     fn take_idle(&self) -> Option<Idle> {
@@ -175,7 +183,7 @@ impl Endpoint {
 
     fn put_idle(&self, connection: Box<H1>) {
         let mut idle = self.idle.borrow_mut();
-        if !self.retired.get() && idle.len() < self.max_idle {
+        if !self.retired.get() && idle.len() < BURST {
             idle.push(Idle { connection, since: Instant::now() });
         }
     }
