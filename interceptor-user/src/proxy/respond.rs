@@ -1,4 +1,4 @@
-//! The one function from error to response: status, reason label, whose fault it is, and whether another try may help.
+//! The one function from error to response: status, reason label, and whose fault it is.
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
@@ -21,8 +21,6 @@ pub(crate) struct Verdict {
     /// Label of the error metric.
     pub(crate) reason: &'static str,
     pub(crate) fault: Fault,
-    /// Whether the same request may succeed when it is sent again.
-    pub(crate) retryable: bool,
 }
 
 // === impl Fault ===
@@ -44,25 +42,25 @@ pub(crate) const CLIENT_CLOSED_REQUEST: u16 = 499;
 /// What `error` means.
 pub(crate) fn verdict(error: &ProxyError) -> Verdict {
     use Fault::{Downstream, Upstream, Us};
-    let (status, reason, fault, retryable) = match error {
-        ProxyError::BadHost => (StatusCode::BAD_REQUEST, "bad_host", Downstream, false),
-        ProxyError::Connect => (StatusCode::NOT_IMPLEMENTED, "connect_method", Downstream, false),
-        ProxyError::NoRoute => (StatusCode::NOT_FOUND, "no_route", Downstream, false),
-        ProxyError::Unresolved => (StatusCode::INTERNAL_SERVER_ERROR, "target_unresolved", Us, false),
-        ProxyError::HoldFull => (StatusCode::SERVICE_UNAVAILABLE, "hold_full", Us, true),
-        ProxyError::HoldTimeout => (StatusCode::GATEWAY_TIMEOUT, "hold_timeout", Upstream, true),
-        ProxyError::ConnectTimeout(_) => (StatusCode::GATEWAY_TIMEOUT, "connect_timeout", Upstream, true),
-        ProxyError::ResponseHeaderTimeout => (StatusCode::GATEWAY_TIMEOUT, "response_header_timeout", Upstream, false),
-        ProxyError::RequestTimeout => (StatusCode::GATEWAY_TIMEOUT, "request_timeout", Upstream, false),
-        ProxyError::Upstream(_) => (StatusCode::BAD_GATEWAY, "upstream_error", Upstream, false),
-        ProxyError::UpstreamClosed => (StatusCode::BAD_GATEWAY, "upstream_closed", Upstream, false),
-        ProxyError::UpgradeMismatch => (StatusCode::BAD_GATEWAY, "upgrade_mismatch", Upstream, false),
+    let (status, reason, fault) = match error {
+        ProxyError::BadHost => (StatusCode::BAD_REQUEST, "bad_host", Downstream),
+        ProxyError::Connect => (StatusCode::NOT_IMPLEMENTED, "connect_method", Downstream),
+        ProxyError::NoRoute => (StatusCode::NOT_FOUND, "no_route", Downstream),
+        ProxyError::Unresolved => (StatusCode::INTERNAL_SERVER_ERROR, "target_unresolved", Us),
+        ProxyError::HoldFull => (StatusCode::SERVICE_UNAVAILABLE, "hold_full", Us),
+        ProxyError::HoldTimeout => (StatusCode::GATEWAY_TIMEOUT, "hold_timeout", Upstream),
+        ProxyError::ConnectTimeout(_) => (StatusCode::GATEWAY_TIMEOUT, "connect_timeout", Upstream),
+        ProxyError::ResponseHeaderTimeout => (StatusCode::GATEWAY_TIMEOUT, "response_header_timeout", Upstream),
+        ProxyError::RequestTimeout => (StatusCode::GATEWAY_TIMEOUT, "request_timeout", Upstream),
+        ProxyError::Upstream(_) => (StatusCode::BAD_GATEWAY, "upstream_error", Upstream),
+        ProxyError::UpstreamClosed => (StatusCode::BAD_GATEWAY, "upstream_closed", Upstream),
+        ProxyError::UpgradeMismatch => (StatusCode::BAD_GATEWAY, "upgrade_mismatch", Upstream),
         ProxyError::ClientGone => {
             let status = StatusCode::from_u16(CLIENT_CLOSED_REQUEST).expect("499 is within 100..=999");
-            (status, "client_gone", Downstream, false)
+            (status, "client_gone", Downstream)
         }
     };
-    Verdict { status, reason, fault, retryable }
+    Verdict { status, reason, fault }
 }
 
 /// The response to `error`.
