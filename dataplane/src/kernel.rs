@@ -134,8 +134,9 @@ impl Kernel {
 
     fn after_sync(&mut self, report: &SyncReport) {
         if report.left_out != self.said {
-            for LeftOut { upstream, why } in report.left_out.iter().filter(|left| !self.said.contains(left)).take(10) {
-                tracing::warn!(upstream = upstream.0, why, "the kernel does not count this upstream");
+            let new = report.left_out.iter().filter(|left| !self.said.contains(left));
+            for LeftOut { upstream: _, target, why } in new.take(10) {
+                tracing::warn!(service = %target.service, port = %target.port, why, "the kernel does not count this upstream");
             }
             self.said.clone_from(&report.left_out);
         }

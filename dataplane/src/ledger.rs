@@ -13,6 +13,7 @@ use interceptor_common::Stats;
 use interceptor_core::{
     Upstream, UpstreamId,
     mapops::{self, Full, MapOp, Room, Shared, Slot, Table},
+    route::Target,
 };
 
 use crate::{LeftOut, RepairReport, SyncReport, slots::Slots};
@@ -178,7 +179,7 @@ impl Ledger {
 
     fn pass(&mut self, maps: &mut impl Maps) -> Result<Done, SyncError> {
         let seen = &self.seen;
-        let target_of = |id| seen.binary_search_by_key(&id, |upstream| upstream.id).ok().map(|at| &seen[at].target);
+        let target_of = |id| target_of(seen, id);
         self.slots.retire_all_but(target_of);
         let room = Room { addresses: self.limits.addresses as usize, new_slots: self.slots.available() };
         let claims = mapops::claim(seen.iter().map(AsRef::as_ref), |id| self.slots.of(id).is_some(), room);
@@ -203,7 +204,12 @@ impl Ledger {
                 format!("no counters are free: {} upstreams may have them", self.limits.slots.saturating_sub(1))
             }
         };
-        LeftOut { upstream, why }
+        self.left_out(upstream, why)
+    }
+
+    fn left_out(&self, upstream: UpstreamId, why: String) -> LeftOut {
+        let target = target_of(&self.seen, upstream).expect("only an upstream that was seen can be left out").clone();
+        LeftOut { upstream, target, why }
     }
 
     /// Carries `ops` out and returns what was done. When the kernel has no room for an upstream's address, the upstream is
@@ -253,7 +259,8 @@ impl Ledger {
             _ = self.carry_out(maps, MapOp::Remove(addr), done);
         }
         if let Some(upstream) = self.slots.uses().find(|(_, used)| used.slot == slot).map(|(id, _)| id) {
-            self.left_out.push(LeftOut { upstream, why: format!("the kernel has no room for its addresses: {error}") });
+            let why = format!("the kernel has no room for its addresses: {error}");
+            self.left_out.push(self.left_out(upstream, why));
         }
     }
 
@@ -303,6 +310,11 @@ impl Done {
 
 fn same(a: &Arc<Upstream>, b: &Arc<Upstream>) -> bool {
     Arc::ptr_eq(a, b) || (a.id == b.id && a.target == b.target && a.endpoints == b.endpoints)
+}
+
+/// The target of an upstream in `seen`, which is sorted by id.
+fn target_of(seen: &[Arc<Upstream>], id: UpstreamId) -> Option<&Target> {
+    seen.binary_search_by_key(&id, |upstream| upstream.id).ok().map(|at| &seen[at].target)
 }
 
 /// Whether the kernel refused for want of room: the map's own or memory.

@@ -13,7 +13,7 @@
 
 use std::{fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
-use interceptor_core::{Upstream, UpstreamId, mapops::Shared};
+use interceptor_core::{Upstream, UpstreamId, mapops::Shared, route::Target};
 
 mod cgroup;
 mod kernel;
@@ -107,6 +107,8 @@ pub struct SyncReport {
 pub struct LeftOut {
     /// Which.
     pub upstream: UpstreamId,
+    /// Its Service and port, for people.
+    pub target: Target,
     /// Why, for people.
     pub why: String,
 }
