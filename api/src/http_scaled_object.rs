@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     duration::GoDuration,
     interceptor_route::HeaderRule,
+    names::PROBE_READINESS_ANNOTATION,
+    readiness_probe::ReadinessProbe,
     schema::{self, one_minute, one_second},
 };
 
@@ -179,12 +181,26 @@ pub struct HTTPScaledObjectStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
+    /// The readiness probe of the workload's pods, for interceptors to run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub readiness_probe: Option<ReadinessProbe>,
     /// Service and port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_service: Option<String>,
     /// API version, kind and name of the workload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_workload: Option<String>,
+}
+
+// === impl HTTPScaledObject ===
+
+impl HTTPScaledObject {
+    /// The probe by which interceptors may find out that a pod is ready, unless an annotation says that they shall not.
+    pub fn readiness_probe(&self) -> Option<&ReadinessProbe> {
+        let annotations = self.metadata.annotations.as_ref();
+        let refused = annotations.and_then(|all| all.get(PROBE_READINESS_ANNOTATION)).is_some_and(|it| it == "false");
+        self.status.as_ref().filter(|_| !refused)?.readiness_probe.as_ref()
+    }
 }
 
 fn hundred() -> i32 {

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     duration::GoDuration,
+    readiness_probe::ReadinessProbe,
     schema::{self, one_minute, one_second},
 };
 
@@ -33,12 +34,16 @@ use crate::{
 pub struct InterceptorRouteSpec {
     /// What to do while no replica is ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("has(self.fallback) || has(self.placeholder)").message("at least one of 'fallback' or 'placeholder' must be set"))]
+    #[x_kube(validation = Rule::new("has(self.fallback) || has(self.placeholder) || has(self.probeReadiness)").message("at least one of 'fallback', 'placeholder' or 'probeReadiness' must be set"))]
     pub cold_start: Option<ColdStart>,
     /// Which requests are taken; without rules none is.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub rules: Vec<RoutingRule>,
+    /// Asks for a ScaledObject, which the operator then writes and keeps as it says; without it the user writes one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("!has(self.maxReplicas) || self.minReplicas <= self.maxReplicas").message("minReplicas must not be above maxReplicas"))]
+    pub scaling: Option<ScalingSpec>,
     /// How demand is measured.
     #[x_kube(validation = Rule::new("has(self.concurrency) || has(self.requestRate)").message("at least one of 'concurrency' or 'requestRate' must be set"))]
     pub scaling_metric: ScalingMetric,
@@ -122,6 +127,46 @@ pub struct ScalingMetric {
     pub request_rate: Option<RequestRateTarget>,
 }
 
+/// The ScaledObject that the operator writes for the route.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ScalingSpec {
+    /// Idle time before scaling to zero; KEDA's 5m unless told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cooldown: Option<GoDuration>,
+    /// Idle time before the first scale to zero after the ScaledObject was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initial_cooldown: Option<GoDuration>,
+    /// At most so many replicas; KEDA's 100 unless told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub max_replicas: Option<i32>,
+    /// At least so many replicas.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub min_replicas: i32,
+    /// The workload; a Deployment with the name of the target's Service unless told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale_target_ref: Option<ScalingTargetRef>,
+}
+
+/// A workload in the route's namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ScalingTargetRef {
+    /// Its API version.
+    #[serde(default = "apps_v1")]
+    #[schemars(length(min = 1))]
+    pub api_version: String,
+    /// Its kind.
+    #[serde(default = "deployment")]
+    #[schemars(length(min = 1))]
+    pub kind: String,
+    /// Its name.
+    #[schemars(length(min = 1))]
+    pub name: String,
+}
+
 /// Demand by requests in flight.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -156,6 +201,10 @@ pub struct ColdStart {
     /// Answer at once with a fixed response.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub placeholder: Option<Placeholder>,
+    /// Whether interceptors run the pods' own readiness probe while requests wait, which finds a ready pod sooner than the
+    /// kubelet reports it; true unless told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe_readiness: Option<bool>,
 }
 
 /// Where requests go when no replica gets ready in time.
@@ -275,4 +324,25 @@ pub struct InterceptorRouteStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
+    /// The readiness probe of the workload's pods, for interceptors to run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub readiness_probe: Option<ReadinessProbe>,
+}
+
+// === impl InterceptorRoute ===
+
+impl InterceptorRoute {
+    /// The probe by which interceptors may find out that a pod is ready, unless the route says that they shall not.
+    pub fn readiness_probe(&self) -> Option<&ReadinessProbe> {
+        let wanted = self.spec.cold_start.as_ref().and_then(|cold_start| cold_start.probe_readiness).unwrap_or(true);
+        self.status.as_ref().filter(|_| wanted)?.readiness_probe.as_ref()
+    }
+}
+
+fn apps_v1() -> String {
+    "apps/v1".to_owned()
+}
+
+fn deployment() -> String {
+    "Deployment".to_owned()
 }

@@ -15,6 +15,7 @@ pub mod duration;
 pub mod http_scaled_object;
 pub mod interceptor_route;
 pub mod names;
+pub mod readiness_probe;
 pub mod scaled_object;
 
 mod schema;
@@ -24,5 +25,6 @@ pub use self::{
     duration::GoDuration,
     http_scaled_object::{HTTPScaledObject, HTTPScaledObjectSpec},
     interceptor_route::{InterceptorRoute, InterceptorRouteSpec},
+    readiness_probe::ReadinessProbe,
     scaled_object::{ScaledObject, ScaledObjectSpec},
 };

@@ -18,6 +18,9 @@ pub const ORPHAN_ANNOTATION: &str = "httpscaledobject.keda.sh/orphan-scaledobjec
 /// Annotation of an HTTPScaledObject: make no ScaledObject.
 pub const SKIP_ANNOTATION: &str = "httpscaledobject.keda.sh/skip-scaledobject-creation";
 
+/// Annotation of an HTTPScaledObject: with the value "false", interceptors do not run the pods' readiness probe.
+pub const PROBE_READINESS_ANNOTATION: &str = "http.keda.sh/probe-readiness";
+
 /// The one condition type.
 pub const READY: &str = "Ready";
 

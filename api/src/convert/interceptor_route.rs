@@ -16,7 +16,7 @@ use crate::{
 pub fn route(object: &InterceptorRoute) -> Result<Route, ConvertError> {
     let key = key(&object.metadata)?;
     // Fallbacks, placeholders and static routes have no counterpart in the core yet.
-    let InterceptorRouteSpec { cold_start: _, rules, scaling_metric, static_routes: _, target, timeouts } =
+    let InterceptorRouteSpec { cold_start: _, rules, scaling: _, scaling_metric, static_routes: _, target, timeouts } =
         &object.spec;
     let TargetRef { port, port_name, service } = target;
     let target = parts::target("spec.target", key.namespace(), ("service", service), *port, port_name.as_deref())?;
