@@ -176,6 +176,7 @@ fn route(number: usize, host: &str, path: &str) -> Route {
         created: 0,
         rules: vec![Rule { hosts: vec![host.to_owned()], paths, headers: Vec::new() }],
         target: Target { service: ObjectKey::new("bench", "origin"), port: PortRef::Number(80) },
+        fallback: None,
         scaling: Scaling { concurrency: Some(100), rate: None },
         timeouts: Timeouts::default(),
     }

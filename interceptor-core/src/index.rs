@@ -11,7 +11,7 @@ use std::{
 use crate::{
     ObjectKey, Route, RouteEntry, RouteId, Upstream, UpstreamId,
     inflight::{EdgeSink, RouteCounters},
-    route::{RouteKind, RouteTable},
+    route::{Backend, RouteKind, RouteTable},
     service::{Service, Slice},
 };
 
@@ -95,7 +95,13 @@ impl Snapshot {
     /// Where `entry`'s requests go, also when `entry` is from another snapshot than this: `None` once nothing refers to its
     /// target any more, never another route's target.
     pub fn upstream_of(&self, entry: &RouteEntry) -> Option<&Arc<Upstream>> {
-        self.upstream(entry.upstream).filter(|upstream| upstream.target == entry.route.target)
+        self.backend_of(entry, Backend::Target)
+    }
+
+    /// The same for either of the route's Services.
+    pub fn backend_of(&self, entry: &RouteEntry, backend: Backend) -> Option<&Arc<Upstream>> {
+        let (id, target) = entry.backend(backend)?;
+        self.upstream(id).filter(|upstream| upstream.target == *target)
     }
 
     /// All upstreams, in order of their ids.
@@ -176,8 +182,8 @@ impl Index {
         let shadowed = self.shadowed.keys().map(Problem::shadowed);
         let contested = self.claims.contests().map(|contest| Problem::conflict(&contest));
         let unresolved = self.upstreams.unresolved().flat_map(|(upstream, service, users)| {
-            let users = users.iter().filter_map(|key| self.routes.get(key));
-            users.map(move |entry| Problem::unresolved(entry, upstream, service))
+            let users = users.iter().filter_map(|(key, backend)| Some((self.routes.get(key)?, *backend)));
+            users.map(move |(entry, backend)| Problem::unresolved(entry, backend, upstream, service))
         });
         refused.chain(shadowed).chain(contested).chain(unresolved).take(MAX_PROBLEMS).collect()
     }
@@ -221,19 +227,19 @@ impl Index {
         if old.as_ref().is_some_and(|old| old.route == route) {
             return;
         }
-        // The new target before the old one goes: an upstream that stays keeps its id.
-        let upstream = self.upstreams.acquire(&route.target, &route.key);
+        // The new targets before the old ones go: an upstream that stays keeps its id.
+        let upstream = self.upstreams.acquire(&route.target, (&route.key, Backend::Target));
+        let fallback = route.fallback.as_ref();
+        let fallback = fallback.map(|target| self.upstreams.acquire(target, (&route.key, Backend::Fallback)));
         let (id, counters) = match &old {
             Some(old) => (old.id, Arc::clone(&old.counters)),
             None => self.next_counters(),
         };
-        let entry = Arc::new(RouteEntry { id, route, upstream, counters });
+        let entry = Arc::new(RouteEntry { id, route, upstream, fallback, counters });
         if let Some(old) = &old {
             self.table.remove(old);
             self.claims.remove(old);
-            if old.upstream != upstream {
-                self.upstreams.release(old.upstream, &old.route.key);
-            }
+            self.release(old, Some(&entry));
         }
         self.table.insert(&entry);
         self.claims.insert(&entry);
@@ -247,7 +253,17 @@ impl Index {
         self.ids.remove(&old.id);
         self.table.remove(&old);
         self.claims.remove(&old);
-        self.upstreams.release(old.upstream, key);
+        self.release(&old, None);
+    }
+
+    /// Gives up the upstreams of `old` that `new` does not use.
+    fn release(&mut self, old: &RouteEntry, new: Option<&RouteEntry>) {
+        for backend in [Backend::Target, Backend::Fallback] {
+            let used = |entry: &RouteEntry| entry.backend(backend).map(|(id, _)| id);
+            if let Some(id) = used(old).filter(|id| new.and_then(used) != Some(*id)) {
+                self.upstreams.release(id, (&old.route.key, backend));
+            }
+        }
     }
 
     fn next_counters(&mut self) -> (RouteId, Arc<RouteCounters>) {

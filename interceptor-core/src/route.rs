@@ -48,6 +48,8 @@ pub struct Route {
     pub rules: Vec<Rule>,
     /// Where they go.
     pub target: Target,
+    /// Where they go when no endpoint of `target` gets ready in time.
+    pub fallback: Option<Target>,
     /// How its demand is measured.
     pub scaling: Scaling,
     /// Deadlines that replace those of the environment.
@@ -92,6 +94,15 @@ pub struct Target {
     pub port: PortRef,
 }
 
+/// Which of a route's Services.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Backend {
+    /// Its target, which is scaled.
+    Target,
+    /// The one that stands in while the target stays cold.
+    Fallback,
+}
+
 /// How a route's demand is measured. An HTTPScaledObject has one value and integer targets; the scaler tells by
 /// [`RouteKind`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -131,8 +142,10 @@ pub struct RouteEntry {
     pub id: RouteId,
     /// The route.
     pub route: Route,
-    /// Where to look its endpoints up in the snapshot.
+    /// Where to look its target's endpoints up in the snapshot.
     pub upstream: UpstreamId,
+    /// Where to look up those of its fallback.
+    pub fallback: Option<UpstreamId>,
     /// Its counters; shared by all versions of the route.
     pub counters: Arc<crate::inflight::RouteCounters>,
 }
@@ -173,10 +186,20 @@ impl fmt::Display for PortRef {
 
 // === impl RouteEntry ===
 
+impl RouteEntry {
+    /// One of its Services, and where to look it up; `None` if it has no such.
+    pub fn backend(&self, backend: Backend) -> Option<(UpstreamId, &Target)> {
+        match backend {
+            Backend::Target => Some((self.upstream, &self.route.target)),
+            Backend::Fallback => self.fallback.zip(self.route.fallback.as_ref()),
+        }
+    }
+}
+
 impl PartialEq for RouteEntry {
     fn eq(&self, other: &Self) -> bool {
-        let Self { id, route, upstream, counters: _ } = self;
-        *id == other.id && *route == other.route && *upstream == other.upstream
+        let Self { id, route, upstream, fallback, counters: _ } = self;
+        *id == other.id && *route == other.route && *upstream == other.upstream && *fallback == other.fallback
     }
 }
 

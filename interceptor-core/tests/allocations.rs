@@ -27,6 +27,7 @@ fn route(number: usize) -> Event {
             headers: Vec::new(),
         }],
         target: Target { service: ObjectKey::new("default", "web"), port: PortRef::Number(80) },
+        fallback: None,
         scaling: Scaling::default(),
         timeouts: Timeouts::default(),
     })

@@ -24,6 +24,7 @@ fn route(kind: RouteKind, name: &str, concurrency: Option<u32>, rate: Option<u32
         created: 0,
         rules: Vec::new(),
         target: Target { service: ObjectKey::new("default", "web"), port: PortRef::Number(80) },
+        fallback: None,
         scaling: Scaling { concurrency, rate },
         timeouts: Timeouts::default(),
     }

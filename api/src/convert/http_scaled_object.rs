@@ -36,10 +36,10 @@ pub fn route(object: &HTTPScaledObject) -> Result<Route, ConvertError> {
     let ScaleTargetRef { api_version: _, kind: _, name: _, port, port_name, service } = scale_target_ref;
     let path = "spec.scaleTargetRef";
     let target = parts::target(path, key.namespace(), ("service", service), *port, port_name.as_deref())?;
-    if let Some(FailoverRef { port, port_name, service, timeout_seconds: _ }) = failover {
+    let fallback = failover.as_ref().map(|FailoverRef { port, port_name, service, timeout_seconds: _ }| {
         let path = "spec.coldStartTimeoutFailoverRef";
-        parts::target(path, key.namespace(), ("service", service), *port, port_name.as_deref())?;
-    }
+        parts::target(path, key.namespace(), ("service", service), *port, port_name.as_deref())
+    });
     let rule =
         Rule { hosts: hosts.clone(), paths: path_prefixes.clone(), headers: parts::headers("spec.headers", headers)? };
     parts::checked(Route {
@@ -47,6 +47,7 @@ pub fn route(object: &HTTPScaledObject) -> Result<Route, ConvertError> {
         created: parts::created(&object.metadata),
         rules: vec![rule],
         target,
+        fallback: fallback.transpose()?,
         scaling: scaling(*target_pending_requests, scaling_metric.as_ref())?,
         timeouts: self::timeouts(timeouts.as_ref(), failover.as_ref())?,
         key,

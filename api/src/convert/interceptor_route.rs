@@ -9,22 +9,28 @@ use super::{ConvertError, key, parts};
 use crate::{
     InterceptorRoute, InterceptorRouteSpec,
     duration::GoDuration,
-    interceptor_route::{InterceptorRouteTimeouts, RoutingRule, ScalingMetric, TargetRef},
+    interceptor_route::{Fallback, FallbackService, InterceptorRouteTimeouts, RoutingRule, ScalingMetric, TargetRef},
 };
 
 /// The route that `object` describes.
 pub fn route(object: &InterceptorRoute) -> Result<Route, ConvertError> {
     let key = key(&object.metadata)?;
-    // Fallbacks, placeholders and static routes have no counterpart in the core yet.
-    let InterceptorRouteSpec { cold_start: _, rules, scaling: _, scaling_metric, static_routes: _, target, timeouts } =
+    // Placeholders and static routes have no counterpart in the core yet; scaling is the operator's.
+    let InterceptorRouteSpec { cold_start, rules, scaling: _, scaling_metric, static_routes: _, target, timeouts } =
         &object.spec;
     let TargetRef { port, port_name, service } = target;
     let target = parts::target("spec.target", key.namespace(), ("service", service), *port, port_name.as_deref())?;
+    let fallback = cold_start.as_ref().and_then(|cold_start| cold_start.fallback.as_ref());
+    let fallback = fallback.map(|Fallback { service: FallbackService { name, port, port_name } }| {
+        let path = "spec.coldStart.fallback.service";
+        parts::target(path, key.namespace(), ("name", name), *port, port_name.as_deref())
+    });
     parts::checked(Route {
         kind: RouteKind::InterceptorRoute,
         created: parts::created(&object.metadata),
         rules: rules.iter().enumerate().map(|(index, rule)| self::rule(index, rule)).collect::<Result<_, _>>()?,
         target,
+        fallback: fallback.transpose()?,
         scaling: scaling(scaling_metric)?,
         timeouts: timeouts.as_ref().map(self::timeouts).transpose()?.unwrap_or_default(),
         key,

@@ -61,6 +61,7 @@ fn an_interceptor_route_is_read_whole() {
                 headers: vec![header("x-version", Some("v2")), header("x-any", None)],
             }],
             target: Target { service: ObjectKey::new("shop", "web"), port: PortRef::Name("http".into()) },
+            fallback: None,
             scaling: Scaling {
                 concurrency: Some(10),
                 rate: Some(Rate { target: 5, window: Duration::from_secs(30), granularity: Duration::from_secs(1) }),

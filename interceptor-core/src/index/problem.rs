@@ -3,7 +3,12 @@
 use std::fmt::Write as _;
 
 use super::claims::Contest;
-use crate::{ObjectKey, RouteEntry, Upstream, route::RouteKind, service::Service, upstream::Resolution};
+use crate::{
+    ObjectKey, RouteEntry, Upstream,
+    route::{Backend, RouteKind},
+    service::Service,
+    upstream::Resolution,
+};
 
 /// How many problems are told at once; who has more than these reads the first ones first.
 pub const MAX_PROBLEMS: usize = 1000;
@@ -20,9 +25,9 @@ pub enum ProblemKind {
     Shadowed,
     /// Another route has the same host, path and headers, and wins.
     Conflict,
-    /// The target's Service does not exist.
+    /// The Service of the target, or of the fallback, does not exist.
     NoService,
-    /// The target's Service has no such port.
+    /// That Service has no such port.
     NoPort,
 }
 
@@ -65,15 +70,27 @@ impl Problem {
         Self::of(loser, ProblemKind::Conflict, message)
     }
 
-    pub(super) fn unresolved(entry: &RouteEntry, upstream: &Upstream, service: Option<&Service>) -> Self {
+    pub(super) fn unresolved(
+        entry: &RouteEntry,
+        backend: Backend,
+        upstream: &Upstream,
+        service: Option<&Service>,
+    ) -> Self {
         let target = &upstream.target;
+        let role = match backend {
+            Backend::Target => "",
+            Backend::Fallback => "the fallback's ",
+        };
         match (upstream.resolution, service) {
             (Resolution::NoPort, Some(service)) => {
                 let ports = list(service);
-                let message = format!("Service {} has no port {}: it has {ports}", target.service, target.port);
+                let message = format!("{role}Service {} has no port {}: it has {ports}", target.service, target.port);
                 Self::of(entry, ProblemKind::NoPort, message)
             }
-            _ => Self::of(entry, ProblemKind::NoService, format!("Service {} does not exist", target.service)),
+            _ => {
+                let message = format!("{role}Service {} does not exist", target.service);
+                Self::of(entry, ProblemKind::NoService, message)
+            }
         }
     }
 

@@ -27,6 +27,7 @@ fn route(name: &str, host: &str) -> Route {
         created: 0,
         rules: vec![Rule { hosts: vec![host.to_owned()], ..Rule::default() }],
         target: Target { service: key("web"), port: PortRef::Number(80) },
+        fallback: None,
         scaling: Scaling::default(),
         timeouts: Timeouts::default(),
     }

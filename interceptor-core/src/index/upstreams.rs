@@ -10,7 +10,7 @@ use imbl::Vector;
 
 use crate::{
     Endpoint, ObjectKey, Upstream, UpstreamId,
-    route::{PortRef, Target},
+    route::{Backend, PortRef, Target},
     service::{Service, ServicePort, Slice, SlicePort},
     upstream::{Protocol, Resolution},
 };
@@ -22,8 +22,8 @@ const H2C: &str = "kubernetes.io/h2c";
 #[derive(Debug, Default)]
 pub(super) struct Upstreams {
     all: Vector<Option<Arc<Upstream>>>,
-    /// By id: which routes refer to it.
-    users: Vec<BTreeSet<ObjectKey>>,
+    /// By id: which routes refer to it, and as what.
+    users: Vec<BTreeSet<(ObjectKey, Backend)>>,
     ids: HashMap<Target, UpstreamId, RandomState>,
     free: BTreeSet<u32>,
     services: HashMap<ObjectKey, Backing, RandomState>,
@@ -52,7 +52,9 @@ impl Upstreams {
     }
 
     /// Upstreams without Service or port, with the Service and the routes that want them.
-    pub(super) fn unresolved(&self) -> impl Iterator<Item = (&Upstream, Option<&Service>, &BTreeSet<ObjectKey>)> {
+    pub(super) fn unresolved(
+        &self,
+    ) -> impl Iterator<Item = (&Upstream, Option<&Service>, &BTreeSet<(ObjectKey, Backend)>)> {
         self.unresolved.iter().filter_map(|id| {
             let at = index(*id);
             let upstream = self.all.get(at)?.as_deref()?;
@@ -61,24 +63,25 @@ impl Upstreams {
         })
     }
 
-    /// The id of `target`, held for the route `user`.
-    pub(super) fn acquire(&mut self, target: &Target, user: &ObjectKey) -> UpstreamId {
+    /// The id of `target`, held for the route and the use it makes of it.
+    pub(super) fn acquire(&mut self, target: &Target, (route, backend): (&ObjectKey, Backend)) -> UpstreamId {
+        let user = (route.clone(), backend);
         if let Some(id) = self.ids.get(target).copied() {
-            self.users[index(id)].insert(user.clone());
+            self.users[index(id)].insert(user);
             return id;
         }
         let id = self.free.pop_first().map_or_else(|| self.grow(), UpstreamId);
         self.ids.insert(target.clone(), id);
-        self.users[index(id)].insert(user.clone());
+        self.users[index(id)].insert(user);
         self.services.entry(target.service.clone()).or_default().upstreams.insert(id);
         self.resolve(id, target);
         id
     }
 
     /// Ends the route's hold; the last one frees the id. Waiters look again, since their route may have moved away.
-    pub(super) fn release(&mut self, id: UpstreamId, user: &ObjectKey) {
+    pub(super) fn release(&mut self, id: UpstreamId, (route, backend): (&ObjectKey, Backend)) {
         let at = index(id);
-        self.users[at].remove(user);
+        self.users[at].remove(&(route.clone(), backend));
         self.changed.insert(id);
         if !self.users[at].is_empty() {
             return;

@@ -18,11 +18,12 @@ fn entry(id: u64, name: &str, created: i64, rules: Vec<Rule>) -> Arc<RouteEntry>
         created,
         rules,
         target: Target { service: ObjectKey::new("default", "web"), port: PortRef::Number(80) },
+        fallback: None,
         scaling: Scaling::default(),
         timeouts: Timeouts::default(),
     };
     let counters = Arc::new(RouteCounters::new(RouteId(id), 1, Arc::new(NoSink)));
-    Arc::new(RouteEntry { id: RouteId(id), route, upstream: UpstreamId(0), counters })
+    Arc::new(RouteEntry { id: RouteId(id), route, upstream: UpstreamId(0), fallback: None, counters })
 }
 
 fn rule(hosts: &[&str], paths: &[&str], headers: &[(&'static str, Option<&str>)]) -> Rule {

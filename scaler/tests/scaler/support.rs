@@ -245,6 +245,7 @@ pub(crate) fn route(name: &str, concurrency: Option<u32>, rate: Option<u32>) -> 
         created: 0,
         rules: Vec::new(),
         target: Target { service: ObjectKey::new("ns", "web"), port: PortRef::Number(80) },
+        fallback: None,
         scaling: Scaling {
             concurrency,
             rate: rate.map(|target| Rate { target, window, granularity: Duration::from_secs(1) }),

@@ -9,7 +9,7 @@ use super::*;
 /// All that can be seen of an index, but for ids, which depend on the order of events.
 #[derive(Debug, PartialEq)]
 struct View {
-    routes: Vec<(Route, Option<Upstream>)>,
+    routes: Vec<(Route, [Option<Upstream>; 2])>,
     hits: Vec<Option<(RouteKind, ObjectKey)>>,
     problems: Vec<Problem>,
 }
@@ -26,7 +26,10 @@ const HOSTS: [&str; 4] = ["a.com", "b.com", "*.com", "*"];
 
 fn view(index: &Index) -> View {
     let snapshot = index.snapshot();
-    let target = |entry: &RouteEntry| Some(Upstream { id: UpstreamId(0), ..(**snapshot.upstream_of(entry)?).clone() });
+    let upstream = |entry: &RouteEntry, backend| {
+        Some(Upstream { id: UpstreamId(0), ..(**snapshot.backend_of(entry, backend)?).clone() })
+    };
+    let backends = |entry: &RouteEntry| [Backend::Target, Backend::Fallback].map(|backend| upstream(entry, backend));
     let requests = HOSTS.iter().flat_map(|host| ["/", "/x"].map(|path| (host.replace('*', "z"), path)));
     let found = |(host, path): (String, &str)| {
         let entry = snapshot.table.lookup(&host, path, &HeaderMap::new())?;
@@ -35,7 +38,7 @@ fn view(index: &Index) -> View {
     let mut problems = index.problems();
     problems.sort();
     View {
-        routes: snapshot.routes.values().map(|entry| (entry.route.clone(), target(entry))).collect(),
+        routes: snapshot.routes.values().map(|entry| (entry.route.clone(), backends(entry))).collect(),
         hits: requests.map(found).collect(),
         problems,
     }
@@ -84,14 +87,17 @@ fn kind() -> impl Strategy<Value = RouteKind> {
 fn any_route() -> impl Strategy<Value = Route> {
     let port = prop_oneof![Just(PortRef::Number(80)), Just(PortRef::Number(81)), Just(PortRef::Name("http".into()))];
     let rules = vec((vec(select(HOSTS.to_vec()), 0..3), option::of(select(vec!["/", "/x", "x/"]))), 0..3);
-    (kind(), name(), 0..2_i64, rules, name(), port).prop_map(|(kind, name, created, rules, service, port)| {
+    let fallback = option::of((name(), port.clone()));
+    (kind(), name(), 0..2_i64, rules, name(), port, fallback).prop_map(|given| {
+        let (kind, name, created, rules, service, port, fallback) = given;
         let rules = rules.into_iter().map(|(hosts, path)| Rule {
             hosts: hosts.into_iter().map(str::to_owned).collect(),
             paths: path.into_iter().map(str::to_owned).collect(),
             headers: Vec::new(),
         });
         let target = Target { service: key(service), port };
-        Route { kind, created, rules: rules.collect(), target, ..route(name, "") }
+        let fallback = fallback.map(|(service, port)| Target { service: key(service), port });
+        Route { kind, created, rules: rules.collect(), target, fallback, ..route(name, "") }
     })
 }
 
@@ -190,12 +196,14 @@ proptest! {
             }
             most = most.max(after.upstreams().count());
             let highest = after.upstreams().map(|upstream| upstream.id.0).max();
-            // One more, since a route that moves takes its new upstream before it lets go of the old one.
-            prop_assert!(highest.is_none_or(|id| usize::try_from(id).unwrap() <= most), "ids are used again");
+            // Two more, since a route that moves takes its new upstreams before it lets go of the old ones.
+            prop_assert!(highest.is_none_or(|id| usize::try_from(id).unwrap() <= most + 1), "ids are used again");
             let targets: Std<_, _> = after.upstreams().map(|upstream| (upstream.target.clone(), upstream.id)).collect();
             prop_assert_eq!(targets.len(), after.upstreams().count(), "one upstream for each target");
             for entry in after.routes.values() {
                 prop_assert_eq!(targets.get(&entry.route.target), Some(&entry.upstream));
+                let fallback = entry.route.fallback.as_ref().map(|fallback| targets[fallback]);
+                prop_assert_eq!(entry.fallback, fallback);
                 prop_assert!(after.route(entry.id).is_some_and(|same| Arc::ptr_eq(same, entry)));
             }
         }
