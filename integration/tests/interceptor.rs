@@ -9,6 +9,7 @@ mod counts;
 mod drain;
 mod endpoints;
 mod errors;
+mod fallback;
 mod foreign;
 mod garbage;
 mod h2;

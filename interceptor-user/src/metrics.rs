@@ -31,6 +31,7 @@ pub(crate) struct Metrics {
     errors: Family<Labels, Counter>,
     hold_rejections: Family<Labels, Counter>,
     connect_failures: Family<Labels, Counter>,
+    fallbacks: Family<Labels, Counter>,
     accept_errors: Counter,
     connection_limit: Counter,
     slow_heads: Counter,
@@ -47,6 +48,7 @@ pub(crate) struct RouteMetrics {
     durations: Family<Labels, Histogram, fn() -> Histogram>,
     hold_rejections: Family<Labels, Counter>,
     connect_failures: Family<Labels, Counter>,
+    fallbacks: Family<Labels, Counter>,
     used: Mutex<BTreeSet<(MethodLabel, u16)>>,
 }
 
@@ -83,6 +85,7 @@ impl Metrics {
             errors: Family::default(),
             hold_rejections: Family::default(),
             connect_failures: Family::default(),
+            fallbacks: Family::default(),
             accept_errors: Counter::default(),
             connection_limit: Counter::default(),
             slow_heads: Counter::default(),
@@ -108,6 +111,11 @@ impl Metrics {
             "connect_failures",
             "Connection attempts to endpoints that failed",
             metrics.connect_failures.clone(),
+        );
+        ours.register(
+            "fallbacks",
+            "Requests that went to their route's fallback, since no endpoint became ready in time",
+            metrics.fallbacks.clone(),
         );
         ours.register("accept_errors", "Failures to accept a client", metrics.accept_errors.clone());
         ours.register(
@@ -156,6 +164,10 @@ impl Metrics {
         self.connect_failures.get_or_create(&route_labels(Some(route))).inc();
     }
 
+    pub(crate) fn fell_back(&self, route: &ObjectKey) {
+        self.fallbacks.get_or_create(&route_labels(Some(route))).inc();
+    }
+
     pub(crate) fn accept_failed(&self) {
         self.accept_errors.inc();
     }
@@ -175,6 +187,7 @@ impl Metrics {
             durations: self.durations.clone(),
             hold_rejections: self.hold_rejections.clone(),
             connect_failures: self.connect_failures.clone(),
+            fallbacks: self.fallbacks.clone(),
             used: Mutex::default(),
         }
     }
@@ -204,6 +217,7 @@ impl Drop for RouteMetrics {
         let labels = route_labels(self.key.as_ref());
         self.hold_rejections.remove(&labels);
         self.connect_failures.remove(&labels);
+        self.fallbacks.remove(&labels);
     }
 }
 

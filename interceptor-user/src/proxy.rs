@@ -16,7 +16,7 @@ use http::{
     request,
 };
 use hyper::{body::Incoming, upgrade::OnUpgrade};
-use interceptor_core::upstream::Protocol;
+use interceptor_core::{route::Backend, upstream::Protocol};
 use tokio::time::Instant;
 
 mod balance;
@@ -57,6 +57,9 @@ use crate::{
 /// How often a request that was not sent may look for another connection. Each try needs a connection that died
 /// between being found open and being written to, so more in a row means that something else is wrong.
 const MAX_TRIES: usize = 4;
+
+/// How long a request with a fallback waits for its target when nothing else is said; the add-on's value.
+const READINESS_WITH_FALLBACK: Duration = Duration::from_secs(30);
 
 /// Serves one request.
 ///
@@ -143,7 +146,7 @@ impl Exchange {
         let route = self.worker.route(&host, request.uri().path(), request.headers()).ok_or(ProxyError::NoRoute)?;
         self.route = Some(Rc::clone(&route));
         in_flight.set_route(&route);
-        if self.worker.is_unresolved(&route.entry) {
+        if self.worker.is_unresolved(&route.entry, Backend::Target) {
             return Err(ProxyError::Unresolved);
         }
         in_flight.count(&route);
@@ -193,9 +196,12 @@ impl Exchange {
         let limits = Limits { readiness: due.readiness, request: due.request };
         let unread_body = request.body().sent().is_some_and(|sent| sent.get().is_none());
         match hold::acquire(&self.worker, &self.connection, route, limits, unread_body).await {
-            Ok(Acquired { lease, cold }) => {
-                // A second try of the same request is no cold start of its own.
-                self.cold.get_or_insert(cold.is_some());
+            Ok(Acquired { lease, backend, cold }) => {
+                match backend {
+                    // A second try of the same request is no cold start of its own.
+                    Backend::Target => _ = self.cold.get_or_insert(cold.is_some()),
+                    Backend::Fallback => self.cold = None,
+                }
                 Ok((lease, cold))
             }
             Err(error) => {
@@ -296,8 +302,12 @@ impl Exchange {
         let own = &route.entry.route.timeouts;
         let limit =
             |own: Option<Duration>, default: Duration| Some(own.unwrap_or(default)).filter(|limit| !limit.is_zero());
+        // Without a limit the fallback's turn would never come.
+        let with_fallback = route.entry.fallback.map(|_| READINESS_WITH_FALLBACK);
         Due {
-            readiness: limit(own.readiness, config.readiness_timeout).and_then(|limit| arrived.checked_add(limit)),
+            readiness: limit(own.readiness, config.readiness_timeout)
+                .or(with_fallback)
+                .and_then(|limit| arrived.checked_add(limit)),
             request: limit(own.request, config.request_timeout).and_then(|limit| arrived.checked_add(limit)),
             response_header: limit(own.response_header, config.response_header_timeout),
         }

@@ -18,7 +18,7 @@ use http::{HeaderMap, HeaderValue};
 use interceptor_core::{
     RouteEntry, RouteId, UpstreamId,
     inflight::{HeldGuard, RouteCounters},
-    route::PortRef,
+    route::{Backend, PortRef},
     upstream::Resolution,
 };
 use runtime::{
@@ -167,10 +167,10 @@ impl Worker {
         Some(local)
     }
 
-    /// Whether the route's Service or port is known to be missing, so that waiting can't help.
-    pub(crate) fn is_unresolved(&self, entry: &RouteEntry) -> bool {
+    /// Whether the Service or its port is known to be missing, so that waiting can't help.
+    pub(crate) fn is_unresolved(&self, entry: &RouteEntry, backend: Backend) -> bool {
         let mut snapshot = self.snapshot.borrow_mut();
-        snapshot.load().upstream_of(entry).is_none_or(|upstream| match upstream.resolution {
+        snapshot.load().backend_of(entry, backend).is_none_or(|upstream| match upstream.resolution {
             Resolution::Found => false,
             // A number may be right although the Service is not there yet; a name can't be looked up without it.
             Resolution::NoService => matches!(upstream.target.port, PortRef::Name(_)),
@@ -183,20 +183,18 @@ impl Worker {
         self.snapshot.borrow_mut().load().route(id).cloned()
     }
 
-    /// The endpoints of the route's upstream as of the latest snapshot. The id alone would not do: it may have been
-    /// given to another target since the route was looked up.
-    pub(crate) fn balancer(&self, entry: &RouteEntry) -> Rc<Balancer> {
+    /// The endpoints of one of the route's Services as of the latest snapshot. The upstream's id alone would not do: it
+    /// may have been given to another target since the route was looked up.
+    pub(crate) fn balancer(&self, entry: &RouteEntry, backend: Backend) -> Rc<Balancer> {
         let mut balancers = self.balancers.borrow_mut();
-        let new = || {
-            Rc::new(Balancer::new(self.shared.config.max_idle_per_endpoint, self.seed ^ u64::from(entry.upstream.0)))
-        };
-        match self.snapshot.borrow_mut().load().upstream_of(entry) {
+        let new = |id: u32| Rc::new(Balancer::new(self.shared.config.max_idle_per_endpoint, self.seed ^ u64::from(id)));
+        match self.snapshot.borrow_mut().load().backend_of(entry, backend) {
             Some(upstream) => {
-                let balancer = balancers.entry(entry.upstream).or_insert_with(new);
+                let balancer = balancers.entry(upstream.id).or_insert_with(|| new(upstream.id.0));
                 balancer.update(upstream);
                 Rc::clone(balancer)
             }
-            None => new(),
+            None => new(entry.upstream.0),
         }
     }
 

@@ -2,12 +2,13 @@
 //!
 //! All waiting is bounded: by the route's readiness deadline while there is no endpoint, by [`DIAL_LIMIT`] while there
 //! are endpoints that do not accept, by the request's deadline in either case, and by the queue's limits in number.
+//! When the readiness deadline passes, a route with a fallback goes there, where it may wait for [`DIAL_LIMIT`] again.
 //!
 //! No wake is lost: a waiter subscribes to its upstream first, then looks at the snapshot, then waits.
 
 use std::{io, rc::Rc, sync::Arc, time::Duration};
 
-use interceptor_core::RouteEntry;
+use interceptor_core::{RouteEntry, route::Backend};
 use tokio::{net::TcpStream, time::Instant};
 
 use super::{
@@ -27,6 +28,8 @@ const DIAL_LIMIT: Duration = Duration::from_mins(1);
 #[derive(Debug)]
 pub(crate) struct Acquired {
     pub(crate) lease: Lease,
+    /// Whose connection it is.
+    pub(crate) backend: Backend,
     /// The workload had no ready endpoint when the request came.
     pub(crate) cold: Option<ColdWait>,
 }
@@ -46,7 +49,7 @@ pub(crate) struct ColdWait {
 #[derive(Debug)]
 pub(crate) struct AcquireError {
     pub(crate) error: ProxyError,
-    /// There was an endpoint, so the request had passed the hold.
+    /// There was an endpoint of the target, so the request had passed the hold.
     pub(crate) past_hold: bool,
     pub(crate) cold: bool,
 }
@@ -70,15 +73,16 @@ pub(crate) async fn acquire(
     limits: Limits,
     unread_body: bool,
 ) -> Result<Acquired, AcquireError> {
-    let balancer = worker.balancer(&route.entry);
+    let balancer = worker.balancer(&route.entry, Backend::Target);
     // The warm path: no subscription, no place, no timer.
     if let Choice::Offer(Offer::Lease(lease)) = balancer.choose(Instant::now()) {
-        return Ok(Acquired { lease, cold: None });
+        return Ok(Acquired { lease, backend: Backend::Target, cold: None });
     }
     let mut wait = Wait {
         worker,
         route,
         entry: Arc::clone(&route.entry),
+        backend: Backend::Target,
         limits,
         balancer,
         cold: false,
@@ -90,7 +94,10 @@ pub(crate) async fn acquire(
         biased;
         result = wait.run() => match result {
             Ok(acquired) => Ok(acquired),
-            Err(error) => Err(AcquireError { error, past_hold: wait.endpoint_seen.is_some(), cold: wait.cold }),
+            Err(error) => {
+                let past_hold = wait.backend == Backend::Target && wait.endpoint_seen.is_some();
+                Err(AcquireError { error, past_hold, cold: wait.cold })
+            }
         },
         () = gone => Err(AcquireError { error: ProxyError::ClientGone, past_hold: false, cold: wait.cold }),
     }
@@ -101,9 +108,11 @@ struct Wait<'a> {
     route: &'a Rc<LocalRoute>,
     /// The route as it is now; it may be edited while the request waits.
     entry: Arc<RouteEntry>,
+    backend: Backend,
     limits: Limits,
     balancer: Rc<Balancer>,
     cold: bool,
+    /// When the first ready endpoint was seen, or when the fallback took its place.
     endpoint_seen: Option<Instant>,
     last_error: Option<io::Error>,
 }
@@ -112,15 +121,17 @@ struct Wait<'a> {
 
 impl Wait<'_> {
     async fn run(&mut self) -> Result<Acquired, ProxyError> {
-        let mut subscription = self.worker.subscribe(self.entry.upstream);
+        let mut upstream = self.entry.upstream;
+        let mut subscription = self.worker.subscribe(upstream);
         let mut place = None;
         loop {
-            let entry = self.worker.current(self.entry.id).ok_or(ProxyError::NoRoute)?;
-            if entry.upstream != self.entry.upstream {
-                subscription = self.worker.subscribe(entry.upstream);
+            self.entry = self.worker.current(self.entry.id).ok_or(ProxyError::NoRoute)?;
+            let Some((id, _)) = self.entry.backend(self.backend) else { return Err(self.late()) };
+            if id != upstream {
+                upstream = id;
+                subscription = self.worker.subscribe(upstream);
             }
-            self.entry = entry;
-            self.balancer = self.worker.balancer(&self.entry);
+            self.balancer = self.worker.balancer(&self.entry, self.backend);
             let now = Instant::now();
             let choice = self.balancer.choose(now);
             if !matches!(choice, Choice::Cold) {
@@ -135,7 +146,10 @@ impl Wait<'_> {
                     continue;
                 }
                 Choice::Wait(retry_at) => retry_at,
-                Choice::Cold if self.worker.is_unresolved(&self.entry) => return Err(ProxyError::Unresolved),
+                Choice::Cold if self.worker.is_unresolved(&self.entry, self.backend) => {
+                    return Err(ProxyError::Unresolved);
+                }
+                Choice::Cold if self.backend == Backend::Fallback => None,
                 Choice::Cold => {
                     self.cold |= self.endpoint_seen.is_none();
                     self.endpoint_seen = None;
@@ -152,7 +166,7 @@ impl Wait<'_> {
                 () = subscription.changed() => {}
                 () = self.balancer.changed() => {}
                 () = sleep_until(until) => if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                    return Err(self.late());
+                    self.fall_back()?;
                 },
             }
         }
@@ -182,6 +196,23 @@ impl Wait<'_> {
         Ok(None)
     }
 
+    /// Goes to the fallback if that is what a passed deadline means.
+    fn fall_back(&mut self) -> Result<(), ProxyError> {
+        let now = Instant::now();
+        let held = self.backend == Backend::Target && self.endpoint_seen.is_none();
+        let over = self.limits.request.is_some_and(|request| now >= request);
+        if !held || over || self.entry.fallback.is_none() {
+            return Err(self.late());
+        }
+        let route = &self.entry.route.key;
+        tracing::debug!(%route, "no endpoint became ready in time, the fallback takes the request");
+        self.worker.shared.metrics.fell_back(route);
+        self.backend = Backend::Fallback;
+        self.endpoint_seen = Some(now);
+        self.cold = false;
+        Ok(())
+    }
+
     /// Until when the request may wait in its present state.
     fn deadline(&self) -> Option<Instant> {
         let own = match self.endpoint_seen {
@@ -206,7 +237,7 @@ impl Wait<'_> {
             connected,
             held: self.route.entry.counters.counts().held,
         });
-        Acquired { lease, cold }
+        Acquired { lease, backend: self.backend, cold }
     }
 }
 
