@@ -81,16 +81,13 @@ impl Problem {
             Backend::Target => "",
             Backend::Fallback => "the fallback's ",
         };
-        match (upstream.resolution, service) {
-            (Resolution::NoPort, Some(service)) => {
-                let ports = list(service);
-                let message = format!("{role}Service {} has no port {}: it has {ports}", target.service, target.port);
-                Self::of(entry, ProblemKind::NoPort, message)
-            }
-            _ => {
-                let message = format!("{role}Service {} does not exist", target.service);
-                Self::of(entry, ProblemKind::NoService, message)
-            }
+        if let (Resolution::NoPort, Some(service)) = (upstream.resolution, service) {
+            let ports = list(service);
+            let message = format!("{role}Service {} has no port {}: it has {ports}", target.service, target.port);
+            Self::of(entry, ProblemKind::NoPort, message)
+        } else {
+            let message = format!("{role}Service {} does not exist", target.service);
+            Self::of(entry, ProblemKind::NoService, message)
         }
     }
 
