@@ -10,6 +10,8 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::process;
 
+mod values;
+
 /// What is generated: the package that writes it to the folder given as its argument, and that folder.
 const GENERATED: [(&str, &str); 1] = [("proto-codegen", "proto/src/gen")];
 
@@ -31,6 +33,9 @@ pub(crate) fn run(root: &Path, args: &CodegenArgs) -> Result<()> {
         generate(root, package, &root.join(folder))?;
         println!("codegen: wrote {folder}");
     }
+    let (_, page) = values::page(root)?;
+    fs::write(root.join(values::PAGE), page).with_context(|| format!("cannot write {}", values::PAGE))?;
+    println!("codegen: wrote {}", values::PAGE);
     Ok(())
 }
 
@@ -44,6 +49,10 @@ pub(crate) fn check_all(root: &Path) -> Result<()> {
         }
         generate(root, package, &fresh)?;
         stale.extend(differing(&fresh, &root.join(folder))?.into_iter().map(|name| format!("{folder}/{name}")));
+    }
+    let (committed, fresh) = values::page(root)?;
+    if committed != fresh {
+        stale.push(values::PAGE.to_owned());
     }
     if !stale.is_empty() {
         bail!("not what the generator writes: {}; run `cargo xtask codegen` and commit", stale.join(", "));
