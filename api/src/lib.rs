@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod convert;
+pub mod crd;
 pub mod duration;
 pub mod http_scaled_object;
 pub mod interceptor_route;

@@ -12,8 +12,9 @@ use crate::process;
 
 mod values;
 
-/// What is generated: the package that writes it to the folder given as its argument, and that folder.
-const GENERATED: [(&str, &str); 1] = [("proto-codegen", "proto/src/gen")];
+/// What is generated: the package whose program writes it, the arguments before the folder it writes to, and that folder.
+const GENERATED: [(&str, &[&str], &str); 2] =
+    [("proto-codegen", &[], "proto/src/gen"), ("operator", &["crds", "--folder"], "charts/http-add-on/files/crds")];
 
 /// Arguments of `codegen`.
 #[derive(Debug, clap::Args)]
@@ -29,8 +30,8 @@ pub(crate) fn run(root: &Path, args: &CodegenArgs) -> Result<()> {
     if *check {
         return check_all(root);
     }
-    for (package, folder) in GENERATED {
-        generate(root, package, &root.join(folder))?;
+    for (package, args, folder) in GENERATED {
+        generate(root, package, args, &root.join(folder))?;
         println!("codegen: wrote {folder}");
     }
     let (_, page) = values::page(root)?;
@@ -42,12 +43,12 @@ pub(crate) fn run(root: &Path, args: &CodegenArgs) -> Result<()> {
 /// Fails with the names of the files that differ.
 pub(crate) fn check_all(root: &Path) -> Result<()> {
     let mut stale = Vec::new();
-    for (package, folder) in GENERATED {
+    for (package, args, folder) in GENERATED {
         let fresh = root.join("target/codegen").join(package);
         if fresh.exists() {
             fs::remove_dir_all(&fresh).with_context(|| format!("cannot empty {}", fresh.display()))?;
         }
-        generate(root, package, &fresh)?;
+        generate(root, package, args, &fresh)?;
         stale.extend(differing(&fresh, &root.join(folder))?.into_iter().map(|name| format!("{folder}/{name}")));
     }
     let (committed, fresh) = values::page(root)?;
@@ -61,8 +62,8 @@ pub(crate) fn check_all(root: &Path) -> Result<()> {
     Ok(())
 }
 
-fn generate(root: &Path, package: &str, folder: &Path) -> Result<()> {
-    process::run(process::cargo(root).args(["run", "--quiet", "--package", package, "--"]).arg(folder))
+fn generate(root: &Path, package: &str, args: &[&str], folder: &Path) -> Result<()> {
+    process::run(process::cargo(root).args(["run", "--quiet", "--package", package, "--"]).args(args).arg(folder))
 }
 
 /// Names of files that are in only one of the folders or differ.

@@ -13,7 +13,7 @@ const LAYERS: [&[&str]; 7] = [
     &["interceptor-core", "interceptor-ebpf"],
     &["api", "proto"],
     &["runtime", "dataplane"],
-    &["interceptor-user", "scaler"],
+    &["interceptor-user", "scaler", "operator"],
     &["local"],
     &["integration"],
 ];
