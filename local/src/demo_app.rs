@@ -1,12 +1,15 @@
-//! The workload of the demonstration: a small HTTP server that takes its time to start and says which pod it is.
+//! The workload of demonstrations: a small HTTP and gRPC server that takes its time to start and says which pod it is.
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::Full;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, header::CONTENT_TYPE};
+use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
 use hyper::{body::Incoming, service::service_fn};
-use hyper_util::{rt::TokioIo, server::graceful::GracefulShutdown};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::{conn::auto, graceful::GracefulShutdown},
+};
 use runtime::{
     env::{Env, EnvError},
     signal::Shutdown,
@@ -25,6 +28,12 @@ const MAX_CONNECTIONS: usize = 4096;
 const MAX_SLOW: Duration = Duration::from_mins(1);
 /// Requests that still run this long after SIGTERM are cut.
 const MAX_DRAIN: Duration = Duration::from_secs(30);
+/// The one gRPC call that is answered: `grpc.health.v1.Health/Check`.
+const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
+/// Its answer as a gRPC frame: uncompressed, two bytes long, `status: SERVING`.
+const SERVING: &[u8] = &[0, 0, 0, 0, 2, 8, 1];
+
+type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// What the environment says.
 #[derive(Clone, Debug)]
@@ -110,8 +119,9 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> Result<(), DemoError
 
 fn serve(stream: TcpStream, pod: Arc<str>, graceful: &GracefulShutdown, permit: OwnedSemaphorePermit) {
     let service = service_fn(move |request| answer(request, Arc::clone(&pod)));
-    let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-    let connection = graceful.watch(connection);
+    // HTTP/1.1 or, for gRPC, cleartext HTTP/2: whichever the client speaks first.
+    let builder = auto::Builder::new(TokioExecutor::new());
+    let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned());
     task::spawn("connection", async move {
         // The client's business: it left, or sent nonsense.
         let _ = connection.await;
@@ -119,19 +129,34 @@ fn serve(stream: TcpStream, pod: Arc<str>, graceful: &GracefulShutdown, permit: 
     });
 }
 
-async fn answer(request: Request<Incoming>, pod: Arc<str>) -> Result<Response<Full<Bytes>>, Infallible> {
-    if request.uri().path() == "/slow" {
-        sleep(delay(request.uri().query().unwrap_or_default())).await;
-    }
-    let body = if request.method() == Method::HEAD {
-        String::new()
-    } else if request.uri().path() == "/healthz" {
-        "ok\n".to_owned()
-    } else {
-        format!("Hello from {pod}\n")
+async fn answer(request: Request<Incoming>, pod: Arc<str>) -> Result<Response<Body>, Infallible> {
+    let mut response = match request.uri().path() {
+        HEALTH_CHECK => serving(),
+        path => {
+            if path == "/slow" {
+                sleep(delay(request.uri().query().unwrap_or_default())).await;
+            }
+            let text = match path {
+                _ if request.method() == Method::HEAD => String::new(),
+                "/healthz" => "ok\n".to_owned(),
+                _ => format!("Hello from {pod}\n"),
+            };
+            Response::new(Full::from(text).boxed_unsync())
+        }
     };
-    let response = Response::builder().status(StatusCode::OK).header("x-pod", &*pod).body(Full::from(body));
-    Ok(response.unwrap_or_else(|_pod_is_no_header| Response::new(Full::from("Hello\n"))))
+    if let Ok(pod) = HeaderValue::from_str(&pod) {
+        response.headers_mut().insert("x-pod", pod);
+    }
+    Ok(response)
+}
+
+fn serving() -> Response<Body> {
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static("0"));
+    let body = Full::new(Bytes::from_static(SERVING)).with_trailers(std::future::ready(Some(Ok(trailers))));
+    let mut response = Response::new(body.boxed_unsync());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response
 }
 
 /// The `ms` of a query, one second by default.
