@@ -178,6 +178,11 @@ impl Index {
 
     /// What is wrong with which object, at most [`MAX_PROBLEMS`]. None of it stops another object.
     pub fn problems(&self) -> Vec<Problem> {
+        self.every_problem().take(MAX_PROBLEMS).collect()
+    }
+
+    /// All that is wrong with which object: as many as there are routes, or more.
+    pub fn every_problem(&self) -> impl Iterator<Item = Problem> {
         let refused = self.refused.iter().filter_map(|(key, why)| Some(Problem::refused(self.routes.get(key)?, why)));
         let shadowed = self.shadowed.keys().map(Problem::shadowed);
         let contested = self.claims.contests().map(|contest| Problem::conflict(&contest));
@@ -185,7 +190,7 @@ impl Index {
             let users = users.iter().filter_map(|(key, backend)| Some((self.routes.get(key)?, *backend)));
             users.map(move |(entry, backend)| Problem::unresolved(entry, backend, upstream, service))
         });
-        refused.chain(shadowed).chain(contested).chain(unresolved).take(MAX_PROBLEMS).collect()
+        refused.chain(shadowed).chain(contested).chain(unresolved)
     }
 
     fn put(&mut self, route: Route) {

@@ -40,6 +40,8 @@ pub struct Problem {
     pub route_kind: RouteKind,
     /// What kind of problem.
     pub kind: ProblemKind,
+    /// Which of the object's Services it is about, if it is about one.
+    pub backend: Option<Backend>,
     /// In words.
     pub message: String,
 }
@@ -56,6 +58,7 @@ impl Problem {
             object: key.clone(),
             route_kind: RouteKind::HttpScaledObject,
             kind: ProblemKind::Shadowed,
+            backend: None,
             message: format!("ignored: InterceptorRoute {key} has the same name and stands before it"),
         }
     }
@@ -81,18 +84,20 @@ impl Problem {
             Backend::Target => "",
             Backend::Fallback => "the fallback's ",
         };
-        if let (Resolution::NoPort, Some(service)) = (upstream.resolution, service) {
+        let (kind, message) = if let (Resolution::NoPort, Some(service)) = (upstream.resolution, service) {
             let ports = list(service);
-            let message = format!("{role}Service {} has no port {}: it has {ports}", target.service, target.port);
-            Self::of(entry, ProblemKind::NoPort, message)
+            (
+                ProblemKind::NoPort,
+                format!("{role}Service {} has no port {}: it has {ports}", target.service, target.port),
+            )
         } else {
-            let message = format!("{role}Service {} does not exist", target.service);
-            Self::of(entry, ProblemKind::NoService, message)
-        }
+            (ProblemKind::NoService, format!("{role}Service {} does not exist", target.service))
+        };
+        Self { backend: Some(backend), ..Self::of(entry, kind, message) }
     }
 
     fn of(entry: &RouteEntry, kind: ProblemKind, message: String) -> Self {
-        Self { object: entry.route.key.clone(), route_kind: entry.route.kind, kind, message }
+        Self { object: entry.route.key.clone(), route_kind: entry.route.kind, kind, backend: None, message }
     }
 }
 
