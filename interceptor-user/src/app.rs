@@ -17,6 +17,7 @@ use runtime::{
     signal::Shutdown,
     snapshot::{self, Reader},
     task,
+    watch::WatchMetrics,
 };
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{net::TcpListener, sync::oneshot};
@@ -101,7 +102,8 @@ pub async fn build(config: Config) -> Result<Bound, AppError> {
     let mut registry = runtime::metrics::Metrics::new("keda-http-interceptor", env!("CARGO_PKG_VERSION"));
     let metrics = Arc::new(Metrics::register(registry.registry()));
     let shared = Arc::new(Shared::new(config.proxying, metrics));
-    let discover = Discover::new(config.sources.clone(), index, writer, &ready, registry.registry());
+    let watch_metrics = WatchMetrics::register(registry.registry());
+    let discover = Discover::new((config.sources.clone(), watch_metrics), index, writer, &ready, registry.registry());
     let state = State {
         ready: ready.clone(),
         reader: reader.clone(),

@@ -7,13 +7,14 @@ use std::{
     time::Duration,
 };
 
+use api::names::SERVICE_NAME_LABEL;
 use clap::Parser;
 use runtime::{
     args::{KubeArgs, LogArgs},
     descriptors,
     env::{Env, EnvError},
     log,
-    watch::Source,
+    watch::{Cluster, Kind, Source, Sources, Watch},
 };
 
 use crate::rt;
@@ -41,9 +42,9 @@ const OTHER_DESCRIPTORS: u64 = 600;
         KEDA_HTTP_MAX_IDLE_CONNS (1000)   KEDA_HTTP_MAX_IDLE_CONNS_PER_HOST (200)  ROUSE_MAX_CONNECTIONS (9000)"
 )]
 pub struct Args {
-    /// Where routes, Services and EndpointSlices come from; may be given several times. `dir:PATH` is a folder of
-    /// Kubernetes manifests, watched for changes.
-    #[arg(long = "source", value_name = "SOURCE", required = true)]
+    /// Where routes, Services and EndpointSlices come from, instead of the Kubernetes API; may be given several times.
+    /// `dir:PATH` is a folder of Kubernetes manifests, watched for changes.
+    #[arg(long = "source", value_name = "SOURCE")]
     pub sources: Vec<Source>,
 
     /// Worker threads; by default what affinity and the cgroup's CPU quota allow. Environment: `ROUSE_WORKERS`.
@@ -97,7 +98,7 @@ pub struct Config {
     /// The log, if the admin port shall change its filter.
     pub log: Option<log::Handle>,
     /// Where objects come from.
-    pub sources: Vec<Source>,
+    pub sources: Sources,
     /// Worker threads.
     pub workers: NonZeroUsize,
     /// The kernel's part.
@@ -148,7 +149,9 @@ impl Level {
 impl Config {
     /// Settings from the command line and the environment.
     pub fn new(args: Args, env: &Env) -> Result<Self, EnvError> {
-        let Args { sources, workers, dataplane, required, cgroup, log: _, kube: _ } = args;
+        let Args { sources, workers, dataplane, required, cgroup, log: _, kube } = args;
+        let namespace = env.optional_string("KEDA_HTTP_WATCH_NAMESPACE")?;
+        unused(env)?;
         // Not clap's own reading of the environment: its errors name the flag, and an empty value is one to it.
         let workers = match workers {
             Some(workers) => workers,
@@ -175,7 +178,7 @@ impl Config {
             admin: any(env.required_port("KEDA_HTTP_ADMIN_PORT")?),
             metrics: metrics.then(|| any(metrics_port)),
             log: None,
-            sources,
+            sources: Sources::new(sources, || cluster(kube, namespace.as_deref())),
             workers,
             dataplane: dataplane::Config { mode, required, cgroup },
             proxying: ProxyConfig::new(env, workers)?,
@@ -213,6 +216,21 @@ impl ProxyConfig {
             max_connections_per_worker: share(env.u64("ROUSE_MAX_CONNECTIONS", room)?).max(1),
         })
     }
+}
+
+/// All that routing needs. Slices are watched as a whole: a watch for each target Service would cost the API server a
+/// thousand times the connections, and it makes no difference to what it sends when routes are where the Services are.
+fn cluster(kube: KubeArgs, namespace: Option<&str>) -> Cluster {
+    let all = |kind| Watch::all(kind, namespace);
+    let slices = all(Kind::EndpointSlice).labelled(SERVICE_NAME_LABEL);
+    let watches = vec![all(Kind::InterceptorRoute), all(Kind::HttpScaledObject), all(Kind::Service), slices];
+    Cluster { kubeconfig: kube.kubeconfig, watches }
+}
+
+/// Variables of the original that change nothing here; a value that the original would refuse is refused all the same.
+fn unused(env: &Env) -> Result<(), EnvError> {
+    env.duration("KEDA_HTTP_SCALER_CONFIG_MAP_INFORMER_RSYNC_PERIOD", Duration::ZERO)?;
+    Ok(())
 }
 
 /// Each client may need a second descriptor, for its pod.

@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail};
 use runtime::{
     signal::Shutdown,
     task,
-    watch::{self, Source},
+    watch::{self, Sources, WatchMetrics},
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -276,7 +276,7 @@ fn background(world: &World) -> Vec<AbortHandle> {
     let (batches, received) = mpsc::channel(MAX_BATCHES);
     let (cluster, folder) = (world.cluster.clone(), world.manifests.clone());
     let read = async move {
-        if let Err(error) = watch::run(vec![Source::Dir(folder)], batches).await {
+        if let Err(error) = watch::run(Sources::dir(folder), WatchMetrics::default(), batches).await {
             cluster.problem("manifests", Some(format!("{:#}", anyhow::Error::new(error))));
         }
     };

@@ -165,7 +165,7 @@ impl Manifests {
 /// Where a document is, for people.
 fn place(invalid: &Invalid) -> String {
     let Invalid { file, document, object, message: _ } = invalid;
-    let file = file.file_name().unwrap_or(file.as_os_str()).to_string_lossy();
+    let file = file.as_ref().and_then(|file| file.file_name()).unwrap_or_default().to_string_lossy();
     match (document, object) {
         (0, _) => file.into_owned(),
         (document, None) => format!("{file}, document {document}"),

@@ -15,7 +15,7 @@ use std::{
 use interceptor_core::{Index, ObjectKey, inflight::NoSink};
 use runtime::{
     task,
-    watch::{self, Source, WatchEvent},
+    watch::{self, Sources, WatchEvent, WatchMetrics},
 };
 use tokio::sync::mpsc;
 
@@ -40,8 +40,8 @@ async fn measure(size: usize) -> io::Result<()> {
     let before = used(Path::new("/proc/self/statm"))?;
     let started = Instant::now();
     let (tx, mut events) = mpsc::channel(16);
-    let sources = vec![Source::Dir(folder.path().to_owned())];
-    let _watch = task::spawn("watch", watch::run(sources, tx));
+    let sources = Sources::dir(folder.path());
+    let _watch = task::spawn("watch", watch::run(sources, WatchMetrics::default(), tx));
     let mut index = Index::new(2, Arc::new(NoSink));
     let mut synced = false;
     while !synced {

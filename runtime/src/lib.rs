@@ -13,6 +13,7 @@
 
 pub mod admin;
 pub mod args;
+pub mod backoff;
 pub mod descriptors;
 pub mod drain;
 pub mod env;

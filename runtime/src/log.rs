@@ -46,7 +46,17 @@ pub enum LogError {
 }
 
 /// Libraries that say at debug what a reader of our log rarely wants.
-const QUIET: [&str; 4] = ["h2=info", "hyper=info", "hyper_util=info", "tower=info"];
+const QUIET: [&str; 8] = [
+    "h2=info",
+    "hyper=info",
+    "hyper_util=info",
+    "rustls=info",
+    "tower=info",
+    // Whether the Kubernetes API answers is told once, by `watch`; these tell it at every attempt.
+    "kube_client=error",
+    "kube_runtime=error",
+    "tower_http=error",
+];
 
 /// Sets up the process's log on standard error. The filter of `ROUSE_LOG`, if there is one, is passed as `directives`
 /// and wins over the level of the flags.

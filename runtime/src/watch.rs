@@ -1,6 +1,6 @@
-//! Where objects come from: a folder of manifests, watched. Writes batches of events for the task that owns the index.
+//! Where objects come from: a Kubernetes API server or a folder of manifests, watched. Writes batches of events for the task that owns the index.
 //!
-//! One broken document never stops the others: it is told with file, document and object, and what it named before
+//! One broken document or object never stops the others: it is told with file, document and object, and what it named before
 //! stays as it was. A batch holds what changed since the last one, at most once per object.
 
 use std::path::PathBuf;
@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use interceptor_core::ObjectKey;
 use tokio::sync::mpsc;
 
+mod cluster;
 mod folder;
 mod manifest;
 mod notice;
@@ -19,9 +20,10 @@ mod store;
 mod tests;
 
 pub use self::{
+    cluster::{ApiError, Cluster, Watch, WatchMetrics},
     folder::{MAX_FILE, MAX_FILES},
     object::{Kind, Object, core_event},
-    source::{Source, SourceError},
+    source::{Source, SourceError, Sources},
     store::{Invalid, MAX_INVALID, MAX_OBJECTS},
 };
 
@@ -51,6 +53,9 @@ pub enum WatchError {
         /// Why.
         source: std::io::Error,
     },
+    /// The Kubernetes API can't be asked.
+    #[error(transparent)]
+    Api(#[from] ApiError),
     /// The kernel gives no notice of changes.
     #[error("cannot watch folders")]
     Notice(#[source] std::io::Error),
@@ -58,9 +63,15 @@ pub enum WatchError {
 
 /// Reads all sources, then tells what changes, until the receiver is dropped.
 ///
-/// [`WatchEvent::Synced`] ends the batch, not always the first, that completes the first reading. A folder that can't be
-/// read by then is an error; one that goes later is waited for.
-pub async fn run(sources: Vec<Source>, events: mpsc::Sender<Vec<WatchEvent>>) -> Result<(), WatchError> {
-    let folders = sources.into_iter().map(|Source::Dir(folder)| folder).collect();
-    folder::watch(folders, events).await
+/// [`WatchEvent::Synced`] is in the batch, not always the first, that completes the first reading. A folder that can't be
+/// read by then is an error; one that goes later is waited for. An API server is waited for at any time.
+pub async fn run(
+    sources: Sources,
+    metrics: WatchMetrics,
+    events: mpsc::Sender<Vec<WatchEvent>>,
+) -> Result<(), WatchError> {
+    match sources {
+        Sources::Cluster(cluster) => cluster::watch(cluster, metrics, events).await,
+        Sources::Dirs(folders) => folder::watch(folders, events).await,
+    }
 }

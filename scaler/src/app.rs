@@ -9,7 +9,7 @@ use runtime::{
     metrics::Metrics,
     signal::Shutdown,
     task::{Ended, Group},
-    watch::Source,
+    watch::{Sources, WatchMetrics},
 };
 use thiserror::Error;
 use tokio::{
@@ -46,7 +46,7 @@ const MAX_BATCHES: usize = 16;
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Where objects come from.
-    pub sources: Vec<Source>,
+    pub sources: Sources,
     /// Where KEDA calls.
     pub grpc_addr: SocketAddr,
     /// Where Prometheus scrapes.
@@ -76,6 +76,7 @@ pub struct Bound {
     news: board::Sender,
     streams: Arc<Streams>,
     fetches: metrics::Fetches,
+    watch_metrics: WatchMetrics,
     refused: Arc<Refused>,
     metrics: Option<admin::Bound>,
 }
@@ -104,6 +105,7 @@ pub async fn build(config: Config) -> Result<Bound, BindError> {
     let refused = Arc::new(Refused::default());
     let mut registry = Metrics::new("keda-http-external-scaler", env!("CARGO_PKG_VERSION"));
     let fetches = metrics::register(registry.registry(), board.clone(), Arc::clone(&streams), Arc::clone(&refused));
+    let watch_metrics = WatchMetrics::register(registry.registry());
     let metrics = match config.metrics_addr {
         Some(addr) => {
             let server = admin::Server::new().metrics(&registry.into_exposition());
@@ -116,7 +118,7 @@ pub async fn build(config: Config) -> Result<Bound, BindError> {
     let failed = |source| BindError { variable: "KEDA_HTTP_SCALER_PORT", addr, source };
     let grpc = TcpListener::bind(addr).await.map_err(failed)?;
     let grpc_addr = grpc.local_addr().map_err(failed)?;
-    Ok(Bound { config, grpc, grpc_addr, board, writer, news, streams, fetches, refused, metrics })
+    Ok(Bound { config, grpc, grpc_addr, board, writer, news, streams, fetches, watch_metrics, refused, metrics })
 }
 
 // === impl Bound ===
@@ -143,7 +145,7 @@ impl Bound {
     pub async fn run(self, shutdown: Shutdown) -> Result<(), RunError> {
         let (changes, watched) = mpsc::channel(MAX_BATCHES);
         let mut group = Group::new();
-        group.spawn("watch", discover::watch(self.config.sources.clone(), changes));
+        group.spawn("watch", discover::watch(self.config.sources.clone(), self.watch_metrics.clone(), changes));
         self.serve(group, watched, shutdown).await
     }
 
@@ -162,7 +164,19 @@ impl Bound {
     ) -> Result<(), RunError> {
         let metrics_addr = self.metrics_addr().map(tracing::field::display);
         tracing::info!(grpc_addr = %self.grpc_addr, metrics_addr, "scaler is serving");
-        let Self { config, grpc, grpc_addr: _, board, writer, news, streams, fetches, refused, metrics } = self;
+        let Self {
+            config,
+            grpc,
+            grpc_addr: _,
+            board,
+            writer,
+            news,
+            streams,
+            fetches,
+            watch_metrics: _,
+            refused,
+            metrics,
+        } = self;
         let Config { sources: _, grpc_addr: _, metrics_addr: _, admin, tick, offer_stream, interval, unit: _, name } =
             config;
         let (addresses_tx, addresses) = watch::channel(BTreeSet::new());

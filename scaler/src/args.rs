@@ -5,12 +5,13 @@ use std::{
     time::Duration,
 };
 
+use api::names::SERVICE_NAME_LABEL;
 use clap::Parser;
 use interceptor_core::{ObjectKey, window::Unit};
 use runtime::{
     args::{KubeArgs, LogArgs},
     env::{Env, EnvError},
-    watch::Source,
+    watch::{Cluster, Kind, Source, Sources, Watch},
 };
 
 use crate::{app, discover::Admin};
@@ -34,9 +35,9 @@ const OFFER_STREAM: Duration = Duration::from_secs(30);
         ROUSE_LOG                                    a log filter such as info,scaler=debug"
 )]
 pub struct Args {
-    /// Where routes and the interceptors' EndpointSlices come from; may be given several times. `dir:PATH` is a folder of
-    /// Kubernetes manifests, watched for changes.
-    #[arg(long = "source", value_name = "SOURCE", required = true)]
+    /// Where routes and the interceptors' EndpointSlices come from, instead of the Kubernetes API; may be given several
+    /// times. `dir:PATH` is a folder of Kubernetes manifests, watched for changes.
+    #[arg(long = "source", value_name = "SOURCE")]
     pub sources: Vec<Source>,
 
     /// How the process logs.
@@ -49,7 +50,7 @@ pub struct Args {
 }
 
 /// Reads the environment.
-pub fn config(sources: Vec<Source>, env: &Env) -> Result<app::Config, EnvError> {
+pub fn config(sources: Vec<Source>, kube: KubeArgs, env: &Env) -> Result<app::Config, EnvError> {
     let namespace = env.required_string("KEDA_HTTP_SCALER_TARGET_ADMIN_NAMESPACE", "the interceptors' namespace")?;
     let service =
         env.required_string("KEDA_HTTP_SCALER_TARGET_ADMIN_SERVICE", "the Service of the interceptors' admin ports")?;
@@ -59,6 +60,8 @@ pub fn config(sources: Vec<Source>, env: &Env) -> Result<app::Config, EnvError> 
     };
     let metrics = env.bool("OTEL_PROM_EXPORTER_ENABLED", true)?;
     let metrics_port = env.port("OTEL_PROM_EXPORTER_PORT", 2223)?;
+    let namespace = env.optional_string("KEDA_HTTP_WATCH_NAMESPACE")?;
+    let sources = Sources::new(sources, || cluster(kube, namespace.as_deref(), &admin.service));
     unused(env)?;
     let per_granularity = env.bool("ROUSE_RATE_PER_GRANULARITY", false)?;
     Ok(app::Config {
@@ -72,6 +75,15 @@ pub fn config(sources: Vec<Source>, env: &Env) -> Result<app::Config, EnvError> 
         unit: if per_granularity { Unit::Granularity } else { Unit::Second },
         name: env.string("HOSTNAME", "scaler")?,
     })
+}
+
+/// Routes, and of all slices just those of the interceptors.
+fn cluster(kube: KubeArgs, namespace: Option<&str>, admin: &ObjectKey) -> Cluster {
+    let slices = Watch::all(Kind::EndpointSlice, Some(admin.namespace()))
+        .labelled(format!("{SERVICE_NAME_LABEL}={}", admin.name()));
+    let watches =
+        vec![Watch::all(Kind::InterceptorRoute, namespace), Watch::all(Kind::HttpScaledObject, namespace), slices];
+    Cluster { kubeconfig: kube.kubeconfig, watches }
 }
 
 fn tick(env: &Env) -> Result<Duration, EnvError> {
@@ -113,14 +125,14 @@ mod tests {
     ];
 
     fn with(more: &[(&'static str, &'static str)]) -> Result<app::Config, EnvError> {
-        config(Vec::new(), &Env::from_pairs(REQUIRED.into_iter().chain(more.iter().copied())))
+        config(Vec::new(), KubeArgs::default(), &Env::from_pairs(REQUIRED.into_iter().chain(more.iter().copied())))
     }
 
     #[test]
     fn flags_of_the_original_manifests_are_accepted_beside_ours() {
         let args = ["scaler", "--zap-log-level=info", "--zap-encoder=console", "--source", "dir:/a", "--source=dir:/b"];
         let args = Args::try_parse_from(args).unwrap();
-        assert_eq!(args.sources, [Source::Dir("/a".into()), Source::Dir("/b".into())]);
+        assert_eq!(args.sources, [Source("/a".into()), Source("/b".into())]);
         let error = Args::try_parse_from(["scaler", "--source=/a"]).unwrap_err().to_string();
         assert!(error.contains("\"/a\" is no source: expected dir:PATH"), "{error}");
     }
@@ -140,7 +152,11 @@ mod tests {
     #[test]
     fn each_required_variable_is_named_when_it_is_missing() {
         for (missing, _) in REQUIRED {
-            let error = config(Vec::new(), &Env::from_pairs(REQUIRED.into_iter().filter(|(name, _)| *name != missing)));
+            let error = config(
+                Vec::new(),
+                KubeArgs::default(),
+                &Env::from_pairs(REQUIRED.into_iter().filter(|(name, _)| *name != missing)),
+            );
             assert!(error.unwrap_err().to_string().contains(missing));
         }
     }

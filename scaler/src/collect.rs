@@ -26,7 +26,6 @@ use crate::{
     metrics::Fetches,
 };
 
-mod backoff;
 mod queue;
 mod source;
 mod stream;

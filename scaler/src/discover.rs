@@ -9,7 +9,7 @@ use std::{
 };
 
 use interceptor_core::{ObjectKey, index::Event, service::Slice};
-use runtime::watch::{Source, WatchError, WatchEvent, core_event};
+use runtime::watch::{Sources, WatchError, WatchEvent, WatchMetrics, core_event};
 use tokio::sync::{mpsc, watch};
 
 use crate::board::{News, Sender};
@@ -44,7 +44,11 @@ struct Objects {
 const MAX_BATCHES: usize = 16;
 
 /// Reads all sources and tells what changes, until nobody listens. What is broken stays as it was.
-pub async fn watch(sources: Vec<Source>, changes: mpsc::Sender<Vec<Change>>) -> Result<(), WatchError> {
+pub async fn watch(
+    sources: Sources,
+    metrics: WatchMetrics,
+    changes: mpsc::Sender<Vec<Change>>,
+) -> Result<(), WatchError> {
     let (events, mut watched) = mpsc::channel::<Vec<WatchEvent>>(MAX_BATCHES);
     let translate = async {
         while let Some(batch) = watched.recv().await {
@@ -54,7 +58,7 @@ pub async fn watch(sources: Vec<Source>, changes: mpsc::Sender<Vec<Change>>) -> 
         }
     };
     tokio::select! {
-        ended = runtime::watch::run(sources, events) => ended,
+        ended = runtime::watch::run(sources, metrics, events) => ended,
         () = translate => Ok(()),
     }
 }

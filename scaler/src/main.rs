@@ -27,10 +27,10 @@ fn main() -> ExitCode {
 }
 
 fn run(args: Args) -> anyhow::Result<()> {
-    let Args { sources, log, kube: _ } = args;
+    let Args { sources, log, kube } = args;
     let env = Env::from_process();
     log::init(&log, env.optional_string("ROUSE_LOG")?.as_deref())?;
-    let config = args::config(sources, &env)?;
+    let config = args::config(sources, kube, &env)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
     runtime.block_on(async {
         let shutdown = signal::install().context("cannot receive signals")?;

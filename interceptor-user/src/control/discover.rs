@@ -8,7 +8,7 @@ use prometheus_client::{metrics::counter::Counter, metrics::gauge::Gauge, regist
 use runtime::{
     ready::{Latch, Ready},
     snapshot::Writer,
-    watch::{self, Invalid, Source, WatchEvent},
+    watch::{self, Invalid, Sources, WatchEvent, WatchMetrics},
 };
 use serde::Serialize;
 use tokio::sync::mpsc;
@@ -30,7 +30,8 @@ pub(crate) struct Problems(Arc<Mutex<Vec<Problem>>>);
 /// The discovery task.
 #[derive(Debug)]
 pub(crate) struct Discover {
-    sources: Vec<Source>,
+    sources: Sources,
+    metrics: WatchMetrics,
     index: Index,
     writer: Writer,
     synced: Option<Latch>,
@@ -53,7 +54,7 @@ impl Problems {
 
 impl Discover {
     pub(crate) fn new(
-        sources: Vec<Source>,
+        (sources, metrics): (Sources, WatchMetrics),
         index: Index,
         writer: Writer,
         ready: &Ready,
@@ -65,6 +66,7 @@ impl Discover {
         ours.register("problems", "Objects that do not work as they are, as listed by /state", problem_count.clone());
         Self {
             sources,
+            metrics,
             index,
             writer,
             synced: Some(ready.latch("objects")),
@@ -82,7 +84,7 @@ impl Discover {
     /// Runs until the process ends.
     pub(crate) async fn run(mut self) -> Result<(), watch::WatchError> {
         let (tx, mut rx) = mpsc::channel(QUEUE);
-        let watching = watch::run(std::mem::take(&mut self.sources), tx);
+        let watching = watch::run(self.sources.clone(), self.metrics.clone(), tx);
         let taking = async {
             while let Some(batch) = rx.recv().await {
                 self.take(batch);
@@ -126,9 +128,10 @@ impl Discover {
 
     fn note_problems(&self) {
         let invalid = self.invalid.iter().map(|invalid| Problem {
-            object: match &invalid.object {
-                Some((kind, key)) => format!("{kind} {key}"),
-                None => format!("{} document {}", invalid.file.display(), invalid.document),
+            object: match (&invalid.object, &invalid.file) {
+                (Some((kind, key)), _) => format!("{kind} {key}"),
+                (None, Some(file)) => format!("{} document {}", file.display(), invalid.document),
+                (None, None) => "an object without a name".to_owned(),
             },
             message: invalid.message.clone(),
         });

@@ -149,7 +149,7 @@ fn object(head: &Head, body: &impl Body) -> Option<Result<Object, Failure>> {
     Some(outcome.map_err(|message| Failure { id, message }))
 }
 
-fn typed(kind: Kind, body: &impl Body) -> Result<Object, String> {
+pub(super) fn typed(kind: Kind, body: &impl Body) -> Result<Object, String> {
     Ok(match kind {
         Kind::InterceptorRoute => Object::InterceptorRoute(body.read()?),
         Kind::HttpScaledObject => Object::HttpScaledObject(body.read()?),
@@ -172,7 +172,7 @@ fn typed(kind: Kind, body: &impl Body) -> Result<Object, String> {
 }
 
 /// Something an object can be read from, more than once.
-trait Body {
+pub(super) trait Body {
     fn read<T: DeserializeOwned>(&self) -> Result<T, String>;
 }
 
@@ -211,7 +211,7 @@ impl Body for Text<'_> {
 
 impl Body for serde_json::Value {
     fn read<T: DeserializeOwned>(&self) -> Result<T, String> {
-        serde_json::from_value(self.clone()).map_err(|error| error.to_string())
+        T::deserialize(self).map_err(|error| error.to_string())
     }
 }
 

@@ -12,6 +12,7 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
+use kube::core::{ApiResource, GroupVersionKind};
 
 use super::WatchEvent;
 
@@ -95,6 +96,14 @@ impl Kind {
             Self::EndpointSlice => "discovery.k8s.io/v1",
             Self::Deployment => "apps/v1",
         }
+    }
+
+    /// How an API server is asked for it.
+    pub(super) fn resource(self) -> ApiResource {
+        let (group, version) = self.api_version().split_once('/').unwrap_or(("", self.api_version()));
+        let gvk = GroupVersionKind::gvk(group, version, self.name());
+        // True of all these kinds.
+        ApiResource::from_gvk_with_plural(&gvk, &format!("{}s", self.name().to_ascii_lowercase()))
     }
 
     /// The kind of this name, whatever its API version.

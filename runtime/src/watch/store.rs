@@ -28,9 +28,9 @@ type Id = (Kind, ObjectKey);
 /// A document that can't be used.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Invalid {
-    /// The file it is in.
-    pub file: Arc<Path>,
-    /// Which document of the file, from 1; 0 is the file as a whole.
+    /// The file it is in; `None` is the cluster.
+    pub file: Option<Arc<Path>>,
+    /// Which document of the file, from 1; 0 is the file as a whole, or no file.
     pub document: usize,
     /// The object it is about, as far as the text tells.
     pub object: Option<(Kind, ObjectKey)>,
@@ -87,12 +87,16 @@ struct Told {
 
 impl fmt::Display for Invalid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.file.display())?;
+        let mut separator = "";
+        if let Some(file) = &self.file {
+            write!(f, "{}", file.display())?;
+            separator = ", ";
+        }
         if self.document > 0 {
-            write!(f, ", document {}", self.document)?;
+            write!(f, "{separator}document {}", self.document)?;
         }
         if let Some((kind, key)) = &self.object {
-            write!(f, ", {kind} {key}")?;
+            write!(f, "{separator}{kind} {key}")?;
         }
         write!(f, ": {}", self.message)
     }
@@ -268,7 +272,7 @@ impl Store {
             return None;
         }
         Some(Invalid {
-            file: Arc::clone(file),
+            file: Some(Arc::clone(file)),
             document: self.files.get(file)?.get(id)?.document,
             object: Some(id.clone()),
             message: format!("{} has the same object and wins", told.file.display()),
@@ -280,7 +284,7 @@ impl Store {
 
 impl Draft<'_> {
     fn refuse(&mut self, document: usize, object: Option<Id>, message: String) {
-        self.invalid.push(Invalid { file: Arc::clone(self.path), document, object, message });
+        self.invalid.push(Invalid { file: Some(Arc::clone(self.path)), document, object, message });
     }
 }
 

@@ -24,8 +24,8 @@ impl Folder {
             fs::write(dir.path().join(name), text).unwrap();
         }
         let (tx, events) = mpsc::channel(16);
-        let source = format!("dir:{}", dir.path().display()).parse().unwrap();
-        crate::task::spawn("watch", async move { run(vec![source], tx).await.unwrap() });
+        let source = Sources::dir(dir.path());
+        crate::task::spawn("watch", async move { run(source, WatchMetrics::default(), tx).await.unwrap() });
         let mut folder = Self { dir, events, objects: BTreeMap::new(), invalid: Vec::new(), synced: false, batches: 0 };
         folder.until(|folder| folder.synced).await;
         folder
@@ -65,8 +65,9 @@ impl Folder {
     fn take(&mut self, event: WatchEvent) {
         let name = |kind: Kind, key: &ObjectKey| format!("{kind} {key}");
         let told = |invalid: &Invalid| {
-            let file = invalid.file.file_name().unwrap().to_str().unwrap();
-            invalid.to_string().replace(&invalid.file.display().to_string(), file)
+            let path = invalid.file.as_ref().unwrap();
+            let file = path.file_name().unwrap().to_str().unwrap();
+            invalid.to_string().replace(&path.display().to_string(), file)
         };
         core_event(&event).expect("what is told can be converted");
         match event {
@@ -276,7 +277,7 @@ async fn a_burst_of_edits_comes_in_few_batches() {
 #[tokio::test]
 async fn a_folder_that_is_not_there_is_an_error_and_one_that_is_replaced_is_read_anew() {
     let (tx, _events) = mpsc::channel(1);
-    let error = run(vec![Source::Dir("/no/such/folder".into())], tx).await.unwrap_err();
+    let error = run(Sources::dir("/no/such/folder"), WatchMetrics::default(), tx).await.unwrap_err();
     assert!(error.to_string().contains("/no/such/folder"), "{error}");
 
     let parent = TempDir::new().unwrap();
@@ -284,8 +285,8 @@ async fn a_folder_that_is_not_there_is_an_error_and_one_that_is_replaced_is_read
     fs::create_dir(&dir).unwrap();
     fs::write(dir.join("r.yaml"), route("r", "80")).unwrap();
     let (tx, mut events) = mpsc::channel(16);
-    let source = Source::Dir(dir.clone());
-    crate::task::spawn("watch", async move { run(vec![source], tx).await.unwrap() });
+    let source = Sources::dir(dir.clone());
+    crate::task::spawn("watch", async move { run(source, WatchMetrics::default(), tx).await.unwrap() });
     assert!(events.recv().await.unwrap().contains(&WatchEvent::Synced));
     fs::rename(&dir, parent.path().join("old")).unwrap();
     fs::create_dir(&dir).unwrap();

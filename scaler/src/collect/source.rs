@@ -5,14 +5,14 @@ use std::{
     error::Error,
     hash::{BuildHasher as _, RandomState},
     net::SocketAddr,
+    time::Duration,
 };
 
+use runtime::backoff::Backoff;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::{
-    Config,
-    backoff::Backoff,
-    queue,
+    Config, queue,
     stream::{Counts, StreamError},
     tell,
 };
@@ -20,6 +20,9 @@ use crate::{
     board::{News, Sender},
     metrics::Fetches,
 };
+
+/// A pod that comes back is heard again within this.
+const MAX_PAUSE: Duration = Duration::from_secs(5);
 
 /// What the task knows.
 #[derive(Debug)]
@@ -41,7 +44,7 @@ impl Source {
 
     /// Listens until it is stopped.
     pub(super) async fn run(mut self) {
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::up_to(MAX_PAUSE);
         loop {
             let error = match self.follow(&mut backoff).await {
                 Ok(never) => match never {},

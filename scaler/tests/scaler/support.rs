@@ -29,7 +29,7 @@ use proto::{
 use runtime::{
     signal::{self, Shutdown, Trigger},
     task,
-    watch::Source,
+    watch::Sources,
 };
 use scaler::{
     app::{self, Bound, RunError},
@@ -79,13 +79,13 @@ struct State {
 impl Scaler {
     /// A scaler that has read nothing yet, and looks for interceptors at `port`.
     pub(crate) async fn start(port: u16) -> Self {
-        let bound = app::build(config(Vec::new(), port)).await.unwrap();
+        let bound = app::build(config(Sources::Dirs(Vec::new()), port)).await.unwrap();
         Self::run(bound, Bound::run_with).await
     }
 
     /// A scaler that reads a folder of manifests.
     pub(crate) async fn of_folder(folder: &Path, port: u16) -> Self {
-        let bound = app::build(config(vec![Source::Dir(folder.to_owned())], port)).await.unwrap();
+        let bound = app::build(config(Sources::dir(folder), port)).await.unwrap();
         Self::run(bound, |bound, _, shutdown| bound.run(shutdown)).await
     }
 
@@ -183,7 +183,7 @@ impl Scaler {
 
 /// Starts a scaler, and ends it before anybody has called.
 pub(crate) async fn unattended() -> Result<(), RunError> {
-    let bound = app::build(config(Vec::new(), 9)).await.unwrap();
+    let bound = app::build(config(Sources::Dirs(Vec::new()), 9)).await.unwrap();
     let mut metrics = TcpStream::connect(bound.metrics_addr().unwrap()).await.unwrap();
     let (_changes, watched) = mpsc::channel(1);
     let (trigger, shutdown) = signal::manual();
@@ -195,7 +195,7 @@ pub(crate) async fn unattended() -> Result<(), RunError> {
     timeout(PATIENCE, ended).await.expect("the scaler ends").unwrap()
 }
 
-fn config(sources: Vec<Source>, port: u16) -> app::Config {
+fn config(sources: Sources, port: u16) -> app::Config {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     app::Config {
         sources,

@@ -1,0 +1,200 @@
+//! Objects of a Kubernetes API server: one watch a kind, resumed, listed again when it must be, and retried for ever.
+//!
+//! ```text
+//! API ─► follow (one a kind: kube's watcher, pauses) ─► steps ─► Objects (pure) ─► events
+//!           └─► Links: whether the API answers, told once ─► log, metrics
+//! ```
+//!
+//! Nothing is held back: what has come is told at once, and what comes meanwhile goes into the next batch.
+
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::{StreamExt as _, future::join_all};
+use kube::{
+    Api, Client,
+    runtime::watcher::{self, Event, InitialListStrategy, watcher},
+};
+use tokio::{
+    sync::mpsc,
+    time::{self, Instant},
+};
+
+use super::{Kind, WatchError, WatchEvent};
+use crate::backoff::Backoff;
+
+mod client;
+mod item;
+mod link;
+mod metrics;
+mod objects;
+
+#[cfg(test)]
+mod tests;
+
+pub use self::{client::ApiError, metrics::WatchMetrics};
+use self::{
+    item::Item,
+    link::{Link, Links, Reason},
+    objects::{Objects, Step},
+};
+
+/// Steps that wait to be taken in; the watches wait when there are more.
+const QUEUE: usize = 1024;
+
+/// How many steps go into one batch at most: the first list is told in parts.
+const BATCH: usize = 512;
+
+/// Objects of one page, where the server can't stream the list.
+const PAGE: u32 = 500;
+
+/// The longest pause after a failure: an API server that comes back is heard again within this.
+const MAX_PAUSE: Duration = Duration::from_secs(5);
+
+/// A Kubernetes cluster, and what is read of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    /// The file that tells how to reach it. `None`: `KUBECONFIG`, the pod's service account, or `~/.kube/config`,
+    /// whichever is there first.
+    pub kubeconfig: Option<PathBuf>,
+    /// What is read.
+    pub watches: Vec<Watch>,
+}
+
+/// Objects of one kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Watch {
+    /// Which.
+    pub kind: Kind,
+    /// Those of one namespace; `None` is all.
+    pub namespace: Option<String>,
+    /// Those with these labels; `None` is all.
+    pub labels: Option<String>,
+}
+
+// === impl Watch ===
+
+impl Watch {
+    /// All objects of a kind, in one namespace or in all.
+    pub fn all(kind: Kind, namespace: Option<&str>) -> Self {
+        Self { kind, namespace: namespace.map(Into::into), labels: None }
+    }
+
+    /// Only those with these labels: a label selector.
+    #[must_use]
+    pub fn labelled(self, labels: impl Into<String>) -> Self {
+        Self { labels: Some(labels.into()), ..self }
+    }
+
+    fn config(&self, strategy: &InitialListStrategy) -> watcher::Config {
+        watcher::Config {
+            label_selector: self.labels.clone(),
+            page_size: Some(PAGE),
+            initial_list_strategy: strategy.clone(),
+            ..watcher::Config::default()
+        }
+    }
+}
+
+/// Reads everything, then tells what changes, until nobody listens.
+pub(super) async fn watch(
+    cluster: Cluster,
+    metrics: WatchMetrics,
+    events: mpsc::Sender<Vec<WatchEvent>>,
+) -> Result<(), WatchError> {
+    let Cluster { kubeconfig, watches } = cluster;
+    let config = client::config(kubeconfig.as_deref()).await?;
+    tracing::info!(api = %config.cluster_url, "objects are read from a Kubernetes API server");
+    let links = Arc::new(Links::new(watches.iter().map(|watch| watch.kind), metrics.clone()));
+    let mut objects = Objects::new(watches.iter().map(|watch| watch.kind), super::MAX_OBJECTS);
+    let (steps, mut taken) = mpsc::channel(QUEUE);
+    let mut following = Vec::new();
+    for (index, watch) in watches.into_iter().enumerate() {
+        let link = Link::new(&links, index);
+        let client = client::client(config.clone(), link.clone())?;
+        following.push(follow(index, client, watch, steps.clone(), link));
+    }
+    drop(steps);
+    let take = async {
+        let mut buffer = Vec::with_capacity(BATCH);
+        while taken.recv_many(&mut buffer, BATCH).await > 0 {
+            let batch = objects.take(buffer.drain(..));
+            metrics.note(&mut objects);
+            log(&batch);
+            if !batch.is_empty() && events.send(batch).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = take => {}
+        _never = join_all(following) => {}
+        () = events.closed() => {}
+    }
+    Ok(())
+}
+
+/// Follows one kind until nobody takes steps any more.
+async fn follow(index: usize, client: Client, watch: Watch, steps: mpsc::Sender<Step>, link: Link) {
+    let resource = watch.kind.resource();
+    let api: Api<Item> = match &watch.namespace {
+        Some(namespace) => Api::namespaced_with(client, namespace, &resource),
+        None => Api::all_with(client, &resource),
+    };
+    let (mut backoff, noise) = (Backoff::up_to(MAX_PAUSE), RandomState::new());
+    // The cheapest for the server: objects come one by one out of its cache. One of before 1.32 may refuse it.
+    let mut strategy = InitialListStrategy::StreamingList;
+    loop {
+        let mut stream = std::pin::pin!(watcher(api.clone(), watch.config(&strategy)));
+        let error = loop {
+            // A watcher never ends.
+            let Some(event) = stream.next().await else { return };
+            let step = match event {
+                Ok(event) => step(index, event),
+                Err(error) => {
+                    let reason = Reason::of(&error);
+                    link.down(reason, &error);
+                    if matches!(reason, Reason::NoStreaming | Reason::Expired) {
+                        break reason;
+                    }
+                    time::sleep(backoff.next(noise.hash_one(Instant::now()))).await;
+                    continue;
+                }
+            };
+            if !matches!(step, Step::Listing(_)) {
+                backoff.reset();
+            }
+            link.heard(matches!(step, Step::Listing(_)));
+            if steps.send(step).await.is_err() {
+                return;
+            }
+        };
+        if error == Reason::NoStreaming {
+            strategy = InitialListStrategy::ListWatch;
+        }
+        time::sleep(backoff.next(noise.hash_one(Instant::now()))).await;
+    }
+}
+
+fn log(batch: &[WatchEvent]) {
+    for event in batch {
+        match event {
+            WatchEvent::Invalid(invalid) => tracing::warn!(%invalid, "object ignored"),
+            WatchEvent::Repaired(invalid) => tracing::info!(%invalid, "object no longer ignored"),
+            WatchEvent::Applied(_) | WatchEvent::Deleted(..) | WatchEvent::Synced => {}
+        }
+    }
+}
+
+fn step(index: usize, event: Event<Item>) -> Step {
+    match event {
+        Event::Init => Step::Listing(index),
+        Event::InitApply(item) | Event::Apply(item) => Step::Item(index, item),
+        Event::InitDone => Step::Listed(index),
+        Event::Delete(item) => Step::Gone(index, item),
+    }
+}
