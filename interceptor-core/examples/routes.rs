@@ -177,6 +177,8 @@ fn route(number: usize, host: &str, path: &str) -> Route {
         rules: vec![Rule { hosts: vec![host.to_owned()], paths, headers: Vec::new() }],
         target: Target { service: ObjectKey::new("bench", "origin"), port: PortRef::Number(80) },
         fallback: None,
+        placeholder: None,
+        static_routes: Vec::new(),
         scaling: Scaling { concurrency: Some(100), rate: None },
         timeouts: Timeouts::default(),
     }

@@ -15,12 +15,16 @@ use crate::{
     service::{Service, Slice},
 };
 
+mod bodies;
 mod claims;
 mod problem;
 mod upstreams;
 
-pub use self::problem::{MAX_PROBLEMS, Problem, ProblemKind};
-use self::{claims::Claims, upstreams::Upstreams};
+use self::{bodies::Bodies, claims::Claims, upstreams::Upstreams};
+pub use self::{
+    bodies::{MAX_BODIES, ResponseBodies},
+    problem::{MAX_PROBLEMS, Problem, ProblemKind},
+};
 
 /// A change of one object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +41,10 @@ pub enum Event {
     Slice(Slice),
     /// An EndpointSlice is gone.
     SliceGone(ObjectKey),
+    /// A ConfigMap with response bodies was added or changed.
+    Bodies(ResponseBodies),
+    /// A ConfigMap is gone, or is not to be served any more.
+    BodiesGone(ObjectKey),
 }
 
 /// All objects of one kind, as a list returned them: what is not in it is gone.
@@ -48,6 +56,8 @@ pub enum Relist {
     Services(Vec<Service>),
     /// All EndpointSlices.
     Slices(Vec<Slice>),
+    /// All ConfigMaps with response bodies.
+    Bodies(Vec<ResponseBodies>),
 }
 
 /// What is known now; never changes, and is cheap to clone.
@@ -57,6 +67,8 @@ pub struct Snapshot {
     pub table: RouteTable,
     /// Every route by name, those without rules too.
     pub routes: imbl::OrdMap<ObjectKey, Arc<RouteEntry>>,
+    /// Response bodies by ConfigMap.
+    pub bodies: imbl::HashMap<ObjectKey, Arc<ResponseBodies>>,
     ids: imbl::HashMap<RouteId, Arc<RouteEntry>>,
     upstreams: imbl::Vector<Option<Arc<Upstream>>>,
 }
@@ -76,6 +88,7 @@ pub struct Index {
     refused: BTreeMap<ObjectKey, String>,
     claims: Claims,
     upstreams: Upstreams,
+    bodies: Bodies,
 }
 
 // === impl Snapshot ===
@@ -126,6 +139,7 @@ impl Index {
             refused: BTreeMap::new(),
             claims: Claims::default(),
             upstreams: Upstreams::default(),
+            bodies: Bodies::default(),
         }
     }
 
@@ -138,6 +152,8 @@ impl Index {
             Event::ServiceGone(key) => self.upstreams.take_service(&key),
             Event::Slice(slice) => self.upstreams.put_slice(slice),
             Event::SliceGone(key) => self.upstreams.take_slice(&key),
+            Event::Bodies(bodies) => self.bodies.put(bodies),
+            Event::BodiesGone(key) => self.bodies.take(&key),
         }
     }
 
@@ -158,6 +174,7 @@ impl Index {
             }
             Relist::Services(services) => self.upstreams.reset_services(services),
             Relist::Slices(slices) => self.upstreams.reset_slices(slices),
+            Relist::Bodies(bodies) => self.bodies.reset(bodies),
         }
     }
 
@@ -166,6 +183,7 @@ impl Index {
         Snapshot {
             table: self.table.clone(),
             routes: self.routes.clone(),
+            bodies: self.bodies.all().clone(),
             ids: self.ids.clone(),
             upstreams: self.upstreams.all().clone(),
         }
@@ -190,7 +208,8 @@ impl Index {
             let users = users.iter().filter_map(|(key, backend)| Some((self.routes.get(key)?, *backend)));
             users.map(move |(entry, backend)| Problem::unresolved(entry, backend, upstream, service))
         });
-        refused.chain(shadowed).chain(contested).chain(unresolved)
+        let left_out = self.bodies.left_out().map(Problem::left_out);
+        refused.chain(shadowed).chain(contested).chain(unresolved).chain(left_out)
     }
 
     fn put(&mut self, route: Route) {

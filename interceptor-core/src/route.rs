@@ -11,13 +11,15 @@ mod check;
 pub(crate) mod host;
 pub(crate) mod path;
 pub(crate) mod ranked;
+mod response;
 pub(crate) mod table;
 mod tree;
 
 pub use self::{
-    check::{MAX_HEADERS, MAX_KEYS, RouteError},
+    check::{MAX_HEADERS, MAX_KEYS, MAX_STATIC_PATTERNS, RouteError},
     host::MAX_HOST,
     path::MAX_PREFIX,
+    response::{ResponseMode, StaticBody, StaticResponse, StaticRoute},
     table::RouteTable,
 };
 
@@ -50,6 +52,10 @@ pub struct Route {
     pub target: Target,
     /// Where they go when no endpoint of `target` gets ready in time.
     pub fallback: Option<Target>,
+    /// What is answered at once while `target` has no ready endpoint.
+    pub placeholder: Option<StaticResponse>,
+    /// Which requests are answered here; the first that matches counts.
+    pub static_routes: Vec<StaticRoute>,
     /// How its demand is measured.
     pub scaling: Scaling,
     /// Deadlines that replace those of the environment.

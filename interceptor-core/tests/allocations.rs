@@ -28,6 +28,8 @@ fn route(number: usize) -> Event {
         }],
         target: Target { service: ObjectKey::new("default", "web"), port: PortRef::Number(80) },
         fallback: None,
+        placeholder: None,
+        static_routes: Vec::new(),
         scaling: Scaling::default(),
         timeouts: Timeouts::default(),
     })

@@ -25,6 +25,8 @@ fn route(kind: RouteKind, name: &str, concurrency: Option<u32>, rate: Option<u32
         rules: Vec::new(),
         target: Target { service: ObjectKey::new("default", "web"), port: PortRef::Number(80) },
         fallback: None,
+        placeholder: None,
+        static_routes: Vec::new(),
         scaling: Scaling { concurrency, rate },
         timeouts: Timeouts::default(),
     }

@@ -62,6 +62,8 @@ fn an_interceptor_route_is_read_whole() {
             }],
             target: Target { service: ObjectKey::new("shop", "web"), port: PortRef::Name("http".into()) },
             fallback: None,
+            placeholder: None,
+            static_routes: Vec::new(),
             scaling: Scaling {
                 concurrency: Some(10),
                 rate: Some(Rate { target: 5, window: Duration::from_secs(30), granularity: Duration::from_secs(1) }),

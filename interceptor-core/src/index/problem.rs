@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::claims::Contest;
+use super::{bodies::MAX_BODIES, claims::Contest};
 use crate::{
     ObjectKey, RouteEntry, Upstream,
     route::{Backend, RouteKind},
@@ -29,6 +29,8 @@ pub enum ProblemKind {
     NoService,
     /// That Service has no such port.
     NoPort,
+    /// A ConfigMap's response bodies don't fit.
+    NoRoom,
 }
 
 /// One problem of one object.
@@ -36,7 +38,7 @@ pub enum ProblemKind {
 pub struct Problem {
     /// Whose problem it is.
     pub object: ObjectKey,
-    /// Of which kind the object is.
+    /// Of which kind the object is; of a ConfigMap, which kind may refer to it.
     pub route_kind: RouteKind,
     /// What kind of problem.
     pub kind: ProblemKind,
@@ -94,6 +96,15 @@ impl Problem {
             (ProblemKind::NoService, format!("{role}Service {} does not exist", target.service))
         };
         Self { backend: Some(backend), ..Self::of(entry, kind, message) }
+    }
+
+    pub(super) fn left_out(config_map: &ObjectKey) -> Self {
+        Self {
+            object: config_map.clone(),
+            route_kind: RouteKind::InterceptorRoute,
+            kind: ProblemKind::NoRoom,
+            message: format!("this ConfigMap is not served: response bodies may have {} MiB in all", MAX_BODIES >> 20),
+        }
     }
 
     fn of(entry: &RouteEntry, kind: ProblemKind, message: String) -> Self {

@@ -28,6 +28,8 @@ fn route(name: &str, host: &str) -> Route {
         rules: vec![Rule { hosts: vec![host.to_owned()], ..Rule::default() }],
         target: Target { service: key("web"), port: PortRef::Number(80) },
         fallback: None,
+        placeholder: None,
+        static_routes: Vec::new(),
         scaling: Scaling::default(),
         timeouts: Timeouts::default(),
     }

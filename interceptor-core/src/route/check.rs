@@ -8,6 +8,9 @@ pub const MAX_KEYS: usize = 4096;
 /// How many headers a rule may ask for; each costs a look-up per request.
 pub const MAX_HEADERS: usize = 64;
 
+/// How many hosts, paths and headers a route's static routes may have together: they are looked at one by one.
+pub const MAX_STATIC_PATTERNS: usize = 1024;
+
 /// Why a route can't stand in the table.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RouteError {
@@ -34,6 +37,9 @@ pub enum RouteError {
         /// Its length.
         len: usize,
     },
+    /// Too much to compare each request with.
+    #[error("staticRoutes have {0} hosts, paths and headers: expected at most {MAX_STATIC_PATTERNS}")]
+    StaticRoutes(usize),
     /// Too many headers.
     #[error("rules[{rule}].headers has {len} entries: expected at most {MAX_HEADERS}")]
     Headers {
@@ -51,6 +57,11 @@ impl Route {
         let keys = keys.fold(0, usize::saturating_add);
         if keys > MAX_KEYS {
             return Err(RouteError::Keys(keys));
+        }
+        let rules = self.static_routes.iter().flat_map(|route| &route.rules);
+        let patterns = rules.map(|rule| 1 + rule.hosts.len() + rule.paths.len() + rule.headers.len()).sum();
+        if patterns > MAX_STATIC_PATTERNS {
+            return Err(RouteError::StaticRoutes(patterns));
         }
         for (rule, parts) in self.rules.iter().enumerate() {
             if let Some(host) = parts.hosts.iter().position(|host| host.len() > MAX_HOST) {

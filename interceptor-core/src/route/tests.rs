@@ -19,6 +19,8 @@ fn entry(id: u64, name: &str, created: i64, rules: Vec<Rule>) -> Arc<RouteEntry>
         rules,
         target: Target { service: ObjectKey::new("default", "web"), port: PortRef::Number(80) },
         fallback: None,
+        placeholder: None,
+        static_routes: Vec::new(),
         scaling: Scaling::default(),
         timeouts: Timeouts::default(),
     };

@@ -246,6 +246,8 @@ pub(crate) fn route(name: &str, concurrency: Option<u32>, rate: Option<u32>) -> 
         rules: Vec::new(),
         target: Target { service: ObjectKey::new("ns", "web"), port: PortRef::Number(80) },
         fallback: None,
+        placeholder: None,
+        static_routes: Vec::new(),
         scaling: Scaling {
             concurrency,
             rate: rate.map(|target| Rate { target, window, granularity: Duration::from_secs(1) }),

@@ -11,6 +11,7 @@ use super::*;
 struct View {
     routes: Vec<(Route, [Option<Upstream>; 2])>,
     hits: Vec<Option<(RouteKind, ObjectKey)>>,
+    bodies: BTreeMap<ObjectKey, ResponseBodies>,
     problems: Vec<Problem>,
 }
 
@@ -20,6 +21,7 @@ struct Objects {
     routes: BTreeMap<(RouteKind, ObjectKey), Route>,
     services: BTreeMap<ObjectKey, Service>,
     slices: BTreeMap<ObjectKey, Slice>,
+    bodies: BTreeMap<ObjectKey, ResponseBodies>,
 }
 
 const HOSTS: [&str; 4] = ["a.com", "b.com", "*.com", "*"];
@@ -40,6 +42,7 @@ fn view(index: &Index) -> View {
     View {
         routes: snapshot.routes.values().map(|entry| (entry.route.clone(), backends(entry))).collect(),
         hits: requests.map(found).collect(),
+        bodies: snapshot.bodies.iter().map(|(key, bodies)| (key.clone(), (**bodies).clone())).collect(),
         problems,
     }
 }
@@ -53,13 +56,16 @@ impl Objects {
             Event::ServiceGone(key) => drop(self.services.remove(&key)),
             Event::Slice(slice) => drop(self.slices.insert(slice.key.clone(), slice)),
             Event::SliceGone(key) => drop(self.slices.remove(&key)),
+            Event::Bodies(bodies) => drop(self.bodies.insert(bodies.key.clone(), bodies)),
+            Event::BodiesGone(key) => drop(self.bodies.remove(&key)),
         }
     }
 
     fn events(&self) -> Vec<Event> {
         let routes = self.routes.values().cloned().map(Event::Route);
         let services = self.services.values().cloned().map(Event::Service);
-        routes.chain(services).chain(self.slices.values().cloned().map(Event::Slice)).collect()
+        let slices = self.slices.values().cloned().map(Event::Slice);
+        routes.chain(services).chain(slices).chain(self.bodies.values().cloned().map(Event::Bodies)).collect()
     }
 
     fn relists(&self) -> Vec<Relist> {
@@ -72,6 +78,7 @@ impl Objects {
             routes(RouteKind::HttpScaledObject),
             Relist::Services(self.services.values().cloned().collect()),
             Relist::Slices(self.slices.values().cloned().collect()),
+            Relist::Bodies(self.bodies.values().cloned().collect()),
         ]
     }
 }
@@ -115,6 +122,11 @@ fn event() -> impl Strategy<Value = Event> {
         2 => (name(), name(), ports(), addresses)
             .prop_map(|(name, service, ports, addresses)| Event::Slice(slice(name, service, &ports, &addresses))),
         1 => name().prop_map(|name| Event::SliceGone(key(name))),
+        1 => (name(), vec(name(), 0..3)).prop_map(|(name, keys)| {
+            let data = keys.into_iter().map(|name| (name.into(), name.into())).collect();
+            Event::Bodies(ResponseBodies { key: key(name), data })
+        }),
+        1 => name().prop_map(|name| Event::BodiesGone(key(name))),
     ]
 }
 
@@ -167,10 +179,11 @@ proptest! {
             index.apply(event.clone());
             objects.take(event);
         }
-        let Objects { routes, services, slices } = objects;
+        let Objects { routes, services, slices, bodies } = objects;
         let routes = routes.into_keys().map(|(kind, key)| Event::RouteGone(kind, key));
         let services = services.into_keys().map(Event::ServiceGone);
-        for event in routes.chain(services).chain(slices.into_keys().map(Event::SliceGone)) {
+        let slices = slices.into_keys().map(Event::SliceGone);
+        for event in routes.chain(services).chain(slices).chain(bodies.into_keys().map(Event::BodiesGone)) {
             index.apply(event);
         }
         let snapshot = index.snapshot();
@@ -178,6 +191,7 @@ proptest! {
         prop_assert_eq!(snapshot.upstreams().count(), 0);
         prop_assert!(index.problems().is_empty());
         prop_assert!(index.claims.is_empty() && index.upstreams.is_empty());
+        prop_assert!(index.bodies.is_empty() && snapshot.bodies.is_empty());
         prop_assert!(index.shadowed.is_empty() && index.refused.is_empty());
     }
 
