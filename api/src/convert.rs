@@ -5,6 +5,7 @@ use std::fmt;
 use interceptor_core::ObjectKey;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+mod config_map;
 mod endpoint_slice;
 mod http_scaled_object;
 mod interceptor_route;
@@ -15,6 +16,7 @@ mod service;
 mod tests;
 
 pub use self::{
+    config_map::response_bodies,
     endpoint_slice::slice,
     http_scaled_object::{DEFAULT_TARGET, route as http_scaled_object},
     interceptor_route::route as interceptor_route,

@@ -48,6 +48,8 @@ pub fn route(object: &HTTPScaledObject) -> Result<Route, ConvertError> {
         rules: vec![rule],
         target,
         fallback: fallback.transpose()?,
+        placeholder: None,
+        static_routes: Vec::new(),
         scaling: scaling(*target_pending_requests, scaling_metric.as_ref())?,
         timeouts: self::timeouts(timeouts.as_ref(), failover.as_ref())?,
         key,

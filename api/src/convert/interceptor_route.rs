@@ -1,25 +1,34 @@
 //! An InterceptorRoute as a route.
 
+use bytes::Bytes;
+use http::StatusCode;
 use interceptor_core::{
-    Route,
-    route::{RouteKind, Rule, Scaling, Timeouts},
+    ObjectKey, Route,
+    route::{self as core, RouteKind, Rule, Scaling, Timeouts},
 };
 
 use super::{ConvertError, key, parts};
 use crate::{
     InterceptorRoute, InterceptorRouteSpec,
     duration::GoDuration,
-    interceptor_route::{Fallback, FallbackService, InterceptorRouteTimeouts, RoutingRule, ScalingMetric, TargetRef},
+    interceptor_route::{
+        ConfigMapRef, Fallback, FallbackService, InterceptorRouteTimeouts, Placeholder, ResponseMode, RoutingRule,
+        ScalingMetric, StaticResponse, StaticRoute, TargetRef,
+    },
 };
 
 /// The route that `object` describes.
 pub fn route(object: &InterceptorRoute) -> Result<Route, ConvertError> {
     let key = key(&object.metadata)?;
-    // Placeholders and static routes have no counterpart in the core yet; scaling is the operator's.
-    let InterceptorRouteSpec { cold_start, rules, scaling: _, scaling_metric, static_routes: _, target, timeouts } =
+    // How it is scaled is the operator's business.
+    let InterceptorRouteSpec { cold_start, rules, scaling: _, scaling_metric, static_routes, target, timeouts } =
         &object.spec;
     let TargetRef { port, port_name, service } = target;
     let target = parts::target("spec.target", key.namespace(), ("service", service), *port, port_name.as_deref())?;
+    let placeholder = cold_start.as_ref().and_then(|cold_start| cold_start.placeholder.as_ref());
+    let placeholder = placeholder.map(|Placeholder { response }| {
+        static_response("spec.coldStart.placeholder.response", key.namespace(), response)
+    });
     let fallback = cold_start.as_ref().and_then(|cold_start| cold_start.fallback.as_ref());
     let fallback = fallback.map(|Fallback { service: FallbackService { name, port, port_name } }| {
         let path = "spec.coldStart.fallback.service";
@@ -28,21 +37,70 @@ pub fn route(object: &InterceptorRoute) -> Result<Route, ConvertError> {
     parts::checked(Route {
         kind: RouteKind::InterceptorRoute,
         created: parts::created(&object.metadata),
-        rules: rules.iter().enumerate().map(|(index, rule)| self::rule(index, rule)).collect::<Result<_, _>>()?,
+        rules: self::rules("spec", rules)?,
         target,
         fallback: fallback.transpose()?,
+        placeholder: placeholder.transpose()?,
+        static_routes: self::static_routes(key.namespace(), static_routes)?,
         scaling: scaling(scaling_metric)?,
         timeouts: timeouts.as_ref().map(self::timeouts).transpose()?.unwrap_or_default(),
         key,
     })
 }
 
-fn rule(index: usize, rule: &RoutingRule) -> Result<Rule, ConvertError> {
-    let RoutingRule { headers, hosts, paths } = rule;
-    Ok(Rule {
-        hosts: hosts.clone(),
-        paths: paths.iter().map(|path| path.value.clone()).collect(),
-        headers: parts::headers(&format!("spec.rules[{index}].headers"), headers)?,
+fn rules(path: &str, rules: &[RoutingRule]) -> Result<Vec<Rule>, ConvertError> {
+    let rule = |(index, rule): (usize, &RoutingRule)| {
+        let RoutingRule { headers, hosts, paths } = rule;
+        Ok(Rule {
+            hosts: hosts.clone(),
+            paths: paths.iter().map(|path| path.value.clone()).collect(),
+            headers: parts::headers(&format!("{path}.rules[{index}].headers"), headers)?,
+        })
+    };
+    rules.iter().enumerate().map(rule).collect()
+}
+
+fn static_routes(namespace: &str, routes: &[StaticRoute]) -> Result<Vec<core::StaticRoute>, ConvertError> {
+    let route = |(index, route): (usize, &StaticRoute)| {
+        let StaticRoute { response, response_mode, rules } = route;
+        let path = format!("spec.staticRoutes[{index}]");
+        Ok(core::StaticRoute {
+            rules: self::rules(&path, rules)?,
+            response: static_response(&format!("{path}.response"), namespace, response)?,
+            mode: match response_mode {
+                ResponseMode::Always => core::ResponseMode::Always,
+                ResponseMode::WhenUnavailable => core::ResponseMode::WhenUnavailable,
+            },
+        })
+    };
+    routes.iter().enumerate().map(route).collect()
+}
+
+fn static_response(
+    path: &str,
+    namespace: &str,
+    response: &StaticResponse,
+) -> Result<core::StaticResponse, ConvertError> {
+    let StaticResponse { body, body_from_config_map, headers, status_code } = response;
+    let body = match (body, body_from_config_map) {
+        (Some(_), Some(_)) => {
+            return Err(ConvertError::new(path, "with both body and bodyFromConfigMap", "at most one of them"));
+        }
+        (None, Some(ConfigMapRef { key, name })) => core::StaticBody::ConfigMap {
+            name: ObjectKey::new(namespace, name.as_str()),
+            key: key.as_deref().filter(|key| !key.is_empty()).map(Into::into),
+        },
+        (text, None) => core::StaticBody::Inline(Bytes::from(text.clone().unwrap_or_default())),
+    };
+    let status = |code: i32| {
+        let status = u16::try_from(code).ok().filter(|code| (100..600).contains(code));
+        let status = status.and_then(|code| StatusCode::from_u16(code).ok());
+        status.ok_or_else(|| ConvertError::new(format!("{path}.statusCode"), code, "a number from 100 to 599"))
+    };
+    Ok(core::StaticResponse {
+        status: status_code.map(status).transpose()?,
+        headers: parts::fields(&format!("{path}.headers"), headers)?,
+        body,
     })
 }
 

@@ -1,8 +1,8 @@
 //! Fields that both kinds of route have.
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
-use http::HeaderName;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use interceptor_core::{
     ObjectKey, Route,
     go_duration::DurationError,
@@ -63,6 +63,22 @@ pub(super) fn headers(path: &str, rules: &[HeaderRule]) -> Result<Vec<HeaderMatc
         Ok(HeaderMatch { name, value: value.as_ref().map(|value| value.clone().into_bytes()) })
     };
     rules.iter().enumerate().map(header).collect()
+}
+
+/// Fields of a response, by name.
+pub(super) fn fields(path: &str, fields: &BTreeMap<String, String>) -> Result<HeaderMap, ConvertError> {
+    let field = |(name, value): (&String, &String)| {
+        let wrong =
+            |part: &dyn fmt::Display, expected| ConvertError::new(format!("{path}[{}]", quoted(name)), part, expected);
+        let parsed = HeaderName::from_bytes(name.as_bytes());
+        let parsed =
+            parsed.map_err(|_no_name: http::header::InvalidHeaderName| wrong(&"no header name", "a header name"))?;
+        let value = HeaderValue::from_str(value).map_err(|_no_value: http::header::InvalidHeaderValue| {
+            wrong(&quoted(value), "a value without control characters")
+        })?;
+        Ok((parsed, value))
+    };
+    fields.iter().map(field).collect()
 }
 
 pub(super) fn duration(field: &str, text: &GoDuration) -> Result<Duration, ConvertError> {

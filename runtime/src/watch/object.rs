@@ -178,7 +178,12 @@ impl Object {
                 // It may have belonged to a Service before.
                 None => Event::SliceGone(self.key()?),
             }),
-            Self::ScaledObject(_) | Self::Secret(_) | Self::ConfigMap(_) | Self::Deployment(_) => None,
+            Self::ConfigMap(object) => Some(match convert::response_bodies(object)? {
+                Some(bodies) => Event::Bodies(bodies),
+                // It may have had the label before.
+                None => Event::BodiesGone(self.key()?),
+            }),
+            Self::ScaledObject(_) | Self::Secret(_) | Self::Deployment(_) => None,
         })
     }
 }
@@ -195,7 +200,8 @@ pub fn core_event(event: &WatchEvent) -> Result<Option<Event>, ConvertError> {
         }
         WatchEvent::Deleted(Kind::Service, key) => Some(Event::ServiceGone(key.clone())),
         WatchEvent::Deleted(Kind::EndpointSlice, key) => Some(Event::SliceGone(key.clone())),
-        WatchEvent::Deleted(Kind::ScaledObject | Kind::Secret | Kind::ConfigMap | Kind::Deployment, _)
+        WatchEvent::Deleted(Kind::ConfigMap, key) => Some(Event::BodiesGone(key.clone())),
+        WatchEvent::Deleted(Kind::ScaledObject | Kind::Secret | Kind::Deployment, _)
         | WatchEvent::Invalid(_)
         | WatchEvent::Repaired(_)
         | WatchEvent::Synced => None,
