@@ -10,6 +10,7 @@ mod drain;
 mod endpoints;
 mod errors;
 mod fallback;
+mod fixed;
 mod foreign;
 mod garbage;
 mod h2;

@@ -16,7 +16,7 @@ use http::{
     request,
 };
 use hyper::{body::Incoming, upgrade::OnUpgrade};
-use interceptor_core::{route::Backend, upstream::Protocol};
+use interceptor_core::{Route, route::Backend, upstream::Protocol};
 use tokio::time::Instant;
 
 mod balance;
@@ -24,10 +24,12 @@ pub(crate) mod body;
 mod deadline;
 mod driver;
 mod error;
+mod fixed;
 mod forward;
 mod headers;
 mod hold;
 pub(crate) mod inflight;
+mod media_type;
 mod pool;
 mod respond;
 mod upgrade;
@@ -41,6 +43,7 @@ pub(crate) use self::{
 };
 use self::{
     body::{RequestBody, ResponseBody},
+    fixed::Static,
     forward::{Deadlines, Sent},
     headers::Direction,
     hold::{Acquired, Limits},
@@ -80,6 +83,7 @@ pub(crate) async fn handle(
     in_flight.set_status(response.status());
     if let Some(cold) = exchange.cold
         && exchange.worker.shared.config.cold_start_header
+        && in_flight.is_counted()
     {
         // Replaced, not added: a workload that sends the field itself does not know better.
         response
@@ -149,10 +153,36 @@ impl Exchange {
         if self.worker.is_unresolved(&route.entry, Backend::Target) {
             return Err(ProxyError::Unresolved);
         }
-        in_flight.count(&route);
+        if let Some(answer) = self.answer(&route, &host, &request, in_flight)? {
+            return Ok((answer, None));
+        }
         let due = self.due(&route, in_flight.arrived());
         let (outgoing, asked) = self.outgoing(request, host);
         self.exchange(&route, outgoing, asked, due, in_flight.arrived()).await
+    }
+
+    /// Counts the request, unless a static route takes it, and answers it if that needs no upstream.
+    fn answer(
+        &self,
+        route: &Rc<LocalRoute>,
+        host: &HeaderValue,
+        request: &Request<Incoming>,
+        in_flight: &mut InFlight,
+    ) -> Result<Option<Response<ResponseBody>>, ProxyError> {
+        let Route { placeholder, static_routes, .. } = &route.entry.route;
+        if placeholder.is_none() && static_routes.is_empty() {
+            in_flight.count(route);
+            return Ok(None);
+        }
+        let snapshot = self.worker.snapshot();
+        let is_cold = snapshot.upstream_of(&route.entry).is_none_or(|upstream| upstream.endpoints.is_empty());
+        match fixed::static_route(static_routes, is_cold, host, request) {
+            Static::Answer(response) => return fixed::answer(response, &snapshot, request.uri().path()).map(Some),
+            Static::Forward => return Ok(None),
+            Static::Pass => in_flight.count(route),
+        }
+        let placeholder = placeholder.as_ref().filter(|_| is_cold);
+        placeholder.map(|response| fixed::placeholder(response, &snapshot, request.uri().path())).transpose()
     }
 
     /// Finds a connection, sends, and repeats where that is safe.

@@ -17,6 +17,7 @@ use foldhash::fast::RandomState;
 use http::{HeaderMap, HeaderValue};
 use interceptor_core::{
     RouteEntry, RouteId, UpstreamId,
+    index::Snapshot,
     inflight::{HeldGuard, RouteCounters},
     route::{Backend, PortRef},
     upstream::Resolution,
@@ -165,6 +166,11 @@ impl Worker {
         let local = Rc::new(LocalRoute { entry: Arc::clone(entry), metrics, series: RefCell::default() });
         self.routes.borrow_mut().insert(entry.id, Rc::clone(&local));
         Some(local)
+    }
+
+    /// What is known now.
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(self.snapshot.borrow_mut().load())
     }
 
     /// Whether the Service or its port is known to be missing, so that waiting can't help.

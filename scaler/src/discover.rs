@@ -121,7 +121,7 @@ impl Objects {
                 self.slices.remove(&key);
                 None
             }
-            Change::Event(Event::Service(_) | Event::ServiceGone(_)) => None,
+            Change::Event(Event::Service(_) | Event::ServiceGone(_) | Event::Bodies(_) | Event::BodiesGone(_)) => None,
         }
     }
 

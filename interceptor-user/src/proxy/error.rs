@@ -2,6 +2,8 @@
 
 use std::io;
 
+use api::names::RESPONSE_BODY_LABEL;
+
 /// A request's failure, before any byte of a response was sent.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProxyError {
@@ -13,6 +15,10 @@ pub(crate) enum ProxyError {
     NoRoute,
     #[error("the target's service or port does not exist")]
     Unresolved,
+    #[error(
+        "the ConfigMap of the response's body is missing, has no such key, or has not the label {RESPONSE_BODY_LABEL}"
+    )]
+    NoBody,
     #[error("too many requests are held for this route, or in all")]
     HoldFull,
     #[error("no endpoint became ready in time")]

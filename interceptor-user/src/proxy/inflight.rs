@@ -73,6 +73,11 @@ impl InFlight {
         self.count = Some(Guard::enter(Rc::clone(route), self.worker.id));
     }
 
+    /// Whether it is.
+    pub(crate) fn is_counted(&self) -> bool {
+        self.count.is_some()
+    }
+
     pub(crate) fn arrived(&self) -> Instant {
         self.arrived
     }

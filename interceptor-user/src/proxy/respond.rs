@@ -47,6 +47,7 @@ pub(crate) fn verdict(error: &ProxyError) -> Verdict {
         ProxyError::Connect => (StatusCode::NOT_IMPLEMENTED, "connect_method", Downstream),
         ProxyError::NoRoute => (StatusCode::NOT_FOUND, "no_route", Downstream),
         ProxyError::Unresolved => (StatusCode::INTERNAL_SERVER_ERROR, "target_unresolved", Us),
+        ProxyError::NoBody => (StatusCode::INTERNAL_SERVER_ERROR, "body_missing", Us),
         ProxyError::HoldFull => (StatusCode::SERVICE_UNAVAILABLE, "hold_full", Us),
         ProxyError::HoldTimeout => (StatusCode::GATEWAY_TIMEOUT, "hold_timeout", Upstream),
         ProxyError::ConnectTimeout(_) => (StatusCode::GATEWAY_TIMEOUT, "connect_timeout", Upstream),
