@@ -14,7 +14,7 @@ async fn app_with(more: Value) -> (World, Interceptor) {
     (world, interceptor)
 }
 
-fn placeholder(response: Value) -> Value {
+fn placeholder(response: &Value) -> Value {
     json!({ "coldStart": { "placeholder": { "response": response } } })
 }
 
@@ -38,7 +38,7 @@ async fn warm(world: &World, interceptor: &Interceptor) -> integration::pod::Aut
 #[tokio::test]
 async fn a_placeholder_is_answered_at_once_and_wakes_the_workload() {
     let (world, interceptor) =
-        app_with(placeholder(json!({ "body": "<h1>Starting</h1>", "headers": { "Retry-After": "5" } }))).await;
+        app_with(placeholder(&json!({ "body": "<h1>Starting</h1>", "headers": { "Retry-After": "5" } }))).await;
     let response = interceptor.get(HOST, "/").await;
     assert_eq!((response.status(), response.body.as_str()), (503, "<h1>Starting</h1>"));
     assert_eq!(response.head.get("content-type"), Some("text/html; charset=utf-8"));
@@ -66,7 +66,7 @@ async fn a_placeholder_stands_before_the_fallback() {
 
 #[tokio::test]
 async fn a_head_request_gets_the_placeholder_without_its_body() {
-    let (_world, interceptor) = app_with(placeholder(json!({ "body": "wait" }))).await;
+    let (_world, interceptor) = app_with(placeholder(&json!({ "body": "wait" }))).await;
     let mut client = interceptor.client().await;
     client.send("HEAD / HTTP/1.1\r\nHost: app.test\r\n\r\nGET / HTTP/1.1\r\nHost: app.test\r\n\r\n").await;
     let head = client.head().await;
@@ -76,7 +76,7 @@ async fn a_head_request_gets_the_placeholder_without_its_body() {
 
 #[tokio::test]
 async fn a_body_comes_from_a_config_map_by_key_or_by_path() {
-    let by_key = placeholder(json!({ "bodyFromConfigMap": { "name": "pages", "key": "wait.json" } }));
+    let by_key = placeholder(&json!({ "bodyFromConfigMap": { "name": "pages", "key": "wait.json" } }));
     let (world, interceptor) = app_with(by_key).await;
     assert_eq!(interceptor.get(HOST, "/").await.status(), 500, "the ConfigMap is not there");
     pages(&world, json!({ "wait.json": "{}", "index.html": "<p>wait</p>" }));
@@ -111,7 +111,7 @@ async fn a_body_comes_from_a_config_map_by_key_or_by_path() {
 #[tokio::test]
 async fn a_config_map_without_the_label_is_never_served() {
     let (world, interceptor) =
-        app_with(placeholder(json!({ "bodyFromConfigMap": { "name": "secret", "key": "k" } }))).await;
+        app_with(placeholder(&json!({ "bodyFromConfigMap": { "name": "secret", "key": "k" } }))).await;
     world.object(&json!({
         "apiVersion": "v1", "kind": "ConfigMap",
         "metadata": { "name": "secret", "namespace": "shop" }, "data": { "k": "private" },

@@ -53,7 +53,7 @@ pub struct Route {
     /// Where they go when no endpoint of `target` gets ready in time.
     pub fallback: Option<Target>,
     /// What is answered at once while `target` has no ready endpoint.
-    pub placeholder: Option<StaticResponse>,
+    pub placeholder: Option<Arc<StaticResponse>>,
     /// Which requests are answered here; the first that matches counts.
     pub static_routes: Vec<StaticRoute>,
     /// How its demand is measured.

@@ -1,5 +1,7 @@
 //! An InterceptorRoute as a route.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::StatusCode;
 use interceptor_core::{
@@ -27,7 +29,7 @@ pub fn route(object: &InterceptorRoute) -> Result<Route, ConvertError> {
     let target = parts::target("spec.target", key.namespace(), ("service", service), *port, port_name.as_deref())?;
     let placeholder = cold_start.as_ref().and_then(|cold_start| cold_start.placeholder.as_ref());
     let placeholder = placeholder.map(|Placeholder { response }| {
-        static_response("spec.coldStart.placeholder.response", key.namespace(), response)
+        static_response("spec.coldStart.placeholder.response", key.namespace(), response).map(Arc::new)
     });
     let fallback = cold_start.as_ref().and_then(|cold_start| cold_start.fallback.as_ref());
     let fallback = fallback.map(|Fallback { service: FallbackService { name, port, port_name } }| {

@@ -103,6 +103,7 @@ impl Problem {
             object: config_map.clone(),
             route_kind: RouteKind::InterceptorRoute,
             kind: ProblemKind::NoRoom,
+            backend: None,
             message: format!("this ConfigMap is not served: response bodies may have {} MiB in all", MAX_BODIES >> 20),
         }
     }
