@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::{bench, build_ebpf, ci, codegen, demo, setup, sizes, test};
+use crate::{bench, build_ebpf, ci, cluster, codegen, demo, setup, sizes, test};
 
 /// The page a newcomer sees. `every_command_is_on_the_help_page` keeps it complete.
 const PAGE: &str = "\
@@ -23,6 +23,9 @@ While you work
   codegen       Write the generated code again (--check: only compare it with what is committed)
   sizes         Check sizes and first lines of all source files against the style
   ci            All that must pass before a commit: fmt, clippy, test, doc, deny, codegen, sizes, dependencies
+
+With Kubernetes (root)
+  cluster       up, down, status, kubectl, helm, build: a real cluster on this machine (--nodes 0|1|2, --keda)
 
 Measure
   bench proxy   Requests per CPU-second and latency, beside nginx and HAProxy
@@ -58,6 +61,9 @@ enum Command {
     Test,
     /// All that must pass before a commit.
     Ci,
+    /// A real Kubernetes on this machine.
+    #[command(subcommand)]
+    Cluster(cluster::ClusterCommand),
     /// Measure.
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -81,6 +87,7 @@ impl Cli {
             Command::Sizes => sizes::run(root),
             Command::Test => test::run(root),
             Command::Ci => ci::run(root),
+            Command::Cluster(command) => cluster::run(root, command),
             Command::Bench(command) => bench::run(root, &command),
         }
     }

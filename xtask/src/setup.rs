@@ -36,6 +36,19 @@ const BENCH: [Package; 5] = [
     Package::new("util-linux", Probe::Command("taskset"), "a processor each for proxy and load"),
 ];
 
+/// What `cluster` and `e2e` need beside Go.
+const CLUSTER: [Package; 9] = [
+    Package::new("gcc", Probe::Command("gcc"), "the C compiler, for runc and the pause container"),
+    Package::new("libc6-dev", Probe::File("/usr/include/stdlib.h"), "the C library, for runc and the pause container"),
+    Package::new("libseccomp-dev", Probe::File("/usr/include/seccomp.h"), "system call filters, for runc"),
+    Package::new("iproute2", Probe::Command("ip"), "network namespaces of the cluster"),
+    Package::new("iptables", Probe::Command("iptables"), "packet filters, for kubelet"),
+    Package::new("nftables", Probe::Command("nft"), "packet filters, for kube-proxy"),
+    Package::new("openssl", Probe::Command("openssl"), "certificates of the cluster"),
+    Package::new("util-linux", Probe::Command("unshare"), "namespaces of the cluster's machines"),
+    Package::new("curl", Probe::Command("curl"), "an HTTP client for the scenarios"),
+];
+
 const NO_BPF: &str = "no eBPF object can be built, so the data plane stays at level none";
 
 /// Arguments of `setup`.
@@ -97,6 +110,11 @@ pub(crate) fn for_demo(root: &Path) -> Missing {
 /// Installs what the benches need, without starting the services of the packages.
 pub(crate) fn for_bench() -> Result<()> {
     debian::install(&BENCH)
+}
+
+/// Installs what a cluster needs beside Go.
+pub(crate) fn for_cluster() -> Result<()> {
+    debian::install(&CLUSTER)
 }
 
 /// A toolchain for the BPF target: rustup's if it is complete, Debian's otherwise.

@@ -1,0 +1,262 @@
+//! A cluster that is up, as tests use it: ask, apply, wait, look at logs, speak from one of its machines or pods.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    io::Write as _,
+    path::Path,
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+use crate::{
+    cluster::{
+        build::Programs,
+        netns,
+        node::CONTAINERD,
+        place::{Machine, Name, Place},
+    },
+    process,
+};
+
+/// Between two looks at what is waited for.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Lines of a log that an error quotes.
+const LAST_LINES: usize = 12;
+
+/// A cluster that is up.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    place: Place,
+    programs: Programs,
+    nodes: u8,
+}
+
+impl Cluster {
+    pub(super) fn new(place: Place, programs: Programs, nodes: u8) -> Self {
+        Self { place, programs, nodes }
+    }
+
+    /// The running cluster of this name.
+    pub(crate) fn find(root: &Path, name: &Name) -> Result<Self> {
+        let place = Place::new(root, name);
+        let machines = place.machines();
+        if machines.is_empty() || !place.kubeconfig().is_file() {
+            bail!("no cluster {name} is up; `cargo xtask cluster up --name {name}` brings it up");
+        }
+        let nodes = u8::try_from(machines.len() - 1)?;
+        Ok(Self { place, programs: Programs::of(root)?, nodes })
+    }
+
+    /// Where it lies.
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// What it is made of.
+    pub(crate) fn programs(&self) -> &Programs {
+        &self.programs
+    }
+
+    /// How many nodes it has.
+    pub(crate) fn nodes(&self) -> u8 {
+        self.nodes
+    }
+
+    // --- the API
+
+    /// kubectl with the administrator's rights.
+    pub(crate) fn kubectl_command(&self) -> Result<Command> {
+        let mut command = netns::enter(&self.place, Machine::ControlPlane);
+        command.arg(self.programs.path("kubectl")?).arg("--kubeconfig").arg(self.place.kubeconfig());
+        Ok(command)
+    }
+
+    /// Helm with the administrator's rights. What it keeps about repositories goes with the cluster.
+    pub(crate) fn helm_command(&self) -> Result<Command> {
+        let mut command = netns::enter(&self.place, Machine::ControlPlane);
+        command.arg(self.programs.path("helm")?).arg("--kubeconfig").arg(self.place.kubeconfig());
+        for (name, folder) in [("HELM_CACHE_HOME", "cache"), ("HELM_CONFIG_HOME", "config"), ("HELM_DATA_HOME", "data")]
+        {
+            command.env(name, self.place.folder().join("helm").join(folder));
+        }
+        Ok(command)
+    }
+
+    /// What kubectl answers.
+    pub(crate) fn kubectl(&self, args: &[&str]) -> Result<String> {
+        process::output(self.kubectl_command()?.args(args))
+    }
+
+    /// What Helm answers.
+    pub(crate) fn helm(&self, args: &[&str]) -> Result<String> {
+        process::output(self.helm_command()?.args(args))
+    }
+
+    /// What `kubectl … --output json` answers; null where it answers nothing.
+    pub(crate) fn json(&self, args: &[&str]) -> Result<Value> {
+        let text = self.kubectl(&[args, &["--output", "json"]].concat())?;
+        if text.trim().is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_str(&text).with_context(|| format!("kubectl {} did not answer JSON", args.join(" ")))
+    }
+
+    /// Applies manifests (YAML or JSON), server-side.
+    pub(crate) fn apply(&self, manifests: &str) -> Result<()> {
+        self.fed(&["apply", "--server-side", "--force-conflicts", "--filename", "-"], manifests).map(drop)
+    }
+
+    /// Deletes what the manifests name, and waits until it is gone.
+    pub(crate) fn delete(&self, manifests: &str) -> Result<()> {
+        self.fed(&["delete", "--ignore-not-found", "--filename", "-"], manifests).map(drop)
+    }
+
+    /// What kubectl answers to this standard input.
+    pub(crate) fn fed(&self, args: &[&str], input: &str) -> Result<String> {
+        let mut command = self.kubectl_command()?;
+        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().context("cannot start kubectl")?;
+        let mut stdin = child.stdin.take().context("standard input is piped")?;
+        let input = input.to_owned();
+        let writer = thread::spawn(move || stdin.write_all(input.as_bytes()));
+        let output = child.wait_with_output()?;
+        // Whoever does not read to the end says why on standard error.
+        let _ = writer.join();
+        if !output.status.success() {
+            bail!("`kubectl {}` failed: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    // --- waiting
+
+    /// Looks again and again until there is something; an error of the look is told when time is up.
+    #[expect(clippy::unused_self, reason = "read as a sentence: the cluster waits for …")]
+    pub(crate) fn wait_for<T>(
+        &self,
+        what: &str,
+        patience: Duration,
+        mut look: impl FnMut() -> Result<Option<T>>,
+    ) -> Result<T> {
+        let until = Instant::now() + patience;
+        loop {
+            let seen = look();
+            if let Ok(Some(found)) = seen {
+                return Ok(found);
+            }
+            if Instant::now() > until {
+                let why = seen.err().map_or_else(String::new, |error| format!("; the last look failed: {error:#}"));
+                bail!("waited {} s for {what}{why}", patience.as_secs());
+            }
+            thread::park_timeout(PAUSE);
+        }
+    }
+
+    /// Waits until all of a Deployment's pods are new and ready.
+    pub(crate) fn rolled_out(&self, namespace: &str, deployment: &str, patience: Duration) -> Result<()> {
+        let (deployment, timeout) = (format!("deployment/{deployment}"), format!("--timeout={}s", patience.as_secs()));
+        self.kubectl(&["rollout", "status", "--namespace", namespace, &deployment, &timeout]).map(drop)
+    }
+
+    // --- machines and pods
+
+    /// The first process of a machine: all others of it end with that one.
+    pub(crate) fn first_process(&self, machine: Machine) -> Result<i32> {
+        let all = netns::processes(&self.place.netns(machine));
+        let first = all.iter().find(|process| process.is_first());
+        first.map(|process| process.pid).with_context(|| format!("{machine} is not running"))
+    }
+
+    /// Process ids, as this machine counts, of a machine's programs of this name.
+    pub(crate) fn pids(&self, machine: Machine, name: &str) -> Vec<i32> {
+        let all = netns::processes(&self.place.netns(machine));
+        all.into_iter().filter(|process| process.name == name).map(|process| process.pid).collect()
+    }
+
+    /// A command in the network of a machine, with this machine's files.
+    pub(crate) fn beside(&self, machine: Machine) -> Command {
+        netns::enter(&self.place, machine)
+    }
+
+    /// A command in all namespaces of a machine.
+    pub(crate) fn inside(&self, machine: Machine) -> Result<Command> {
+        let mut command = Command::new("nsenter");
+        let first = self.first_process(machine)?.to_string();
+        command.args(["--target", &first, "--net", "--mount", "--pid", "--uts", "--ipc", "--"]);
+        Ok(command)
+    }
+
+    /// A command in the network of a pod, with its node's files.
+    pub(crate) fn beside_pod(&self, namespace: &str, pod: &str) -> Result<Command> {
+        let pod = self.json(&["get", "pod", "--namespace", namespace, pod])?;
+        let container = pod["status"]["containerStatuses"][0]["containerID"].as_str();
+        let container =
+            container.and_then(|id| id.strip_prefix("containerd://")).context("the pod has no container yet")?;
+        let node = pod["spec"]["nodeName"].as_str().context("the pod has no node yet")?.parse()?;
+        let mut tasks = self.inside(node)?;
+        tasks.arg(self.programs.path("ctr")?).args(["--address", CONTAINERD, "--namespace", "k8s.io", "tasks", "list"]);
+        let tasks = process::output(&mut tasks)?;
+        let pid =
+            tasks.lines().find_map(|line| line.strip_prefix(container)?.split_whitespace().next()).map(str::to_owned);
+        let pid = pid.with_context(|| format!("no running container {container}"))?;
+        // The process id is the node's own: it leads to the pod from among the node's processes and files.
+        let mut command = self.inside(node)?;
+        command.arg("nsenter").arg(format!("--net=/proc/{pid}/ns/net")).arg("--");
+        Ok(command)
+    }
+
+    /// What curl answers that is started in the network of a machine.
+    pub(crate) fn curl(&self, from: Machine, args: &[&str]) -> Result<String> {
+        process::output(self.beside(from).arg("curl").args(["--silent", "--show-error"]).args(args))
+    }
+
+    /// Address of a Service.
+    pub(crate) fn service_address(&self, namespace: &str, service: &str) -> Result<String> {
+        let service = self.json(&["get", "service", "--namespace", namespace, service])?;
+        Ok(service["spec"]["clusterIP"].as_str().context("the Service has no address")?.to_owned())
+    }
+
+    /// Logs of the pods that a selector names, each line with its pod.
+    pub(crate) fn logs(&self, namespace: &str, selector: &str) -> Result<String> {
+        self.kubectl(&[
+            "logs",
+            "--namespace",
+            namespace,
+            "--selector",
+            selector,
+            "--all-containers",
+            "--prefix",
+            "--tail=-1",
+        ])
+    }
+
+    /// Waits until a node's container runtime answers.
+    pub(super) fn await_runtime(&self, node: u8, patience: Duration) -> Result<()> {
+        self.wait_for(&format!("containerd of node{node}"), patience, || {
+            let mut version = self.inside(Machine::Node(node))?;
+            version.arg(self.programs.path("ctr")?).args(["--address", CONTAINERD, "version"]);
+            Ok(process::output(&mut version).ok())
+        })
+        .map(drop)
+    }
+
+    /// The last lines of all logs, for an error.
+    pub(super) fn last_words(&self) -> String {
+        let mut words = String::from("the cluster did not come up; the last lines of its logs:");
+        let Ok(entries) = fs::read_dir(self.place.logs()) else { return words };
+        for entry in entries.flatten() {
+            let text = fs::read(entry.path()).unwrap_or_default();
+            let text = String::from_utf8_lossy(&text);
+            let lines: Vec<&str> = text.lines().collect();
+            // Writing to a String cannot fail.
+            let _ = write!(words, "\n── {}\n", entry.path().display());
+            words += &lines[lines.len().saturating_sub(LAST_LINES)..].join("\n");
+        }
+        words
+    }
+}
