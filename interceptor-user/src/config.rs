@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use api::names::SERVICE_NAME_LABEL;
+use api::names::{RESPONSE_BODY_LABEL, SERVICE_NAME_LABEL};
 use clap::Parser;
 use runtime::{
     args::{KubeArgs, LogArgs},
@@ -223,7 +223,8 @@ impl ProxyConfig {
 fn cluster(kube: KubeArgs, namespace: Option<&str>) -> Cluster {
     let all = |kind| Watch::all(kind, namespace);
     let slices = all(Kind::EndpointSlice).labelled(SERVICE_NAME_LABEL);
-    let watches = vec![all(Kind::InterceptorRoute), all(Kind::HttpScaledObject), all(Kind::Service), slices];
+    let bodies = all(Kind::ConfigMap).labelled(format!("{RESPONSE_BODY_LABEL}=true"));
+    let watches = vec![all(Kind::InterceptorRoute), all(Kind::HttpScaledObject), all(Kind::Service), slices, bodies];
     Cluster { kubeconfig: kube.kubeconfig, watches }
 }
 
