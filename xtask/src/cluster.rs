@@ -32,12 +32,13 @@ use std::{
 use anyhow::{Result, bail};
 use clap::Subcommand;
 
-use self::{
-    build::Module,
-    place::{Name, Place},
-    teardown::Remains,
+use self::{build::Module, place::Place, teardown::Remains};
+pub(crate) use self::{
+    build::Programs,
+    handle::Cluster,
+    place::{Machine, Name, hex},
+    up::UpArgs,
 };
-pub(crate) use self::{build::Programs, handle::Cluster, place::hex, up::UpArgs};
 use crate::process;
 
 /// What one may do with a cluster.

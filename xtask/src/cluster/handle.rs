@@ -118,19 +118,12 @@ impl Cluster {
 
     /// What kubectl answers to this standard input.
     pub(crate) fn fed(&self, args: &[&str], input: &str) -> Result<String> {
-        let mut command = self.kubectl_command()?;
-        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().context("cannot start kubectl")?;
-        let mut stdin = child.stdin.take().context("standard input is piped")?;
-        let input = input.to_owned();
-        let writer = thread::spawn(move || stdin.write_all(input.as_bytes()));
-        let output = child.wait_with_output()?;
-        // Whoever does not read to the end says why on standard error.
-        let _ = writer.join();
-        if !output.status.success() {
-            bail!("`kubectl {}` failed: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
-        }
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        fed(self.kubectl_command()?.args(args), input)
+    }
+
+    /// What Helm answers to this standard input.
+    pub(crate) fn helm_fed(&self, args: &[&str], input: &str) -> Result<String> {
+        fed(self.helm_command()?.args(args), input)
     }
 
     // --- waiting
@@ -259,4 +252,20 @@ impl Cluster {
         }
         words
     }
+}
+
+/// What the command writes to standard output when it is given this on standard input.
+fn fed(command: &mut Command, input: &str) -> Result<String> {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().with_context(|| format!("cannot start {}", process::shown(command)))?;
+    let mut stdin = child.stdin.take().context("standard input is piped")?;
+    let input = input.to_owned();
+    let writer = thread::spawn(move || stdin.write_all(input.as_bytes()));
+    let output = child.wait_with_output()?;
+    // Whoever does not read to the end says why on standard error.
+    let _ = writer.join();
+    if !output.status.success() {
+        bail!("`{}` failed: {}", process::shown(command), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -1,0 +1,174 @@
+//! The chart: what many settings make of it is accepted by the API server, what can't be is refused with a reason, and the
+//! dashboard's metrics exist.
+
+use std::{collections::BTreeSet, fs};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
+
+use super::{
+    client::NODE,
+    tenant::{PATIENCE, SYSTEM},
+};
+use crate::cluster::Cluster;
+
+/// Settings that the chart must take: name, and `--set` arguments.
+const MATRIX: &[(&str, &[&str])] = &[
+    ("the defaults", &[]),
+    ("one replica of each", &["interceptor.replicas.min=1", "interceptor.replicas.max=1", "scaler.replicas=1"]),
+    ("no operator", &["operator.replicas=0"]),
+    ("no KEDA for interceptors", &["interceptor.scaledObject.enabled=false"]),
+    (
+        "one namespace",
+        &["interceptor.watchNamespace=default", "scaler.watchNamespace=default", "operator.watchNamespace=default"],
+    ),
+    ("level self", &["interceptor.dataplane.level=self", "interceptor.dataplane.required=true"]),
+    ("network policies", &["networkPolicy.enabled=true"]),
+    (
+        "network policies with peers",
+        &[
+            "networkPolicy.enabled=true",
+            "networkPolicy.clients[0].namespaceSelector.matchLabels.team=web",
+            "networkPolicy.keda[0].podSelector.matchLabels.app=keda-operator",
+            "networkPolicy.prometheus[0].ipBlock.cidr=10.0.0.0/8",
+        ],
+    ),
+    (
+        "places",
+        &[
+            "interceptor.nodeSelector.disk=fast",
+            "interceptor.tolerations[0].operator=Exists",
+            "interceptor.priorityClassName=system-cluster-critical",
+            "interceptor.affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].topologyKey=zone",
+            "scaler.topologySpreadConstraints[0].maxSkew=2",
+            "scaler.topologySpreadConstraints[0].topologyKey=zone",
+            "scaler.topologySpreadConstraints[0].whenUnsatisfiable=DoNotSchedule",
+        ],
+    ),
+    (
+        "extras",
+        &[
+            "additionalLabels.team=web",
+            "interceptor.extraEnvs.KEDA_HTTP_LOG_REQUESTS=true",
+            "interceptor.extraArgs[0]=--workers=2",
+            "interceptor.imagePullSecrets[0]=registry",
+            "scaler.imagePullSecrets[0].name=registry",
+            "scaler.additionalEnvVars[0].name=A",
+            "scaler.additionalEnvVars[0].value=1",
+            "interceptor.extraVolumes[0].name=tmp",
+            "interceptor.extraVolumes[0].emptyDir.medium=Memory",
+            "interceptor.extraVolumeMounts[0].name=tmp",
+            "interceptor.extraVolumeMounts[0].mountPath=/tmp",
+            "operator.podLabels.sidecar=none",
+            "operator.podAnnotations.note=text",
+            "rbac.aggregateToDefaultRoles=true",
+            "monitoring.dashboard.enabled=true",
+        ],
+    ),
+    ("pods that must stay", &["interceptor.pdb.minAvailable=50%", "scaler.pdb.enabled=false"]),
+    ("a load balancer", &["interceptor.proxy.serviceType=LoadBalancer", "interceptor.proxy.appProtocol=http"]),
+    (
+        "the add-on's values",
+        &[
+            "interceptor.replicas.waitTimeout=20s",
+            "interceptor.responseHeaderTimeout=500ms",
+            "interceptor.forceHTTP2=false",
+            "interceptor.keepAlive=1s",
+            "interceptor.idleConnTimeout=90s",
+            "interceptor.tls.certSecret=certs",
+            "operator.kubeRbacProxy.resources.limits.cpu=300m",
+            "operator.metrics.secure=true",
+            "profiling.interceptor.enabled=true",
+            "podSecurityContext.fsGroup=1000",
+            "securityContext.interceptor.readOnlyRootFilesystem=true",
+        ],
+    ),
+];
+
+/// Settings that the chart must refuse, and what the reason names.
+const REFUSED: [(&str, &str); 7] = [
+    ("interceptor.replcas.min=1", "replcas"),
+    ("interceptor.readinessTimeout=soon", "readinessTimeout"),
+    ("interceptor.replicas.max=2", "interceptor.replicas"),
+    ("interceptor.tls.enabled=true", "interceptor.tls.enabled"),
+    ("interceptor.dataplane.level=most", "level"),
+    ("agent.enabled=true", "agent.enabled"),
+    ("scaler.grpcPort=70000", "grpcPort"),
+];
+
+/// Each setting of the matrix goes through the API server's dry run; each of the refused is refused.
+pub(super) fn settings(cluster: &Cluster) -> Result<()> {
+    let chart = chart(cluster)?;
+    cluster.helm(&["lint", "--strict", "--kube-version", "1.36", &chart])?;
+    for (name, settings) in MATRIX {
+        let objects = rendered(cluster, &chart, settings).with_context(|| format!("chart with {name}"))?;
+        cluster
+            .fed(&["apply", "--dry-run=server", "--server-side", "--force-conflicts", "--filename", "-"], &objects)
+            .with_context(|| format!("the API server on the chart with {name}"))?;
+    }
+    for monitor in ["podMonitor", "serviceMonitor"] {
+        let objects = rendered(cluster, &chart, &[&format!("monitoring.{monitor}.enabled=true")])?;
+        ensure!(objects.to_lowercase().contains(&format!("kind: {}", monitor.to_lowercase())), "there is no {monitor}");
+    }
+    for (setting, named) in REFUSED {
+        match rendered(cluster, &chart, &[setting]) {
+            Ok(_) => bail!("{setting} was accepted"),
+            Err(error) => {
+                let said = format!("{error:#}");
+                ensure!(said.contains(named), "{setting} was refused without a word about {named}: {said}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Every metric that the dashboard asks for is one that a process of the installation has.
+pub(super) fn dashboard(cluster: &Cluster) -> Result<()> {
+    let file = cluster.place().root().join("charts/http-add-on/files/dashboards/rouse.json");
+    let board: Value = serde_json::from_str(&fs::read_to_string(file)?).context("the dashboard is JSON")?;
+    let mut asked = BTreeSet::new();
+    collect(&board, &mut asked);
+    ensure!(asked.len() > 10, "few metrics on the dashboard: {asked:?}");
+    let known = cluster.wait_for("metrics of an interceptor and a scaler", PATIENCE, || {
+        let mut known = String::new();
+        for service in ["interceptor-metrics", "external-scaler"] {
+            let address = cluster.service_address(SYSTEM, &format!("keda-add-ons-http-{service}"))?;
+            known += &cluster.curl(NODE, &["--fail", "--max-time", "5", &format!("http://{address}:2223/metrics")])?;
+        }
+        Ok(Some(known))
+    })?;
+    let known: BTreeSet<&str> =
+        known.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    let missing: Vec<&String> = asked.iter().filter(|name| !known.contains(name.trim_end_matches("_bucket"))).collect();
+    ensure!(missing.is_empty(), "nobody has {missing:?}; there are {known:?}");
+    Ok(())
+}
+
+/// Names of our metrics in any text of the board.
+fn collect(value: &Value, names: &mut BTreeSet<String>) {
+    match value {
+        Value::String(text) => {
+            let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+            let ours =
+                words.filter(|word| ["interceptor_", "scaler_", "rouse_"].iter().any(|start| word.starts_with(start)));
+            names.extend(ours.map(str::to_owned));
+        }
+        Value::Array(all) => all.iter().for_each(|value| collect(value, names)),
+        Value::Object(all) => all.values().for_each(|value| collect(value, names)),
+        _ => {}
+    }
+}
+
+fn rendered(cluster: &Cluster, chart: &str, settings: &[&str]) -> Result<String> {
+    let mut args = vec!["template", "http-add-on", chart, "--namespace", SYSTEM, "--kube-version", "1.36"];
+    for setting in settings {
+        args.extend(["--set", setting]);
+    }
+    cluster.helm(&args)
+}
+
+/// The chart's folder, for Helm's command line.
+pub(super) fn chart(cluster: &Cluster) -> Result<String> {
+    let folder = cluster.place().root().join("charts/http-add-on");
+    folder.to_str().map(str::to_owned).context("the repository's path is text")
+}
