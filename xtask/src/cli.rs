@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::{bench, build_ebpf, ci, cluster, codegen, demo, setup, sizes, test};
+use crate::{bench, build_ebpf, ci, cluster, codegen, demo, e2e, image, setup, sizes, test};
 
 /// The page a newcomer sees. `every_command_is_on_the_help_page` keeps it complete.
 const PAGE: &str = "\
@@ -24,8 +24,10 @@ While you work
   sizes         Check sizes and first lines of all source files against the style
   ci            All that must pass before a commit: fmt, clippy, test, doc, deny, codegen, sizes, dependencies
 
-With Kubernetes (root)
-  cluster       up, down, status, kubectl, helm, build: a real cluster on this machine (--nodes 0|1|2, --keda)
+With Kubernetes
+  image         Write OCI images of interceptor, scaler and operator, without a Docker daemon
+  cluster       up, down, status, kubectl, helm, build: a real cluster on this machine (--nodes 0|1|2, --keda), as root
+  e2e           Every scenario on real nodes with real KEDA (--only NAME, --keep), as root
 
 Measure
   bench proxy   Requests per CPU-second and latency, beside nginx and HAProxy
@@ -61,6 +63,10 @@ enum Command {
     Test,
     /// All that must pass before a commit.
     Ci,
+    /// Write OCI images of our programs.
+    Image(image::ImageArgs),
+    /// Every scenario on real nodes with real KEDA.
+    E2e(e2e::E2eArgs),
     /// A real Kubernetes on this machine.
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
@@ -87,6 +93,8 @@ impl Cli {
             Command::Sizes => sizes::run(root),
             Command::Test => test::run(root),
             Command::Ci => ci::run(root),
+            Command::Image(args) => image::run(root, &args),
+            Command::E2e(args) => e2e::run(root, &args),
             Command::Cluster(command) => cluster::run(root, command),
             Command::Bench(command) => bench::run(root, &command),
         }

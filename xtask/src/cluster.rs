@@ -97,7 +97,7 @@ pub(crate) struct ToolArgs {
 pub(crate) fn run(root: &Path, command: ClusterCommand) -> Result<()> {
     match command {
         ClusterCommand::Build => {
-            Programs::of(root)?.build(&Module::ALL)?;
+            Programs::of(root)?.build_all()?;
             println!("cluster: all programs are built");
             Ok(())
         }

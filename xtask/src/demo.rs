@@ -114,7 +114,7 @@ fn build(root: &Path, profile: &str) -> Result<PathBuf> {
 }
 
 /// Cargo's target folder, wherever the caller has put it.
-fn target(root: &Path) -> Result<PathBuf> {
+pub(crate) fn target(root: &Path) -> Result<PathBuf> {
     let mut cargo = process::cargo(root);
     let metadata = process::output(cargo.args(["metadata", "--format-version", "1", "--no-deps"]))?;
     let metadata: serde_json::Value = serde_json::from_str(&metadata).context("cannot read cargo's metadata")?;

@@ -10,6 +10,7 @@ mod cli;
 mod cluster;
 mod codegen;
 mod demo;
+mod e2e;
 mod image;
 mod process;
 mod report;

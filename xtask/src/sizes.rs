@@ -88,6 +88,11 @@ impl Source {
     }
 }
 
+/// All source files that people wrote, by their path below `root`, with their text.
+pub(crate) fn texts(root: &Path) -> Result<Vec<(PathBuf, String)>> {
+    Ok(sources(root)?.into_iter().map(|Source { path, text }| (path, text)).collect())
+}
+
 /// All source files that people wrote, by their path below `root`.
 fn sources(root: &Path) -> Result<Vec<Source>> {
     let (mut found, mut folders) = (Vec::new(), vec![root.to_owned()]);

@@ -171,6 +171,11 @@ impl Programs {
         Ok(self.folder(program.module)?.join(name))
     }
 
+    /// Builds all of them that are not there yet.
+    pub(crate) fn build_all(&self) -> Result<()> {
+        self.build(&Module::ALL)
+    }
+
     /// Builds what is not there yet, and says how long each took.
     pub(crate) fn build(&self, modules: &[Module]) -> Result<()> {
         let missing = self.missing(modules)?;

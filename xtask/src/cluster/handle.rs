@@ -111,11 +111,6 @@ impl Cluster {
         self.fed(&["apply", "--server-side", "--force-conflicts", "--filename", "-"], manifests).map(drop)
     }
 
-    /// Deletes what the manifests name, and waits until it is gone.
-    pub(crate) fn delete(&self, manifests: &str) -> Result<()> {
-        self.fed(&["delete", "--ignore-not-found", "--filename", "-"], manifests).map(drop)
-    }
-
     /// What kubectl answers to this standard input.
     pub(crate) fn fed(&self, args: &[&str], input: &str) -> Result<String> {
         fed(self.kubectl_command()?.args(args), input)
@@ -176,30 +171,27 @@ impl Cluster {
         netns::enter(&self.place, machine)
     }
 
+    /// The same command, in the control plane's network: beside nothing but the API server.
+    pub(crate) fn joined(&self, command: &Command) -> Command {
+        let mut joined = self.beside(Machine::ControlPlane);
+        joined.arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => joined.env(name, value),
+                None => joined.env_remove(name),
+            };
+        }
+        if let Some(folder) = command.get_current_dir() {
+            joined.current_dir(folder);
+        }
+        joined
+    }
+
     /// A command in all namespaces of a machine.
     pub(crate) fn inside(&self, machine: Machine) -> Result<Command> {
         let mut command = Command::new("nsenter");
         let first = self.first_process(machine)?.to_string();
         command.args(["--target", &first, "--net", "--mount", "--pid", "--uts", "--ipc", "--"]);
-        Ok(command)
-    }
-
-    /// A command in the network of a pod, with its node's files.
-    pub(crate) fn beside_pod(&self, namespace: &str, pod: &str) -> Result<Command> {
-        let pod = self.json(&["get", "pod", "--namespace", namespace, pod])?;
-        let container = pod["status"]["containerStatuses"][0]["containerID"].as_str();
-        let container =
-            container.and_then(|id| id.strip_prefix("containerd://")).context("the pod has no container yet")?;
-        let node = pod["spec"]["nodeName"].as_str().context("the pod has no node yet")?.parse()?;
-        let mut tasks = self.inside(node)?;
-        tasks.arg(self.programs.path("ctr")?).args(["--address", CONTAINERD, "--namespace", "k8s.io", "tasks", "list"]);
-        let tasks = process::output(&mut tasks)?;
-        let pid =
-            tasks.lines().find_map(|line| line.strip_prefix(container)?.split_whitespace().next()).map(str::to_owned);
-        let pid = pid.with_context(|| format!("no running container {container}"))?;
-        // The process id is the node's own: it leads to the pod from among the node's processes and files.
-        let mut command = self.inside(node)?;
-        command.arg("nsenter").arg(format!("--net=/proc/{pid}/ns/net")).arg("--");
         Ok(command)
     }
 
@@ -212,20 +204,6 @@ impl Cluster {
     pub(crate) fn service_address(&self, namespace: &str, service: &str) -> Result<String> {
         let service = self.json(&["get", "service", "--namespace", namespace, service])?;
         Ok(service["spec"]["clusterIP"].as_str().context("the Service has no address")?.to_owned())
-    }
-
-    /// Logs of the pods that a selector names, each line with its pod.
-    pub(crate) fn logs(&self, namespace: &str, selector: &str) -> Result<String> {
-        self.kubectl(&[
-            "logs",
-            "--namespace",
-            namespace,
-            "--selector",
-            selector,
-            "--all-containers",
-            "--prefix",
-            "--tail=-1",
-        ])
     }
 
     /// Waits until a node's container runtime answers.

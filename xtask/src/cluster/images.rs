@@ -15,7 +15,10 @@ use crate::{
         node::{CONTAINERD, PAUSE},
         place::Machine,
     },
-    image::archive::{Image, NONROOT},
+    image::{
+        Arch,
+        archive::{Image, NONROOT},
+    },
     process,
 };
 
@@ -62,7 +65,7 @@ impl Own {
         if !to.is_file() {
             let image = Image {
                 reference: (*reference).to_owned(),
-                arch: crate::image::host_arch(),
+                arch: Arch::HOST.name(),
                 entrypoint: vec![(*path).to_owned()],
                 user,
                 labels: Vec::new(),

@@ -16,7 +16,7 @@ use crate::{
         images, netns, node, pki,
         place::{Machine, Name, Place},
         services,
-        teardown::Remains,
+        teardown::{self, Remains},
     },
     process,
 };
@@ -151,6 +151,24 @@ fn load(cluster: &Cluster, keda: bool, progress: &Progress) -> Result<()> {
 }
 
 impl Cluster {
+    /// Brings a cluster up for tests, in place of one of that name that tests left behind.
+    pub(crate) fn up(root: &Path, name: &str, nodes: u8, keda: bool) -> Result<Self> {
+        let name: Name = name.parse()?;
+        teardown::down(&Place::new(root, &name))?;
+        run(root, &UpArgs { name, nodes, keda })
+    }
+
+    /// Takes a cluster down, and fails if anything of it is left.
+    pub(crate) fn down_to_nothing(root: &Path, name: &str) -> Result<()> {
+        let place = Place::new(root, &name.parse()?);
+        teardown::down(&place)?;
+        let left = Remains::of(&place);
+        if !left.is_nothing() {
+            bail!("the cluster left something behind: {left:?}");
+        }
+        Ok(())
+    }
+
     /// Fails when the control plane's first process has ended.
     fn is_alive(&self) -> Result<()> {
         let netns = self.place().netns(Machine::ControlPlane);

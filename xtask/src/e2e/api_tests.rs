@@ -1,0 +1,44 @@
+//! Tests in other crates that need an API server and nothing that runs on nodes: they are marked so, run here in the network
+//! of a control plane without nodes, and none is lost.
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+
+use crate::{
+    cluster::Cluster,
+    process,
+    test::{Counts, marked},
+};
+
+/// Where these tests find the control plane.
+const KUBECONFIG: &str = "ROUSE_TEST_KUBECONFIG";
+
+/// Runs them all.
+pub(super) fn run(root: &Path, name: &str) -> Result<Counts> {
+    let tests = marked::control_plane(root)?;
+    if tests.is_empty() {
+        bail!("no test is marked `{}`", marked::CONTROL_PLANE);
+    }
+    let arguments = |command: &mut std::process::Command| {
+        command.arg("test").args(marked::packages(&tests).iter().flat_map(|package| ["--package", package]));
+        command.args(["--lib", "--bins", "--tests", "--no-fail-fast"]);
+    };
+    // Crates come from outside; where the tests run there is none.
+    let mut build = process::cargo(root);
+    arguments(&mut build);
+    process::run(build.arg("--no-run"))?;
+    let cluster = Cluster::up(root, name, 0, false)?;
+    let mut command = cluster.joined(&process::cargo(root));
+    arguments(&mut command);
+    command.args(["--offline", "--", "--ignored"]).args(tests.iter().map(|test| &test.name));
+    let ran = crate::test::cargo_test(command.env(KUBECONFIG, cluster.place().kubeconfig()));
+    let down = Cluster::down_to_nothing(root, name);
+    let counts = ran?;
+    down?;
+    let expected = tests.len();
+    if counts.passed + counts.failed < expected as u64 && !counts.broken {
+        bail!("{expected} tests are marked, {} ran", counts.passed + counts.failed);
+    }
+    Ok(counts)
+}
