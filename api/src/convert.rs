@@ -10,6 +10,7 @@ mod endpoint_slice;
 mod http_scaled_object;
 mod interceptor_route;
 mod parts;
+mod probe;
 mod service;
 
 #[cfg(test)]

@@ -197,9 +197,13 @@ pub struct HTTPScaledObjectStatus {
 impl HTTPScaledObject {
     /// The probe by which interceptors may find out that a pod is ready, unless an annotation says that they shall not.
     pub fn readiness_probe(&self) -> Option<&ReadinessProbe> {
+        self.status.as_ref().filter(|_| !self.refuses_probes())?.readiness_probe.as_ref()
+    }
+
+    /// Whether interceptors shall not find out by themselves that a pod is ready.
+    pub fn refuses_probes(&self) -> bool {
         let annotations = self.metadata.annotations.as_ref();
-        let refused = annotations.and_then(|all| all.get(PROBE_READINESS_ANNOTATION)).is_some_and(|it| it == "false");
-        self.status.as_ref().filter(|_| !refused)?.readiness_probe.as_ref()
+        annotations.and_then(|all| all.get(PROBE_READINESS_ANNOTATION)).is_some_and(|it| it == "false")
     }
 }
 

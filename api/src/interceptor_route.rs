@@ -334,8 +334,12 @@ pub struct InterceptorRouteStatus {
 impl InterceptorRoute {
     /// The probe by which interceptors may find out that a pod is ready, unless the route says that they shall not.
     pub fn readiness_probe(&self) -> Option<&ReadinessProbe> {
-        let wanted = self.spec.cold_start.as_ref().and_then(|cold_start| cold_start.probe_readiness).unwrap_or(true);
-        self.status.as_ref().filter(|_| wanted)?.readiness_probe.as_ref()
+        self.status.as_ref().filter(|_| !self.refuses_probes())?.readiness_probe.as_ref()
+    }
+
+    /// Whether interceptors shall not find out by themselves that a pod is ready.
+    pub fn refuses_probes(&self) -> bool {
+        self.spec.cold_start.as_ref().and_then(|cold_start| cold_start.probe_readiness) == Some(false)
     }
 }
 

@@ -179,6 +179,7 @@ fn route(number: usize, host: &str, path: &str) -> Route {
         fallback: None,
         placeholder: None,
         static_routes: Vec::new(),
+        probing: interceptor_core::probe::Probing::default(),
         scaling: Scaling { concurrency: Some(100), rate: None },
         timeouts: Timeouts::default(),
     }
@@ -190,7 +191,7 @@ fn service() -> Service {
 }
 
 fn slice() -> Slice {
-    let endpoint = SliceEndpoint { addresses: vec![[127, 0, 0, 1].into()], ready: true, pod: None };
+    let endpoint = SliceEndpoint { addresses: vec![[127, 0, 0, 1].into()], ready: true, terminating: false, pod: None };
     Slice {
         key: ObjectKey::new("bench", "origin-1"),
         service: ObjectKey::new("bench", "origin"),

@@ -5,12 +5,14 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
+    net::IpAddr,
     sync::Arc,
 };
 
 use crate::{
     ObjectKey, Route, RouteEntry, RouteId, Upstream, UpstreamId,
     inflight::{EdgeSink, RouteCounters},
+    probe::Probing,
     route::{Backend, RouteKind, RouteTable},
     service::{Service, Slice},
 };
@@ -157,6 +159,17 @@ impl Index {
         }
     }
 
+    /// A pod of a Service answered its readiness probe: where routes allow it, it counts as ready until a slice says so, or
+    /// it goes. One that no slice lists as not ready is not taken in.
+    pub fn answered(&mut self, service: &ObjectKey, pod: IpAddr) {
+        self.upstreams.put_answer(service, pod);
+    }
+
+    /// The answer counts no longer.
+    pub fn answer_gone(&mut self, service: &ObjectKey, pod: IpAddr) {
+        self.upstreams.take_answer(service, pod);
+    }
+
     /// Replaces all objects of one kind; those that are the same stay untouched.
     pub fn reset(&mut self, relist: Relist) {
         match relist {
@@ -205,7 +218,7 @@ impl Index {
         let shadowed = self.shadowed.keys().map(Problem::shadowed);
         let contested = self.claims.contests().map(|contest| Problem::conflict(&contest));
         let unresolved = self.upstreams.unresolved().flat_map(|(upstream, service, users)| {
-            let users = users.iter().filter_map(|(key, backend)| Some((self.routes.get(key)?, *backend)));
+            let users = users.keys().filter_map(|(key, backend)| Some((self.routes.get(key)?, *backend)));
             users.map(move |(entry, backend)| Problem::unresolved(entry, backend, upstream, service))
         });
         let left_out = self.bodies.left_out().map(Problem::left_out);
@@ -252,9 +265,10 @@ impl Index {
             return;
         }
         // The new targets before the old ones go: an upstream that stays keeps its id.
-        let upstream = self.upstreams.acquire(&route.target, (&route.key, Backend::Target));
+        let upstream = self.upstreams.acquire(&route.target, (&route.key, Backend::Target), &route.probing);
         let fallback = route.fallback.as_ref();
-        let fallback = fallback.map(|target| self.upstreams.acquire(target, (&route.key, Backend::Fallback)));
+        let said = &Probing::Unsaid;
+        let fallback = fallback.map(|target| self.upstreams.acquire(target, (&route.key, Backend::Fallback), said));
         let (id, counters) = match &old {
             Some(old) => (old.id, Arc::clone(&old.counters)),
             None => self.next_counters(),

@@ -22,6 +22,7 @@ pub mod index;
 pub mod inflight;
 pub mod mapops;
 pub mod pick;
+pub mod probe;
 pub mod route;
 pub mod service;
 pub mod upstream;

@@ -182,6 +182,9 @@ mod tests {
             resolution: Resolution::Found,
             protocol: Protocol::Http1,
             endpoints: endpoints.into(),
+            early: [].into(),
+            pending: [].into(),
+            probe: None,
         }
     }
 

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use http::HeaderMap;
 
-use crate::{ObjectKey, UpstreamId};
+use crate::{ObjectKey, UpstreamId, probe::Probing};
 
 mod bucket;
 mod check;
@@ -56,6 +56,8 @@ pub struct Route {
     pub placeholder: Option<Arc<StaticResponse>>,
     /// Which requests are answered here; the first that matches counts.
     pub static_routes: Vec<StaticRoute>,
+    /// How the target's pods are asked whether they are ready while requests are held.
+    pub probing: Probing,
     /// How its demand is measured.
     pub scaling: Scaling,
     /// Deadlines that replace those of the environment.

@@ -53,6 +53,8 @@ pub struct SliceEndpoint {
     pub addresses: Vec<IpAddr>,
     /// `conditions.ready`, absent counting as true.
     pub ready: bool,
+    /// `conditions.terminating`: it won't get ready any more.
+    pub terminating: bool,
     /// `targetRef.name`.
     pub pod: Option<Arc<str>>,
 }

@@ -1,8 +1,8 @@
 //! What a route's target resolves to: one port of one Service with its ready endpoints.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
-use crate::{endpoint::Endpoint, route::Target};
+use crate::{endpoint::Endpoint, probe::Probe, route::Target};
 
 /// Identifies one [`Target`] while any route refers to it; dense, so that it can index arrays (the kernel's too).
 /// An id is used again only after its last route has gone.
@@ -43,4 +43,10 @@ pub struct Upstream {
     pub protocol: Protocol,
     /// Ready endpoints that have the port, sorted by address, without duplicates.
     pub endpoints: Arc<[Endpoint]>,
+    /// Those of `endpoints` that are ready by their own word, not by the slices'.
+    pub early: Arc<[SocketAddr]>,
+    /// Endpoints that may get ready and are not, if there is a probe to ask them with; sorted likewise.
+    pub pending: Arc<[Endpoint]>,
+    /// How to ask them.
+    pub probe: Option<Arc<Probe>>,
 }

@@ -30,6 +30,7 @@ fn route(number: usize) -> Event {
         fallback: None,
         placeholder: None,
         static_routes: Vec::new(),
+        probing: interceptor_core::probe::Probing::default(),
         scaling: Scaling::default(),
         timeouts: Timeouts::default(),
     })

@@ -156,6 +156,7 @@ mod tests {
         let endpoint = |&(address, ready, pod): &(&str, bool, Option<&str>)| SliceEndpoint {
             addresses: vec![address.parse().unwrap()],
             ready,
+            terminating: false,
             pod: pod.map(Into::into),
         };
         Change::Event(Event::Slice(Slice {

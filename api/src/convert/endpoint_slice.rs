@@ -38,10 +38,12 @@ fn endpoint(index: usize, endpoint: &Endpoint) -> Result<SliceEndpoint, ConvertE
             ConvertError::new(field, parts::quoted(text), "an IP address")
         })
     };
+    let conditions = endpoint.conditions.as_ref();
     let pod = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref().is_none_or(|kind| kind == "Pod"));
     Ok(SliceEndpoint {
         addresses: endpoint.addresses.iter().enumerate().map(address).collect::<Result<_, _>>()?,
-        ready: endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true),
+        ready: conditions.and_then(|conditions| conditions.ready).unwrap_or(true),
+        terminating: conditions.and_then(|conditions| conditions.terminating).unwrap_or_default(),
         pod: pod.and_then(|target| target.name.as_deref()).map(Into::into),
     })
 }

@@ -7,7 +7,7 @@ use interceptor_core::{
     route::{RouteKind, Rule, Scaling, Timeouts},
 };
 
-use super::{ConvertError, key, parts};
+use super::{ConvertError, key, parts, probe};
 use crate::{
     HTTPScaledObject, HTTPScaledObjectSpec,
     duration::GoDuration,
@@ -50,6 +50,7 @@ pub fn route(object: &HTTPScaledObject) -> Result<Route, ConvertError> {
         fallback: fallback.transpose()?,
         placeholder: None,
         static_routes: Vec::new(),
+        probing: probe::probing(object.refuses_probes(), object.readiness_probe()),
         scaling: scaling(*target_pending_requests, scaling_metric.as_ref())?,
         timeouts: self::timeouts(timeouts.as_ref(), failover.as_ref())?,
         key,

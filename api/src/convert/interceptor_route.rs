@@ -9,7 +9,7 @@ use interceptor_core::{
     route::{self as core, RouteKind, Rule, Scaling, Timeouts},
 };
 
-use super::{ConvertError, key, parts};
+use super::{ConvertError, key, parts, probe};
 use crate::{
     InterceptorRoute, InterceptorRouteSpec,
     duration::GoDuration,
@@ -44,6 +44,7 @@ pub fn route(object: &InterceptorRoute) -> Result<Route, ConvertError> {
         fallback: fallback.transpose()?,
         placeholder: placeholder.transpose()?,
         static_routes: self::static_routes(key.namespace(), static_routes)?,
+        probing: probe::probing(object.refuses_probes(), object.readiness_probe()),
         scaling: scaling(scaling_metric)?,
         timeouts: timeouts.as_ref().map(self::timeouts).transpose()?.unwrap_or_default(),
         key,

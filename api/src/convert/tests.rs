@@ -64,6 +64,7 @@ fn an_interceptor_route_is_read_whole() {
             fallback: None,
             placeholder: None,
             static_routes: Vec::new(),
+            probing: interceptor_core::probe::Probing::default(),
             scaling: Scaling {
                 concurrency: Some(10),
                 rate: Some(Rate { target: 5, window: Duration::from_secs(30), granularity: Duration::from_secs(1) }),

@@ -99,6 +99,9 @@ fn upstream(id: u32, service: &str, addrs: &[u8]) -> Arc<Upstream> {
         resolution: Resolution::Found,
         protocol: Protocol::Http1,
         endpoints: endpoints.into(),
+        early: [].into(),
+        pending: [].into(),
+        probe: None,
     })
 }
 

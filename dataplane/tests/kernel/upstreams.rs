@@ -17,5 +17,8 @@ pub(crate) fn upstream(id: u32, service: &str, addrs: &[SocketAddr]) -> Arc<Upst
         resolution: Resolution::Found,
         protocol: Protocol::Http1,
         endpoints: endpoints.into(),
+        early: [].into(),
+        pending: [].into(),
+        probe: None,
     })
 }

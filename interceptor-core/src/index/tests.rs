@@ -1,10 +1,13 @@
 //! The index as its owner sees it: events in, snapshots and problems out.
 
+use std::time::Duration;
+
 use http::HeaderMap;
 
 use super::*;
 use crate::{
     inflight::NoSink,
+    probe::{Action, Probe},
     route::{PortRef, Rule, Scaling, Target, Timeouts},
     service::{ServicePort, SliceEndpoint, SlicePort},
     upstream::{Protocol, Resolution},
@@ -30,6 +33,7 @@ fn route(name: &str, host: &str) -> Route {
         fallback: None,
         placeholder: None,
         static_routes: Vec::new(),
+        probing: Probing::default(),
         scaling: Scaling::default(),
         timeouts: Timeouts::default(),
     }
@@ -41,7 +45,12 @@ fn service(name: &str, ports: &[(&str, u16)]) -> Service {
 }
 
 fn slice(name: &str, service: &str, ports: &[(&str, u16)], addresses: &[&str]) -> Slice {
-    let endpoint = |address: &&str| SliceEndpoint { addresses: vec![address.parse().unwrap()], ready: true, pod: None };
+    let endpoint = |address: &&str| SliceEndpoint {
+        addresses: vec![address.parse().unwrap()],
+        ready: true,
+        terminating: false,
+        pod: None,
+    };
     Slice {
         key: key(name),
         service: key(service),
@@ -247,4 +256,101 @@ fn a_route_that_is_too_big_is_counted_but_gets_no_request() {
     );
     index.apply(Event::Route(route("big", "a.com")));
     assert!(index.problems().is_empty());
+}
+
+fn probed(name: &str, probing: Probing) -> Route {
+    Route { probing, ..route(name, &format!("{name}.test")) }
+}
+
+fn probe() -> Probing {
+    Probing::By(Arc::new(Probe {
+        action: Action::Tcp(8080),
+        timeout: Duration::from_secs(1),
+        period: Duration::from_secs(10),
+        initial_delay: Duration::ZERO,
+        successes: 1,
+        failures: 3,
+    }))
+}
+
+/// A slice of one endpoint.
+fn starting(ready: bool, terminating: bool) -> Event {
+    let mut slice = slice("web-1", "web", &[("", 8080)], &["10.0.0.1"]);
+    slice.endpoints[0] = SliceEndpoint { ready, terminating, ..slice.endpoints[0].clone() };
+    Event::Slice(slice)
+}
+
+/// Endpoints, those of them that are ready by their own word, and those that are not yet.
+fn readiness(index: &Index, name: &str) -> (usize, usize, usize) {
+    let snapshot = index.snapshot();
+    let upstream = snapshot.upstream_of(&snapshot.routes[&key(name)]).unwrap();
+    (upstream.endpoints.len(), upstream.early.len(), upstream.pending.len())
+}
+
+fn with_starting_pod(routes: Vec<Route>) -> Index {
+    let mut index = index();
+    routes.into_iter().for_each(|route| index.apply(Event::Route(route)));
+    index.apply(Event::Service(service("web", &[("", 80)])));
+    index.apply(starting(false, false));
+    index.take_changed();
+    index
+}
+
+const POD: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
+
+#[test]
+fn a_pod_that_has_answered_is_ready_until_its_slice_says_so() {
+    let mut index = with_starting_pod(vec![probed("a", probe())]);
+    assert_eq!(readiness(&index, "a"), (0, 0, 1));
+    index.answered(&key("web"), POD);
+    assert_eq!(readiness(&index, "a"), (1, 1, 0));
+    assert_eq!(index.take_changed().len(), 1, "its waiters look again");
+    index.apply(starting(true, false));
+    assert_eq!(readiness(&index, "a"), (1, 0, 0));
+    index.apply(starting(false, false));
+    assert_eq!(
+        readiness(&index, "a"),
+        (0, 0, 1),
+        "an answer of before does not count after the slice has confirmed it"
+    );
+}
+
+#[test]
+fn an_answer_goes_with_its_pod_and_when_it_is_taken_back() {
+    let mut index = with_starting_pod(vec![probed("a", probe())]);
+    index.answered(&key("web"), POD);
+    index.apply(starting(false, true));
+    assert_eq!(readiness(&index, "a"), (0, 0, 0), "a pod that ends is neither ready nor asked");
+    index.apply(starting(false, false));
+    index.answered(&key("web"), POD);
+    index.answer_gone(&key("web"), POD);
+    assert_eq!(readiness(&index, "a"), (0, 0, 1));
+    index.answered(&key("web"), POD);
+    index.apply(Event::SliceGone(key("web-1")));
+    index.apply(starting(false, false));
+    assert_eq!(readiness(&index, "a"), (0, 0, 1));
+}
+
+#[test]
+fn only_who_is_listed_as_not_ready_can_answer() {
+    let mut index = with_starting_pod(vec![probed("a", probe())]);
+    index.answered(&key("web"), "10.0.0.9".parse().unwrap());
+    index.answered(&key("elsewhere"), POD);
+    index.apply(starting(true, false));
+    index.answered(&key("web"), POD);
+    index.apply(starting(false, false));
+    assert_eq!(readiness(&index, "a"), (0, 0, 1));
+}
+
+#[test]
+fn one_route_of_a_target_tells_the_probe_for_all_and_one_can_refuse_it() {
+    let mut index = with_starting_pod(vec![probed("a", Probing::Unsaid), probed("b", probe())]);
+    index.answered(&key("web"), POD);
+    assert_eq!(readiness(&index, "a"), (1, 1, 0));
+    index.apply(Event::Route(probed("a", Probing::Refused)));
+    assert_eq!(readiness(&index, "b"), (0, 0, 0), "a refusal holds for the target");
+    index.apply(Event::RouteGone(RouteKind::InterceptorRoute, key("a")));
+    assert_eq!(readiness(&index, "b"), (1, 1, 0));
+    index.apply(Event::Route(probed("b", Probing::Unsaid)));
+    assert_eq!(readiness(&index, "b"), (0, 0, 0), "without a probe nobody is asked");
 }

@@ -1,7 +1,8 @@
 //! Targets joined with Services and EndpointSlices: each change recomputes the targets of its Service alone.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -10,8 +11,9 @@ use imbl::Vector;
 
 use crate::{
     Endpoint, ObjectKey, Upstream, UpstreamId,
+    probe::{Probe, Probing},
     route::{Backend, PortRef, Target},
-    service::{Service, ServicePort, Slice, SlicePort},
+    service::{Service, ServicePort, Slice, SliceEndpoint, SlicePort},
     upstream::{Protocol, Resolution},
 };
 
@@ -22,8 +24,8 @@ const H2C: &str = "kubernetes.io/h2c";
 #[derive(Debug, Default)]
 pub(super) struct Upstreams {
     all: Vector<Option<Arc<Upstream>>>,
-    /// By id: which routes refer to it, and as what.
-    users: Vec<BTreeSet<(ObjectKey, Backend)>>,
+    /// By id: which routes refer to it, as what, and what they say of probing.
+    users: Vec<Users>,
     ids: HashMap<Target, UpstreamId, RandomState>,
     free: BTreeSet<u32>,
     services: HashMap<ObjectKey, Backing, RandomState>,
@@ -32,12 +34,16 @@ pub(super) struct Upstreams {
     changed: BTreeSet<UpstreamId>,
 }
 
+pub(super) type Users = BTreeMap<(ObjectKey, Backend), Probing>;
+
 /// What is known of one Service name.
 #[derive(Debug, Default)]
 struct Backing {
     service: Option<Service>,
     slices: BTreeSet<ObjectKey>,
     upstreams: BTreeSet<UpstreamId>,
+    /// Pods that answered their probe before the slices said that they are ready: listed by a slice, each of them.
+    answered: BTreeSet<IpAddr>,
 }
 
 // === impl Upstreams ===
@@ -52,9 +58,7 @@ impl Upstreams {
     }
 
     /// Upstreams without Service or port, with the Service and the routes that want them.
-    pub(super) fn unresolved(
-        &self,
-    ) -> impl Iterator<Item = (&Upstream, Option<&Service>, &BTreeSet<(ObjectKey, Backend)>)> {
+    pub(super) fn unresolved(&self) -> impl Iterator<Item = (&Upstream, Option<&Service>, &Users)> {
         self.unresolved.iter().filter_map(|id| {
             let at = index(*id);
             let upstream = self.all.get(at)?.as_deref()?;
@@ -64,15 +68,23 @@ impl Upstreams {
     }
 
     /// The id of `target`, held for the route and the use it makes of it.
-    pub(super) fn acquire(&mut self, target: &Target, (route, backend): (&ObjectKey, Backend)) -> UpstreamId {
+    pub(super) fn acquire(
+        &mut self,
+        target: &Target,
+        (route, backend): (&ObjectKey, Backend),
+        probing: &Probing,
+    ) -> UpstreamId {
         let user = (route.clone(), backend);
         if let Some(id) = self.ids.get(target).copied() {
-            self.users[index(id)].insert(user);
+            let before = self.users[index(id)].insert(user, probing.clone());
+            if before.as_ref() != Some(probing) {
+                self.resolve(id, target);
+            }
             return id;
         }
         let id = self.free.pop_first().map_or_else(|| self.grow(), UpstreamId);
         self.ids.insert(target.clone(), id);
-        self.users[index(id)].insert(user);
+        self.users[index(id)].insert(user, probing.clone());
         self.services.entry(target.service.clone()).or_default().upstreams.insert(id);
         self.resolve(id, target);
         id
@@ -81,9 +93,13 @@ impl Upstreams {
     /// Ends the route's hold; the last one frees the id. Waiters look again, since their route may have moved away.
     pub(super) fn release(&mut self, id: UpstreamId, (route, backend): (&ObjectKey, Backend)) {
         let at = index(id);
-        self.users[at].remove(&(route.clone(), backend));
+        let said = self.users[at].remove(&(route.clone(), backend));
         self.changed.insert(id);
         if !self.users[at].is_empty() {
+            if said.is_some_and(|said| said != Probing::Unsaid) {
+                let target = self.all.get(at).and_then(Option::as_ref).map(|upstream| upstream.target.clone());
+                self.resolve(id, &target.expect("it has users"));
+            }
             return;
         }
         let Some(upstream) = self.all.set(at, None) else { return };
@@ -150,6 +166,24 @@ impl Upstreams {
         }
     }
 
+    /// See [`Index::answered`](super::Index::answered).
+    pub(super) fn put_answer(&mut self, service: &ObjectKey, pod: IpAddr) {
+        if let Some(backing) = self.services.get_mut(service)
+            && backing.answered.insert(pod)
+        {
+            self.resolve_all(service);
+        }
+    }
+
+    /// The answer counts no longer.
+    pub(super) fn take_answer(&mut self, service: &ObjectKey, pod: IpAddr) {
+        if let Some(backing) = self.services.get_mut(service)
+            && backing.answered.remove(&pod)
+        {
+            self.resolve_all(service);
+        }
+    }
+
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.ids.is_empty() && self.services.is_empty() && self.slices.is_empty() && self.unresolved.is_empty()
@@ -172,12 +206,17 @@ impl Upstreams {
     fn grow(&mut self) -> UpstreamId {
         let id = UpstreamId(u32::try_from(self.all.len()).expect("memory ends before the ids do"));
         self.all.push_back(None);
-        self.users.push(BTreeSet::new());
+        self.users.push(Users::new());
         id
     }
 
     fn resolve_all(&mut self, service: &ObjectKey) {
-        let Some(backing) = self.services.get(service) else { return };
+        let Some(backing) = self.services.get_mut(service) else { return };
+        if !backing.answered.is_empty() {
+            let slices = backing.slices.iter().filter_map(|key| self.slices.get(key));
+            let pending: BTreeSet<_> = slices.flat_map(|slice| &slice.endpoints).filter_map(pending).collect();
+            backing.answered.retain(|pod| pending.contains(pod));
+        }
         let upstreams: Vec<_> = backing.upstreams.iter().copied().collect();
         for id in upstreams {
             let target = self.all.get(index(id)).and_then(Option::as_ref).map(|upstream| upstream.target.clone());
@@ -188,7 +227,12 @@ impl Upstreams {
     fn resolve(&mut self, id: UpstreamId, target: &Target) {
         let backing = self.services.get(&target.service);
         let slices = backing.into_iter().flat_map(|backing| &backing.slices).filter_map(|key| self.slices.get(key));
-        let upstream = join(id, target, backing.and_then(|backing| backing.service.as_ref()), slices);
+        let targets = self.users[index(id)].iter().filter(|((_, backend), _)| *backend == Backend::Target);
+        let probe = Probing::of_all(targets.map(|(_, probing)| probing));
+        let answered = backing.map(|backing| &backing.answered).filter(|answered| !answered.is_empty());
+        let is_early = |pod| answered.is_some_and(|answered| answered.contains(&pod));
+        let service = backing.and_then(|backing| backing.service.as_ref());
+        let upstream = join((id, target), service, slices, probe, is_early);
         if upstream.resolution == Resolution::Found {
             self.unresolved.remove(&id);
         } else {
@@ -206,7 +250,7 @@ impl Upstreams {
 
 impl Backing {
     fn is_empty(&self) -> bool {
-        let Self { service, slices, upstreams } = self;
+        let Self { service, slices, upstreams, answered: _ } = self;
         service.is_none() && slices.is_empty() && upstreams.is_empty()
     }
 }
@@ -215,12 +259,18 @@ fn index(id: UpstreamId) -> usize {
     usize::try_from(id.0).expect("a usize holds 32 bits")
 }
 
-/// What a target is, given its Service and slices.
+/// The pod's address, if it may get ready and is not.
+fn pending(endpoint: &SliceEndpoint) -> Option<IpAddr> {
+    endpoint.addresses.first().copied().filter(|_| !endpoint.ready && !endpoint.terminating)
+}
+
+/// What a target is, given its Service and slices, how its pods may be asked, and which have answered.
 fn join<'a>(
-    id: UpstreamId,
-    target: &Target,
+    (id, target): (UpstreamId, &Target),
     service: Option<&Service>,
     slices: impl Iterator<Item = &'a Slice>,
+    probe: Option<Arc<Probe>>,
+    is_early: impl Fn(IpAddr) -> bool,
 ) -> Upstream {
     let port = service.and_then(|service| service.ports.iter().find(|port| target.port.names(port)));
     let (resolution, protocol) = match (service, port) {
@@ -229,7 +279,7 @@ fn join<'a>(
         (Some(_), Some(port)) if port.app_protocol.as_deref() == Some(H2C) => (Resolution::Found, Protocol::H2c),
         (Some(_), Some(_)) => (Resolution::Found, Protocol::Http1),
     };
-    let mut endpoints = Vec::new();
+    let (mut ready, mut early, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
     for slice in slices {
         let target_port = match (resolution, port) {
             (Resolution::Found, Some(port)) => slice.ports.iter().find(|candidate| candidate.name == port.name),
@@ -237,16 +287,33 @@ fn join<'a>(
             _ => None,
         };
         let Some(target_port) = target_port else { continue };
-        let ready = slice.endpoints.iter().filter(|endpoint| endpoint.ready);
-        endpoints.extend(ready.filter_map(|endpoint| {
-            let address = *endpoint.addresses.first()?;
-            Some(Endpoint { addr: (address, target_port.port).into(), pod: endpoint.pod.clone() })
-        }));
+        for listed in &slice.endpoints {
+            let Some(address) = listed.addresses.first() else { continue };
+            let endpoint = Endpoint { addr: (*address, target_port.port).into(), pod: listed.pod.clone() };
+            if listed.ready {
+                ready.push(endpoint);
+            } else if probe.is_some() && pending(listed).is_some() {
+                if is_early(*address) {
+                    early.push(endpoint.addr);
+                    ready.push(endpoint);
+                } else {
+                    waiting.push(endpoint);
+                }
+            }
+        }
     }
+    early.sort_unstable();
+    early.dedup();
+    let (endpoints, early) = (sorted(ready), early.into());
+    Upstream { id, target: target.clone(), resolution, protocol, endpoints, early, pending: sorted(waiting), probe }
+}
+
+/// By address, each once.
+fn sorted(mut endpoints: Vec<Endpoint>) -> Arc<[Endpoint]> {
     // `None` sorts before a name, so the named one of two equal addresses has to come first to stay.
     endpoints.sort_by(|a, b| (a.addr, &b.pod).cmp(&(b.addr, &a.pod)));
     endpoints.dedup_by_key(|endpoint| endpoint.addr);
-    Upstream { id, target: target.clone(), resolution, protocol, endpoints: endpoints.into() }
+    endpoints.into()
 }
 
 /// Slices without a Service object don't tell its port numbers: then a number means the target port of that number, or

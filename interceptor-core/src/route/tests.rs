@@ -21,6 +21,7 @@ fn entry(id: u64, name: &str, created: i64, rules: Vec<Rule>) -> Arc<RouteEntry>
         fallback: None,
         placeholder: None,
         static_routes: Vec::new(),
+        probing: Probing::default(),
         scaling: Scaling::default(),
         timeouts: Timeouts::default(),
     };

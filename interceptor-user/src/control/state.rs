@@ -7,7 +7,7 @@ use dataplane::ConnectionCounters;
 use http::Response;
 use http_body_util::Full;
 use interceptor_core::{
-    RouteEntry, Upstream, UpstreamId,
+    Endpoint, RouteEntry, Upstream, UpstreamId,
     inflight::Counts,
     route::{PortRef, RouteKind},
     upstream::Resolution,
@@ -76,6 +76,11 @@ struct UpstreamReport {
     service: String,
     port: String,
     endpoints: Vec<String>,
+    /// Those of them that have answered their probe and are not ready by the slices yet.
+    early: Vec<String>,
+    /// Those that are not ready and can be asked by the probe.
+    pending: Vec<String>,
+    probe: Option<String>,
     resolution: &'static str,
 }
 
@@ -161,14 +166,18 @@ fn state(counts: Counts, endpoints: usize) -> &'static str {
 
 impl UpstreamReport {
     fn new(upstream: &Upstream) -> Self {
-        let Upstream { id: _, target, resolution, protocol: _, endpoints } = upstream;
+        let Upstream { id: _, target, resolution, protocol: _, endpoints, early, pending, probe } = upstream;
+        let addresses = |endpoints: &[Endpoint]| endpoints.iter().map(|endpoint| endpoint.addr.to_string()).collect();
         Self {
             service: target.service.to_string(),
             port: match &target.port {
                 PortRef::Number(number) => number.to_string(),
                 PortRef::Name(name) => name.to_string(),
             },
-            endpoints: endpoints.iter().map(|endpoint| endpoint.addr.to_string()).collect(),
+            endpoints: addresses(endpoints),
+            early: early.iter().map(ToString::to_string).collect(),
+            pending: addresses(pending),
+            probe: probe.as_deref().map(|probe| probe.action.to_string()),
             resolution: match resolution {
                 Resolution::Found => "found",
                 Resolution::NoService => "noService",

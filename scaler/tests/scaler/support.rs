@@ -124,7 +124,8 @@ impl Scaler {
 
     /// Makes these the interceptors.
     pub(crate) async fn list(&self, addresses: &[IpAddr]) {
-        let endpoint = |&address| SliceEndpoint { addresses: vec![address], ready: true, pod: None };
+        let endpoint =
+            |&address| SliceEndpoint { addresses: vec![address], ready: true, terminating: false, pod: None };
         let slice = Slice {
             key: ObjectKey::new("keda", "admin-1"),
             service: ObjectKey::new("keda", "admin"),
@@ -248,6 +249,7 @@ pub(crate) fn route(name: &str, concurrency: Option<u32>, rate: Option<u32>) -> 
         fallback: None,
         placeholder: None,
         static_routes: Vec::new(),
+        probing: interceptor_core::probe::Probing::default(),
         scaling: Scaling {
             concurrency,
             rate: rate.map(|target| Rate { target, window, granularity: Duration::from_secs(1) }),

@@ -95,8 +95,9 @@ fn any_route() -> impl Strategy<Value = Route> {
     let port = prop_oneof![Just(PortRef::Number(80)), Just(PortRef::Number(81)), Just(PortRef::Name("http".into()))];
     let rules = vec((vec(select(HOSTS.to_vec()), 0..3), option::of(select(vec!["/", "/x", "x/"]))), 0..3);
     let fallback = option::of((name(), port.clone()));
-    (kind(), name(), 0..2_i64, rules, name(), port, fallback).prop_map(|given| {
-        let (kind, name, created, rules, service, port, fallback) = given;
+    let probing = select(vec![Probing::Unsaid, Probing::Refused, probe()]);
+    (kind(), name(), 0..2_i64, rules, name(), port, fallback, probing).prop_map(|given| {
+        let (kind, name, created, rules, service, port, fallback, probing) = given;
         let rules = rules.into_iter().map(|(hosts, path)| Rule {
             hosts: hosts.into_iter().map(str::to_owned).collect(),
             paths: path.into_iter().map(str::to_owned).collect(),
@@ -104,7 +105,7 @@ fn any_route() -> impl Strategy<Value = Route> {
         });
         let target = Target { service: key(service), port };
         let fallback = fallback.map(|(service, port)| Target { service: key(service), port });
-        Route { kind, created, rules: rules.collect(), target, fallback, ..route(name, "") }
+        Route { kind, created, rules: rules.collect(), target, fallback, probing, ..route(name, "") }
     })
 }
 
