@@ -1,4 +1,5 @@
-//! `cargo xtask bench`: measures the interceptor beside nginx and HAProxy (`proxy`) and how its routes scale (`routes`).
+//! `cargo xtask bench`: measures the interceptor beside nginx and HAProxy (`proxy`) how its routes scale
+//! (`routes`), and how a workload wakes on a cluster (`coldstart`).
 //!
 //! ```text
 //! proxy ── case ──> peer (start nginx, HAProxy, interceptor) ──> load (wrk, h2load) ──┐
@@ -6,6 +7,7 @@
 //! ```
 
 mod case;
+mod coldstart;
 mod cpu;
 mod load;
 mod machine;
@@ -23,13 +25,15 @@ use std::path::Path;
 use anyhow::Result;
 use clap::Subcommand;
 
-/// The two benches.
+/// The benches.
 #[derive(Debug, Subcommand)]
 pub(crate) enum BenchCommand {
     /// Requests per CPU-second and latency of the proxy, beside nginx and HAProxy.
     Proxy(proxy::ProxyArgs),
     /// Look-up, memory, CPU and delay of one more route, with 10 and with 10,000 routes.
     Routes(routes::RoutesArgs),
+    /// Phases of a cold start on real nodes with real KEDA.
+    Coldstart(coldstart::ColdstartArgs),
 }
 
 /// Runs one of the benches.
@@ -37,5 +41,6 @@ pub(crate) fn run(root: &Path, command: &BenchCommand) -> Result<()> {
     match command {
         BenchCommand::Proxy(args) => proxy::run(root, args),
         BenchCommand::Routes(args) => routes::run(root, args),
+        BenchCommand::Coldstart(args) => coldstart::run(root, args),
     }
 }

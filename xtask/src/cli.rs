@@ -32,6 +32,8 @@ With Kubernetes
 Measure
   bench proxy   Requests per CPU-second and latency, beside nginx and HAProxy
   bench routes  Look-up, memory, CPU and delay with 10 and with 10,000 routes
+  bench coldstart
+                Phases of a cold start on real nodes with real KEDA, or of another implementation's, as root
 
 `cargo xtask <COMMAND> --help` tells more. Root is needed only to install Debian packages and for the tests and the
 data plane level that use the kernel; without it all else works at data plane level `none`. Tools that are not Debian
@@ -87,7 +89,7 @@ impl Cli {
             }
             Command::Codegen(args) => codegen::run(root, &args),
             Command::Demo(args) => {
-                prepare(root);
+                setup::with_ebpf(root, "demo");
                 demo::run(root, &args)
             }
             Command::Sizes => sizes::run(root),
@@ -98,16 +100,6 @@ impl Cli {
             Command::Cluster(command) => cluster::run(root, command),
             Command::Bench(command) => bench::run(root, &command),
         }
-    }
-}
-
-/// Everything the demo needs besides what cargo builds. What cannot be had is said, and the demo does without.
-fn prepare(root: &Path) {
-    if setup::for_demo(root).bpf.is_some() {
-        return;
-    }
-    if let Err(error) = build_ebpf::build(root) {
-        eprintln!("demo: the data plane stays at level none: {error:#}");
     }
 }
 

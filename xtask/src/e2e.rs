@@ -8,7 +8,8 @@
 
 mod api_tests;
 mod artefacts;
-mod release;
+mod crash;
+pub(crate) mod release;
 mod scenarios;
 
 use std::{
@@ -114,7 +115,7 @@ impl Run<'_> {
         let (root, name) = (self.root, self.args.name.clone());
         let artefacts = root.join(ARTEFACTS);
         let mut archives: Vec<PathBuf> = Vec::new();
-        let ready = self.needed("set-up", || setup::for_cluster())
+        let ready = self.needed("set-up", setup::for_cluster)
             && self.needed("programs of the cluster", || Programs::of(root)?.build_all())
             && self.needed("images", || {
                 archives = image::build(root, &root.join(IMAGES), Arch::HOST, Effort::Quick)?;
@@ -130,6 +131,9 @@ impl Run<'_> {
             Ok(())
         });
         if let (true, Some(cluster)) = (up, &cluster) {
+            if self.args.only.is_empty() {
+                self.needed("another cluster, killed half-way", || crash::run(cluster));
+            }
             self.installed(cluster, &archives, wanted, &artefacts);
         }
         if self.args.keep {

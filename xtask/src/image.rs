@@ -15,6 +15,7 @@ use self::{
     archive::{Image, NONROOT},
     target::Target,
 };
+use crate::setup;
 
 /// Where images come from, as names of the chart's values say it.
 const REGISTRY: &str = "docker.io/rouse";
@@ -121,6 +122,7 @@ pub(crate) fn run(root: &Path, args: &ImageArgs) -> Result<()> {
 /// Builds the programs and writes their images; the archives' paths.
 pub(crate) fn build(root: &Path, out: &Path, arch: Arch, effort: Effort) -> Result<Vec<PathBuf>> {
     let target = Target::find(arch)?;
+    setup::with_ebpf(root, "image");
     let programs = target.build(root, &PARTS.map(|part| part.package), effort)?;
     fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
     PARTS.iter().map(|part| part.write(&programs, out, arch)).collect()

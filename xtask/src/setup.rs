@@ -8,7 +8,10 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 
-use crate::setup::debian::{Package, Probe};
+use crate::{
+    build_ebpf,
+    setup::debian::{Package, Probe},
+};
 
 /// A source of Rust's `core` for the BPF target and LLVM for its linker. The version of LLVM is that of `rustc-web`.
 const BPF: [Package; 4] = [
@@ -103,9 +106,14 @@ fn reported(result: Result<()>, consequence: &str) -> Option<String> {
     Some(why)
 }
 
-/// Installs what the demo needs: at data plane level none, nothing.
-pub(crate) fn for_demo(root: &Path) -> Missing {
-    Missing { bpf: reported(bpf(root), NO_BPF), tools: None }
+/// Everything programs need for the eBPF object to be built into them. What cannot be had is said, and they do without.
+pub(crate) fn with_ebpf(root: &Path, command: &str) {
+    if reported(bpf(root), NO_BPF).is_some() {
+        return;
+    }
+    if let Err(error) = build_ebpf::build(root) {
+        eprintln!("{command}: the data plane stays at level none: {error:#}");
+    }
 }
 
 /// Installs what the benches need, without starting the services of the packages.

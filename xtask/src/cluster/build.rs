@@ -63,6 +63,9 @@ const PROGRAMS: [Program; 21] = [
     program(Module::Kube, "kubectl", "k8s.io/kubernetes/cmd/kubectl"),
     program(Module::Kube, "kubelet", "k8s.io/kubernetes/cmd/kubelet"),
     program(Module::Kube, "kube-proxy", "k8s.io/kubernetes/cmd/kube-proxy"),
+    program(Module::Tools, "helm", "helm.sh/helm/v4/cmd/helm"),
+    program(Module::Tools, "grpc-client", "google.golang.org/grpc/interop/client"),
+    program(Module::Tools, "grpc-server", "google.golang.org/grpc/interop/server"),
     program(Module::Cri, "containerd", "github.com/containerd/containerd/v2/cmd/containerd"),
     program(Module::Cri, "containerd-shim-runc-v2", "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2"),
     program(Module::Cri, "ctr", "github.com/containerd/containerd/v2/cmd/ctr"),
@@ -71,9 +74,6 @@ const PROGRAMS: [Program; 21] = [
     program(Module::Cri, "host-local", "github.com/containernetworking/plugins/plugins/ipam/host-local"),
     program(Module::Cri, "loopback", "github.com/containernetworking/plugins/plugins/main/loopback"),
     program(Module::Coredns, "coredns", COREDNS),
-    program(Module::Tools, "helm", "helm.sh/helm/v4/cmd/helm"),
-    program(Module::Tools, "grpc-client", "google.golang.org/grpc/interop/client"),
-    program(Module::Tools, "grpc-server", "google.golang.org/grpc/interop/server"),
     program(Module::Keda, "keda", "github.com/kedacore/keda/v2/cmd/operator"),
     program(Module::Keda, "keda-adapter", "github.com/kedacore/keda/v2/cmd/adapter"),
     program(Module::Keda, "keda-webhooks", "github.com/kedacore/keda/v2/cmd/webhooks"),
@@ -84,13 +84,15 @@ const PROGRAMS: [Program; 21] = [
 pub(crate) struct Programs {
     root: PathBuf,
     cache: PathBuf,
+    /// Go's caches, where they are not the user's.
+    caches: Option<PathBuf>,
 }
 
 // === impl Module ===
 
 impl Module {
     /// All of them, in the order they are built.
-    pub(crate) const ALL: [Self; 6] = [Self::Etcd, Self::Kube, Self::Cri, Self::Coredns, Self::Tools, Self::Keda];
+    pub(crate) const ALL: [Self; 6] = [Self::Etcd, Self::Kube, Self::Tools, Self::Cri, Self::Coredns, Self::Keda];
 
     /// Its folder's name.
     pub(crate) const fn name(self) -> &'static str {
@@ -144,7 +146,7 @@ impl Programs {
             (_, Some(home)) => PathBuf::from(home).join(".cache"),
             _ => bail!("neither HOME nor XDG_CACHE_HOME is set, expected a folder to keep the cluster's programs in"),
         };
-        Ok(Self { root: root.to_owned(), cache: cache.join("rouse/cluster") })
+        Ok(Self { root: root.to_owned(), cache: cache.join("rouse/cluster"), caches: None })
     }
 
     /// The folder of one module's programs: another one for each state of the module and of our flags.
@@ -174,6 +176,23 @@ impl Programs {
     /// Builds all of them that are not there yet.
     pub(crate) fn build_all(&self) -> Result<()> {
         self.build(&Module::ALL)
+    }
+
+    /// The same with Go's own caches thrown away as soon as nothing shares them any more, for machines with small disks.
+    pub(crate) fn build_all_small(&self) -> Result<()> {
+        let caches = self.cache.join("go");
+        let small = Self { caches: Some(caches.clone()), ..self.clone() };
+        // Within a group most packages are the same.
+        for group in [&Module::ALL[..3], &Module::ALL[3..5], &Module::ALL[5..]] {
+            let built = small.build(group);
+            if caches.exists() {
+                // What Go downloads is write-protected.
+                let _ = small.go(group[0]).args(["clean", "-modcache"]).status();
+                fs::remove_dir_all(&caches).with_context(|| format!("cannot remove {}", caches.display()))?;
+            }
+            built?;
+        }
+        Ok(())
     }
 
     /// Builds what is not there yet, and says how long each took.
@@ -226,7 +245,7 @@ impl Programs {
         if program.name == "keda" {
             keda::keep_manifests(&self.source(Module::Keda, "github.com/kedacore/keda/v2")?, &folder)?;
         }
-        if program.name == "containerd" {
+        if program.name == "kubelet" {
             self.pause(&folder)?;
         }
         if program.module == Module::Coredns {
@@ -244,6 +263,9 @@ impl Programs {
     fn go(&self, module: Module) -> Command {
         let mut go = Command::new("go");
         go.current_dir(self.module(module));
+        if let Some(caches) = &self.caches {
+            go.env("GOCACHE", caches.join("build")).env("GOMODCACHE", caches.join("modules"));
+        }
         go
     }
 

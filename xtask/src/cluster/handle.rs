@@ -153,19 +153,6 @@ impl Cluster {
 
     // --- machines and pods
 
-    /// The first process of a machine: all others of it end with that one.
-    pub(crate) fn first_process(&self, machine: Machine) -> Result<i32> {
-        let all = netns::processes(&self.place.netns(machine));
-        let first = all.iter().find(|process| process.is_first());
-        first.map(|process| process.pid).with_context(|| format!("{machine} is not running"))
-    }
-
-    /// Process ids, as this machine counts, of a machine's programs of this name.
-    pub(crate) fn pids(&self, machine: Machine, name: &str) -> Vec<i32> {
-        let all = netns::processes(&self.place.netns(machine));
-        all.into_iter().filter(|process| process.name == name).map(|process| process.pid).collect()
-    }
-
     /// A command in the network of a machine, with this machine's files.
     pub(crate) fn beside(&self, machine: Machine) -> Command {
         netns::enter(&self.place, machine)
@@ -190,7 +177,7 @@ impl Cluster {
     /// A command in all namespaces of a machine.
     pub(crate) fn inside(&self, machine: Machine) -> Result<Command> {
         let mut command = Command::new("nsenter");
-        let first = self.first_process(machine)?.to_string();
+        let first = self.place.first_process(machine)?.to_string();
         command.args(["--target", &first, "--net", "--mount", "--pid", "--uts", "--ipc", "--"]);
         Ok(command)
     }

@@ -35,7 +35,7 @@ const fn own(program: &'static str, module: Module, reference: &'static str, pat
     Own { program, module, reference, path, user: NONROOT }
 }
 
-const PAUSE_IMAGE: Own = own("pause", Module::Cri, PAUSE, "/pause");
+const PAUSE_IMAGE: Own = own("pause", Module::Kube, PAUSE, "/pause");
 /// It listens on port 53.
 const COREDNS: Own = Own { user: "", ..own("coredns", Module::Coredns, "docker.io/rouse/coredns:1", "/coredns") };
 const KEDA: [Own; 3] = [

@@ -113,6 +113,21 @@ impl Process {
     }
 }
 
+impl Place {
+    /// The first process of a machine: all others of it end with that one.
+    pub(crate) fn first_process(&self, machine: Machine) -> Result<i32> {
+        let all = processes(&self.netns(machine));
+        let first = all.iter().find(|process| process.is_first());
+        first.map(|process| process.pid).with_context(|| format!("{machine} is not running"))
+    }
+
+    /// Process ids, as this machine counts, of a machine's programs of this name.
+    pub(crate) fn pids(&self, machine: Machine, name: &str) -> Vec<i32> {
+        let all = processes(&self.netns(machine));
+        all.into_iter().filter(|process| process.name == name).map(|process| process.pid).collect()
+    }
+}
+
 /// The processes that live in a network namespace.
 pub(crate) fn processes(netns: &Path) -> Vec<Process> {
     let Ok(wanted) = fs::metadata(netns) else { return Vec::new() };

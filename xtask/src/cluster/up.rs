@@ -82,7 +82,7 @@ pub(crate) fn run(root: &Path, args: &UpArgs) -> Result<Cluster> {
 fn modules(nodes: u8, keda: bool) -> &'static [Module] {
     match (nodes, keda) {
         (0, _) => &Module::ALL[..2],
-        (_, false) => &Module::ALL[..4],
+        (_, false) => &[Module::Etcd, Module::Kube, Module::Cri, Module::Coredns],
         (_, true) => &[Module::Etcd, Module::Kube, Module::Cri, Module::Coredns, Module::Keda],
     }
 }

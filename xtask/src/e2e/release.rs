@@ -1,6 +1,6 @@
 //! The chart in the cluster: installed and removed by Helm.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use anyhow::Result;
 
@@ -29,6 +29,16 @@ pub(crate) fn upgrade(cluster: &Cluster, values: &[&str]) -> Result<()> {
     let mut args = vec!["upgrade", "--install", RELEASE, &chart, "--namespace", NAMESPACE, "--values", &file];
     args.extend(values.iter().flat_map(|value| ["--set", *value]));
     args.extend(["--wait", "--timeout", &timeout]);
+    cluster.helm(&args).map(drop)
+}
+
+/// Installs another chart under the same name.
+pub(crate) fn install_chart(cluster: &Cluster, chart: &Path, values: Option<&Path>) -> Result<()> {
+    let timeout = format!("{}s", PATIENCE.as_secs());
+    let chart = chart.to_string_lossy();
+    let values = values.map(Path::to_string_lossy);
+    let mut args = vec!["install", RELEASE, &chart, "--namespace", NAMESPACE, "--wait", "--timeout", &timeout];
+    args.extend(values.iter().flat_map(|values| ["--values", values]));
     cluster.helm(&args).map(drop)
 }
 

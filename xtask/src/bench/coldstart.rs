@@ -1,0 +1,172 @@
+//! `cargo xtask bench coldstart`: one request to a workload at zero, again and again, on real nodes with real KEDA: when each
+//! phase was reached, from the request to the first byte of the answer.
+
+mod clock;
+mod page;
+mod watch;
+mod workload;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::Args;
+
+use self::{
+    clock::Moment,
+    page::{Phase, Results, Round},
+    watch::Watch,
+};
+use crate::{
+    cluster::{Cluster, Machine},
+    e2e::release::{self, NAMESPACE},
+    image::{self, Arch, Effort},
+    process, setup,
+};
+
+/// How long one phase may take.
+const PATIENCE: Duration = Duration::from_mins(2);
+const PROXY: &str = "keda-add-ons-http-interceptor-proxy";
+/// What the scaler of ours logs at level debug when it tells KEDA that a workload is wanted.
+const SIGNAL: (&str, &str) = ("app.kubernetes.io/component=external-scaler", "told KEDA");
+
+/// Arguments of `bench coldstart`.
+#[derive(Args, Debug)]
+pub(crate) struct ColdstartArgs {
+    /// How many cold starts.
+    #[arg(long, default_value_t = 12)]
+    rounds: usize,
+    /// Install this chart instead of ours: another implementation of the same routes and Services.
+    #[arg(long, value_name = "FOLDER")]
+    chart: Option<PathBuf>,
+    /// Values for that chart.
+    #[arg(long, value_name = "FILE", requires = "chart")]
+    values: Option<PathBuf>,
+    /// Archives of the images that it needs, besides the demonstration workload's.
+    #[arg(long, value_name = "FILE", requires = "chart")]
+    archive: Vec<PathBuf>,
+    /// Seconds between the kubelet's readiness probes.
+    #[arg(long, default_value_t = 1)]
+    probe_period: u32,
+    /// Milliseconds from the workload's start until it listens.
+    #[arg(long, default_value_t = 0)]
+    start_delay: u64,
+    /// The cluster's name.
+    #[arg(long, value_name = "NAME", default_value = "bench")]
+    name: String,
+    /// Leave the cluster up; a second run with the same name uses it as it is.
+    #[arg(long)]
+    keep: bool,
+    /// Folder for the results.
+    #[arg(long, value_name = "FOLDER", default_value = "target/bench")]
+    out: PathBuf,
+}
+
+/// Runs the bench.
+pub(crate) fn run(root: &Path, args: &ColdstartArgs) -> Result<()> {
+    ensure!(args.rounds > 0, "--rounds 0, expected at least one");
+    setup::for_cluster()?;
+    let name = args.name.parse()?;
+    let cluster = match Cluster::find(root, &name) {
+        Ok(cluster) if args.keep => cluster,
+        _ => install(root, args)?,
+    };
+    let rounds = measure(&cluster, args);
+    if !args.keep {
+        Cluster::down_to_nothing(root, &args.name)?;
+    }
+    let results = Results { rounds: rounds?, probe_period: args.probe_period, start_delay: args.start_delay };
+    let out = root.join(&args.out);
+    fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
+    let page = results.markdown();
+    for (name, text) in [
+        ("coldstart.md", page.clone()),
+        ("coldstart.json", format!("{:#}\n", results.json())),
+        ("coldstart.svg", results.svg()),
+    ] {
+        fs::write(out.join(name), text).with_context(|| format!("cannot write {name} in {}", out.display()))?;
+    }
+    println!("\n{page}\nwritten to {}", out.display());
+    Ok(())
+}
+
+/// A fresh cluster with what is to be measured.
+fn install(root: &Path, args: &ColdstartArgs) -> Result<Cluster> {
+    let mut archives = image::build(root, &root.join("target/images"), Arch::HOST, Effort::Release)?;
+    archives.extend(args.archive.iter().map(|archive| root.join(archive)));
+    let cluster = Cluster::up(root, &args.name, 2, true)?;
+    cluster.programs().build_all()?;
+    archives.iter().try_for_each(|archive| cluster.load_everywhere(archive))?;
+    match &args.chart {
+        Some(chart) => release::install_chart(&cluster, &root.join(chart), args.values.as_deref())?,
+        None => release::upgrade(&cluster, &["logging.scaler.level=debug"])?,
+    }
+    Ok(cluster)
+}
+
+fn measure(cluster: &Cluster, args: &ColdstartArgs) -> Result<Vec<Round>> {
+    workload::apply(cluster, args.start_delay, args.probe_period)?;
+    let proxy = cluster.service_address(NAMESPACE, PROXY)?;
+    let watch = Watch::start(cluster)?;
+    let mut rounds = Vec::new();
+    for number in 1..=args.rounds {
+        workload::await_sleep(cluster, PATIENCE)?;
+        let round = one(cluster, &watch, &proxy).with_context(|| format!("round {number}"))?;
+        println!("  {number:3}: {}", round.line());
+        rounds.push(round);
+    }
+    Ok(rounds)
+}
+
+/// One cold start.
+fn one(cluster: &Cluster, watch: &Watch, proxy: &str) -> Result<Round> {
+    watch.forget();
+    let host = format!("Host: {}", workload::HOST);
+    let url = format!("http://{proxy}:8080/");
+    let mut curl = cluster.beside(Machine::Node(2));
+    curl.env("TZ", "UTC").args(["curl", "--silent", "--show-error", "--max-time", "90", "--output", "/dev/null"]);
+    curl.args(["--trace-ascii", "-", "--trace-time", "--fail", "--header", &host, &url]);
+    let trace = process::output(&mut curl)?;
+    let said = |what: &str| trace.lines().find(|line| line.contains(what)).and_then(Moment::parse_clock);
+    let (Some(request), Some(answer)) = (said("=> Send header"), said("<= Recv header")) else {
+        bail!("curl's trace tells no request or no answer: {trace}");
+    };
+    let seen = watch.wait(cluster, PATIENCE)?;
+    let listens = log_moment(
+        &cluster.kubectl(&[
+            "logs",
+            "--namespace",
+            workload::NAMESPACE,
+            &format!("pod/{}", seen.pod),
+            "--timestamps",
+        ])?,
+        "listening",
+        request,
+    );
+    let signal = cluster
+        .kubectl(&["logs", "--namespace", NAMESPACE, "--selector", SIGNAL.0, "--timestamps", "--tail=-1"])
+        .ok()
+        .and_then(|text| log_moment(&text, SIGNAL.1, request));
+    Ok(Round::new(
+        [
+            (Phase::Signal, signal),
+            (Phase::Decided, Some(seen.decided)),
+            (Phase::Created, Some(seen.created)),
+            (Phase::Accepts, listens),
+            (Phase::Ready, Some(seen.ready)),
+            (Phase::FirstByte, Some(answer)),
+        ]
+        .map(|(phase, moment)| (phase, moment.map(|moment| moment.since(request)))),
+    ))
+}
+
+/// When the first line with these words was written, of those after `from`.
+fn log_moment(text: &str, words: &str, from: Moment) -> Option<Moment> {
+    let moments = text.lines().filter(|line| line.contains(words)).filter_map(Moment::parse_date);
+    moments
+        .filter(|moment| moment.since(from) >= 0.0)
+        .min_by(|one, other| one.since(from).total_cmp(&other.since(from)))
+}
