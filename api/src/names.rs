@@ -21,14 +21,8 @@ pub const SKIP_ANNOTATION: &str = "httpscaledobject.keda.sh/skip-scaledobject-cr
 /// Annotation of an HTTPScaledObject: with the value "false", interceptors do not run the pods' readiness probe.
 pub const PROBE_READINESS_ANNOTATION: &str = "http.keda.sh/probe-readiness";
 
-/// The one condition type.
-pub const READY: &str = "Ready";
-
-/// Reason of a condition: all is as it should be.
-pub const RECONCILED: &str = "Reconciled";
-
-/// Reason of a condition: the ScaledObject could not be made.
-pub const CREATE_ERROR: &str = "CreateError";
+/// The field manager under which the operator writes.
+pub const FIELD_MANAGER: &str = "http-add-on-operator";
 
 /// Trigger metadata: the InterceptorRoute that a trigger stands for.
 pub const INTERCEPTOR_ROUTE_KEY: &str = "interceptorRoute";
@@ -38,3 +32,73 @@ pub const HTTP_SCALED_OBJECT_KEY: &str = "httpScaledObject";
 
 /// Trigger metadata: the interceptor's own scaling, with its target of pending requests.
 pub const INTERCEPTOR_TARGET_KEY: &str = "interceptorTargetPendingRequests";
+
+/// Types of conditions.
+pub mod condition {
+    /// All of it works.
+    pub const READY: &str = "Ready";
+    /// The route's rules are taken, and no other route has them already.
+    pub const ACCEPTED: &str = "Accepted";
+    /// The target's Service and port exist.
+    pub const TARGET_RESOLVED: &str = "TargetResolved";
+    /// The fallback's Service and port exist; only where there is a fallback.
+    pub const FALLBACK_RESOLVED: &str = "FallbackResolved";
+    /// A ScaledObject scales the workload by this route.
+    pub const SCALED_OBJECT: &str = "ScaledObject";
+    /// There is demand, and KEDA acts on it.
+    pub const ACTIVE: &str = "Active";
+    /// Requests have a way to the target.
+    pub const DATA_PATH: &str = "DataPath";
+}
+
+/// Reasons of conditions.
+pub mod reason {
+    /// All is as it should be.
+    pub const RECONCILED: &str = "Reconciled";
+    /// The ScaledObject could not be made.
+    pub const CREATE_ERROR: &str = "CreateError";
+    /// The rules are taken.
+    pub const ACCEPTED: &str = "Accepted";
+    /// The object can't be read or has a value that can't be.
+    pub const INVALID: &str = "Invalid";
+    /// Other routes have all of the rules already.
+    pub const CONFLICT: &str = "Conflict";
+    /// Other routes have some of the rules already.
+    pub const PARTIAL_CONFLICT: &str = "PartialConflict";
+    /// An InterceptorRoute of the same name stands before an HTTPScaledObject.
+    pub const SHADOWED: &str = "Shadowed";
+    /// There is no rule, so that no request is taken.
+    pub const NO_RULES: &str = "NoRules";
+    /// Service and port exist.
+    pub const RESOLVED: &str = "Resolved";
+    /// The Service does not exist.
+    pub const SERVICE_NOT_FOUND: &str = "ServiceNotFound";
+    /// The Service has no such port.
+    pub const PORT_NOT_FOUND: &str = "PortNotFound";
+    /// A ScaledObject of the user's names the route.
+    pub const FOUND: &str = "Found";
+    /// The operator wrote the ScaledObject.
+    pub const CREATED: &str = "Created";
+    /// A ScaledObject stands where the operator would write one, and is not the operator's.
+    pub const FOREIGN: &str = "Foreign";
+    /// There is no ScaledObject.
+    pub const NOT_FOUND: &str = "NotFound";
+    /// An annotation tells the operator to write none.
+    pub const SKIPPED: &str = "Skipped";
+    /// KEDA is not installed.
+    pub const NO_KEDA: &str = "KedaNotFound";
+    /// KEDA says that the ScaledObject does not work.
+    pub const KEDA_ERROR: &str = "KedaError";
+    /// There is demand.
+    pub const DEMAND: &str = "Demand";
+    /// There is no demand.
+    pub const IDLE: &str = "Idle";
+    /// KEDA was told to pause.
+    pub const PAUSED: &str = "Paused";
+    /// KEDA has not said yet.
+    pub const PENDING: &str = "Pending";
+    /// Requests go through an interceptor.
+    pub const PROXY: &str = "Proxy";
+    /// No request gets to the target.
+    pub const NO_PATH: &str = "NoPath";
+}

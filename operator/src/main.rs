@@ -2,42 +2,44 @@
 
 #![forbid(unsafe_code)]
 
-use std::{io, path::PathBuf, process::ExitCode};
+use std::{io, process::ExitCode};
 
-use clap::{Parser, Subcommand};
-
-/// The operator's command line.
-#[derive(Debug, Parser)]
-#[command(name = "operator", version, about = "Keeps ScaledObjects and statuses in step with routes")]
-struct Args {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Write the CustomResourceDefinitions as YAML and end.
-    Crds {
-        /// Write each to a file of its own in this folder, instead of all to standard output.
-        #[arg(long, value_name = "PATH")]
-        folder: Option<PathBuf>,
-    },
-}
+use anyhow::Context as _;
+use clap::Parser as _;
+use operator::{
+    app,
+    args::{self, Args, Command},
+    connect, crds,
+};
+use runtime::{args::with_double_dashes, env::Env, log, signal};
 
 fn main() -> ExitCode {
-    let Args { command: Command::Crds { folder } } = Args::parse();
-    let written = match folder {
-        Some(folder) => operator::crds::write(&folder),
-        None => operator::crds::print(&mut io::stdout().lock()),
-    };
-    match written {
+    let args = Args::parse_from(with_double_dashes(std::env::args_os()));
+    match run(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            #[expect(clippy::print_stderr, reason = "there is no log")]
+            #[expect(clippy::print_stderr, reason = "the log may not have been set up")]
             {
                 eprintln!("operator: {error:#}");
             }
             ExitCode::FAILURE
         }
     }
+}
+
+fn run(args: Args) -> anyhow::Result<()> {
+    let Args { command, run, log, kube } = args;
+    match command {
+        Some(Command::Crds { folder: Some(folder) }) => return crds::write(&folder),
+        Some(Command::Crds { folder: None }) => return crds::print(&mut io::stdout().lock()),
+        None => {}
+    }
+    let env = Env::from_process();
+    log::init(&log, env.optional_string("ROUSE_LOG")?.as_deref())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
+    runtime.block_on(async {
+        let shutdown = signal::install().context("cannot receive signals")?;
+        let config = args::config(&run, &env, connect::config(kube.kubeconfig.as_deref()).await?)?;
+        Ok(app::build(config).await?.run(shutdown).await?)
+    })
 }

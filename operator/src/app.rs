@@ -1,0 +1,171 @@
+//! The operator put together: binds its ports, starts its tasks, and ends them in order.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use http::StatusCode;
+use k8s_openapi::jiff::Timestamp;
+use kube::{Api, Client};
+use runtime::{
+    admin::{self, reply},
+    metrics,
+    ready::Ready,
+    signal::Shutdown,
+    task::{Ended, Group},
+};
+use thiserror::Error;
+use tokio::sync::{mpsc, watch};
+
+use crate::{
+    apply::Writer,
+    lease::{Candidate, Terms},
+    metrics::Metrics,
+    plan::Settings,
+    reconcile::Reconciler,
+    watch as watching,
+    world::Kind,
+};
+
+/// How long writes that are under way may take after the order to end, and giving the lease back.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// All settings.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where the Kubernetes API is found.
+    pub kube: kube::Config,
+    /// What plans depend on.
+    pub settings: Settings,
+    /// How the lease is kept; without it the operator acts always.
+    pub lease: Option<Terms>,
+    /// Where Prometheus scrapes.
+    pub metrics_addr: Option<SocketAddr>,
+    /// Where probes are answered.
+    pub health_addr: Option<SocketAddr>,
+    /// The namespace of the scaler and of the lease.
+    pub namespace: String,
+    /// The only namespace that is watched, if it is one.
+    pub watch_namespace: Option<String>,
+    /// How this operator names itself.
+    pub name: String,
+}
+
+/// An operator with its ports, that does nothing yet.
+#[derive(Debug)]
+pub struct Bound {
+    config: Config,
+    ready: Ready,
+    metrics: Metrics,
+    metrics_server: Option<admin::Bound>,
+    health_server: Option<admin::Bound>,
+}
+
+/// A port can't be had.
+#[derive(Debug, Error)]
+#[error("{flag}: cannot listen on {addr}")]
+pub struct BindError {
+    flag: &'static str,
+    addr: SocketAddr,
+    source: io::Error,
+}
+
+/// The operator ended without being asked to.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// There is no way to the API server.
+    #[error("cannot make a client of the Kubernetes API")]
+    Client(#[source] kube::Error),
+    /// A part that others rely on ended.
+    #[error("the operator cannot go on")]
+    Task(#[source] Ended),
+}
+
+/// Binds all ports and starts nothing. Must be called within a runtime.
+pub async fn build(config: Config) -> Result<Bound, BindError> {
+    let mut registry = metrics::Metrics::new("keda-http-operator", env!("CARGO_PKG_VERSION"));
+    let metrics = Metrics::register(registry.registry());
+    let exposition = registry.into_exposition();
+    let ready = Ready::new();
+    let ok = |_: &_| reply::text(StatusCode::OK, "ok");
+    let health = admin::Server::new().probes(&ready).path("/healthz", ok);
+    let health_server = bind("--health-probe-bind-address", config.health_addr, health).await?;
+    let scrape = admin::Server::new().metrics(&exposition);
+    let metrics_server = bind("--metrics-bind-address", config.metrics_addr, scrape).await?;
+    Ok(Bound { config, ready, metrics, metrics_server, health_server })
+}
+
+async fn bind(
+    flag: &'static str,
+    addr: Option<SocketAddr>,
+    server: admin::Server,
+) -> Result<Option<admin::Bound>, BindError> {
+    match addr {
+        Some(addr) => server.bind(addr).await.map(Some).map_err(|source| BindError { flag, addr, source }),
+        None => Ok(None),
+    }
+}
+
+// === impl Bound ===
+
+impl Bound {
+    /// Where Prometheus scrapes, if it may.
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.metrics_server.as_ref().map(admin::Bound::addr)
+    }
+
+    /// Where probes are answered, if they are.
+    pub fn health_addr(&self) -> Option<SocketAddr> {
+        self.health_server.as_ref().map(admin::Bound::addr)
+    }
+
+    /// Runs until `shutdown` is requested.
+    ///
+    /// Not cancel safe: dropped, the lease is not given back and runs out.
+    pub async fn run(self, mut shutdown: Shutdown) -> Result<(), RunError> {
+        let health_addr = self.health_addr().map(tracing::field::display);
+        let metrics_addr = self.metrics_addr().map(tracing::field::display);
+        let namespace = self.config.watch_namespace.as_deref().unwrap_or("all");
+        tracing::info!(health_addr, metrics_addr, namespace, "operator is starting");
+        let Self { config, ready, metrics, metrics_server, health_server } = self;
+        let Config { kube, settings, lease, namespace, watch_namespace, name, .. } = config;
+        let client = Client::try_from(kube).map_err(RunError::Client)?;
+        let latch = ready.latch("watch");
+        let mut group = Group::new();
+        for server in [metrics_server, health_server].into_iter().flatten() {
+            group.spawn("server", server.serve());
+        }
+        let (changes_tx, changes) = mpsc::channel(watching::MAX_WAITING);
+        for kind in Kind::ALL {
+            let (client, changes) = (client.clone(), changes_tx.clone());
+            group.spawn("watch", watching::watch(kind, client, watch_namespace.clone(), changes));
+        }
+        let (leads_tx, leads) = watch::channel(false);
+        let writer = Writer::new(client.clone(), name.clone());
+        group.spawn("reconcile", Reconciler::new(writer, settings, metrics, latch).run(changes, leads));
+        let leading = match lease {
+            Some(terms) => {
+                let identity = format!("{name}_{:x}", Timestamp::now().as_nanosecond());
+                let candidate = Candidate::new(Api::namespaced(client, &namespace), identity, terms);
+                runtime::task::spawn("lease", candidate.run(leads_tx, shutdown.clone()))
+            }
+            None => {
+                leads_tx.send_replace(true);
+                let mut shutdown = shutdown.clone();
+                runtime::task::spawn("lease", async move {
+                    shutdown.requested().await;
+                    drop(leads_tx);
+                })
+            }
+        };
+        tokio::select! {
+            biased;
+            () = shutdown.requested() => {}
+            ended = group.ended() => return Err(RunError::Task(ended)),
+        }
+        ready.set_draining();
+        if tokio::time::timeout(GRACE, leading).await.is_err() {
+            tracing::warn!("the lease could not be given back in time");
+        }
+        tracing::info!("operator has ended");
+        Ok(())
+    }
+}

@@ -1,0 +1,171 @@
+//! Flags and environment, read once into an [`app::Config`].
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
+
+use clap::{Parser, Subcommand};
+use runtime::{
+    args::{KubeArgs, LogArgs},
+    env::{Env, EnvError},
+};
+use thiserror::Error;
+
+use crate::{app, lease::Terms, plan::Settings};
+
+/// The operator's command line. Settings of the KEDA HTTP Add-on come from its environment variables.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "operator",
+    version,
+    about = "Keeps ScaledObjects and statuses in step with InterceptorRoutes and HTTPScaledObjects",
+    after_long_help = "Settings are read from the environment variables of the KEDA HTTP Add-on, and ours:\n  \
+        KEDA_HTTP_OPERATOR_EXTERNAL_SCALER_SERVICE   the scaler's Service (required)\n  \
+        KEDA_HTTP_OPERATOR_EXTERNAL_SCALER_PORT (8091)\n  \
+        KEDA_HTTP_OPERATOR_NAMESPACE                 where the scaler and the Lease are (the kubeconfig's or the pod's)\n  \
+        KEDA_HTTP_OPERATOR_WATCH_NAMESPACE           the one namespace to watch (all)\n  \
+        KEDA_HTTP_OPERATOR_LEADER_ELECTION_LEASE_DURATION (15s), _RENEW_DEADLINE (10s), _RETRY_PERIOD (2s)\n  \
+        ROUSE_LOG                                    a log filter such as info,operator=debug"
+)]
+pub struct Args {
+    /// What else to do than to run.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
+    /// How the operator runs.
+    #[command(flatten)]
+    pub run: RunArgs,
+
+    /// How the process logs.
+    #[command(flatten)]
+    pub log: LogArgs,
+
+    /// Where the Kubernetes API is found.
+    #[command(flatten)]
+    pub kube: KubeArgs,
+}
+
+/// Other things than to run.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Write the CustomResourceDefinitions as YAML and end.
+    Crds {
+        /// Write each to a file of its own in this folder, instead of all to standard output.
+        #[arg(long, value_name = "PATH")]
+        folder: Option<PathBuf>,
+    },
+}
+
+/// How the operator runs.
+#[derive(Clone, Debug, clap::Args)]
+pub struct RunArgs {
+    /// Act only while holding the Lease http-add-on.keda.sh, so that of several operators one acts.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false")]
+    pub leader_elect: bool,
+
+    /// Where Prometheus scrapes, such as :8080; 0 for nowhere.
+    #[arg(long, value_name = "ADDRESS", default_value = ":8080")]
+    pub metrics_bind_address: Address,
+
+    /// Where /healthz and /readyz are answered; 0 for nowhere.
+    #[arg(long, value_name = "ADDRESS", default_value = ":8081")]
+    pub health_probe_bind_address: Address,
+}
+
+/// An address in Go's notation: the host may be left out, and 0 is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address(pub Option<SocketAddr>);
+
+/// What keeps the operator from starting.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// A variable is missing or wrong.
+    #[error(transparent)]
+    Env(#[from] EnvError),
+    /// The lease's times do not go together.
+    #[error("leader election: expected LEASE_DURATION above RENEW_DEADLINE above RETRY_PERIOD above 0, got {0:?}")]
+    Terms(Terms),
+}
+
+/// Reads the environment; `namespace` is where the process runs, if no variable says so.
+pub fn config(run: &RunArgs, env: &Env, kube: kube::Config) -> Result<app::Config, ConfigError> {
+    let RunArgs { leader_elect, metrics_bind_address, health_probe_bind_address } = run;
+    let service = renamed(env, SERVICE, OLD_SERVICE)?;
+    let service = match service {
+        Some(service) => service,
+        None => env.required_string(SERVICE, "the name of the scaler's Service")?,
+    };
+    let port = match (env.optional_port(PORT)?, env.optional_port(OLD_PORT)?) {
+        (Some(port), _) => port,
+        (None, Some(port)) => {
+            tracing::warn!(variable = OLD_PORT, instead = PORT, "deprecated environment variable is set");
+            port
+        }
+        (None, None) => 8091,
+    };
+    if env.optional_string("PROFILING_BIND_ADDRESS")?.is_some() {
+        tracing::warn!(variable = "PROFILING_BIND_ADDRESS", "there is no Go profile to serve");
+    }
+    let namespace = env.optional_string("KEDA_HTTP_OPERATOR_NAMESPACE")?;
+    let namespace = namespace.unwrap_or_else(|| kube.default_namespace.clone());
+    Ok(app::Config {
+        settings: Settings { scaler_address: format!("{service}.{namespace}:{port}") },
+        lease: if *leader_elect { Some(terms(env)?) } else { None },
+        metrics_addr: metrics_bind_address.0,
+        health_addr: health_probe_bind_address.0,
+        watch_namespace: env.optional_string("KEDA_HTTP_OPERATOR_WATCH_NAMESPACE")?,
+        name: env.string("HOSTNAME", "operator")?,
+        namespace,
+        kube,
+    })
+}
+
+const SERVICE: &str = "KEDA_HTTP_OPERATOR_EXTERNAL_SCALER_SERVICE";
+const OLD_SERVICE: &str = "KEDAHTTP_OPERATOR_EXTERNAL_SCALER_SERVICE";
+const PORT: &str = "KEDA_HTTP_OPERATOR_EXTERNAL_SCALER_PORT";
+const OLD_PORT: &str = "KEDAHTTP_OPERATOR_EXTERNAL_SCALER_PORT";
+
+fn renamed(env: &Env, variable: &'static str, old: &'static str) -> Result<Option<String>, EnvError> {
+    if let Some(value) = env.optional_string(variable)? {
+        return Ok(Some(value));
+    }
+    let value = env.optional_string(old)?;
+    if value.is_some() {
+        tracing::warn!(variable = old, instead = variable, "deprecated environment variable is set");
+    }
+    Ok(value)
+}
+
+fn terms(env: &Env) -> Result<Terms, ConfigError> {
+    let default = Terms::default();
+    let terms = Terms {
+        duration: env.duration("KEDA_HTTP_OPERATOR_LEADER_ELECTION_LEASE_DURATION", default.duration)?,
+        renew_deadline: env.duration("KEDA_HTTP_OPERATOR_LEADER_ELECTION_RENEW_DEADLINE", default.renew_deadline)?,
+        retry_period: env.duration("KEDA_HTTP_OPERATOR_LEADER_ELECTION_RETRY_PERIOD", default.retry_period)?,
+    };
+    let Terms { duration, renew_deadline, retry_period } = terms;
+    if duration > renew_deadline && renew_deadline > retry_period && !retry_period.is_zero() {
+        Ok(terms)
+    } else {
+        Err(ConfigError::Terms(terms))
+    }
+}
+
+// === impl Address ===
+
+impl std::str::FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "0" || text.is_empty() {
+            return Ok(Self(None));
+        }
+        let addr = match text.strip_prefix(':') {
+            Some(port) => port.parse().ok().map(|port: u16| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))),
+            None => text.parse().ok(),
+        };
+        addr.map(|addr| Self(Some(addr)))
+            .ok_or_else(|| format!("{text:?} is no address: expected :8080, 127.0.0.1:8080 or 0"))
+    }
+}

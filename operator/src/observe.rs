@@ -1,0 +1,49 @@
+//! What is known of one route at one moment: all that its plan depends on.
+
+use api::ReadinessProbe;
+use interceptor_core::index::Problem;
+
+use crate::object::{Object, Scaled};
+
+/// A route with everything around it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Observed {
+    /// The route.
+    pub object: Object,
+    /// What the routing table finds wrong with it, in order.
+    pub problems: Vec<Problem>,
+    /// The ScaledObject that has the route's name.
+    pub same_name: Option<Scaled>,
+    /// The ScaledObjects with a trigger that names the route.
+    pub naming: Vec<Scaled>,
+    /// Whether KEDA's resource exists.
+    pub keda: bool,
+    /// The readiness probe of the workload's pods.
+    pub probe: Probed,
+}
+
+/// The readiness probe of a workload's pods, as far as it is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Probed {
+    /// There is no workload to read.
+    #[default]
+    Unknown,
+    /// It could not be read: what was known before stays.
+    Unreadable,
+    /// It was read; `None` when there is none that an interceptor could run.
+    Read(Option<ReadinessProbe>),
+}
+
+// === impl Observed ===
+
+impl Observed {
+    /// The ScaledObject that the operator made for this route.
+    pub fn owned(&self) -> Option<&Scaled> {
+        self.same_name.as_ref().filter(|scaled| scaled.is_owned_by(&self.object.subject, &self.object.meta.uid))
+    }
+
+    /// The ScaledObject that scales the route's workload.
+    pub fn current(&self) -> Option<&Scaled> {
+        self.owned().or_else(|| self.naming.first())
+    }
+}

@@ -1,0 +1,227 @@
+//! The loop: changes go into the world, routes that they touch into the queue, and as long as this operator leads, plans are
+//! carried out, many at once but one at a time for each route. All that is decided is decided here, in one task.
+
+use std::{collections::HashMap, convert::Infallible, time::Duration};
+
+use k8s_openapi::jiff::Timestamp;
+use runtime::ready::Latch;
+use tokio::{
+    sync::{mpsc, watch},
+    task::{Id, JoinError, JoinSet},
+    time::{Instant, sleep_until},
+};
+
+use crate::{
+    apply::{Outcome, Writer},
+    metrics::{Metrics, Tried},
+    object::{Subject, Workload},
+    observe::Probed,
+    plan::{self, Settings},
+    queue::Queue,
+    watch::MAX_WAITING,
+    world::{Event, World},
+};
+
+/// How many routes are written at once: enough to hide the API server's latency, not enough to hurt it.
+const MAX_AT_ONCE: usize = 8;
+
+/// How often workloads that no watch tells of are read again.
+const REREAD: Duration = Duration::from_secs(300);
+
+/// What a job brought.
+#[derive(Debug)]
+enum Done {
+    Read(Subject, Workload, Probed),
+    Tried(Subject, Outcome, Duration),
+}
+
+/// Reconciles routes.
+pub struct Reconciler {
+    world: World,
+    queue: Queue<Subject>,
+    jobs: JoinSet<Done>,
+    subjects: HashMap<Id, Subject>,
+    writer: Writer,
+    settings: Settings,
+    metrics: Metrics,
+    leads: bool,
+    /// Held until everything has been listed once.
+    latch: Option<Latch>,
+}
+
+// === impl Reconciler ===
+
+impl Reconciler {
+    /// A reconciler that knows nothing yet.
+    pub fn new(writer: Writer, settings: Settings, metrics: Metrics, latch: Latch) -> Self {
+        Self {
+            world: World::default(),
+            queue: Queue::default(),
+            jobs: JoinSet::new(),
+            subjects: HashMap::new(),
+            writer,
+            settings,
+            metrics,
+            leads: false,
+            latch: Some(latch),
+        }
+    }
+
+    /// Runs for as long as `changes` come.
+    ///
+    /// Cancel safe: dropped, writes that are under way may or may not happen, and the next operator starts from there.
+    pub async fn run(
+        mut self,
+        mut changes: mpsc::Receiver<Event>,
+        mut leads: watch::Receiver<bool>,
+    ) -> Result<(), Infallible> {
+        let mut batch = Vec::new();
+        let mut reread = tokio::time::interval(REREAD);
+        loop {
+            self.start();
+            let due = self.due();
+            tokio::select! {
+                taken = changes.recv_many(&mut batch, MAX_WAITING) => {
+                    if taken == 0 {
+                        return Ok(());
+                    }
+                    self.take(batch.drain(..));
+                }
+                Some(joined) = self.jobs.join_next_with_id(), if !self.jobs.is_empty() => self.joined(joined),
+                Ok(()) = leads.changed() => {
+                    let leads = *leads.borrow_and_update();
+                    self.lead(leads);
+                }
+                _ = reread.tick() => {
+                    self.world.forget_unwatched();
+                    self.enqueue();
+                }
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
+            }
+        }
+    }
+
+    fn take(&mut self, events: impl Iterator<Item = Event>) {
+        self.world.apply(events);
+        if self.world.is_synced() {
+            if let Some(latch) = self.latch.take() {
+                tracing::info!("everything is listed");
+                latch.release();
+            }
+        }
+        self.enqueue();
+    }
+
+    fn lead(&mut self, leads: bool) {
+        if leads == self.leads {
+            return;
+        }
+        self.leads = leads;
+        self.metrics.lead(leads);
+        if leads {
+            // What another leader left may be anything.
+            let now = Instant::now();
+            for subject in self.world.subjects() {
+                self.queue.push(subject, now);
+            }
+        } else {
+            self.queue.clear();
+        }
+    }
+
+    fn enqueue(&mut self) {
+        let dirty = self.world.take_dirty();
+        if self.leads {
+            let now = Instant::now();
+            for subject in dirty {
+                self.queue.push(subject, now);
+            }
+        }
+        self.metrics.waiting(self.queue.len());
+    }
+
+    fn may_start(&self) -> bool {
+        self.leads && self.latch.is_none() && self.jobs.len() < MAX_AT_ONCE
+    }
+
+    /// When something has to be started; never while nothing may be.
+    fn due(&self) -> Option<Instant> {
+        self.queue.next().filter(|_| self.may_start())
+    }
+
+    /// Starts what is due.
+    fn start(&mut self) {
+        while self.may_start() {
+            let now = Instant::now();
+            let Some(subject) = self.queue.pop(now) else { break };
+            if let Some(workload) = self.world.unread(&subject) {
+                let writer = self.writer.clone();
+                self.spawn(subject.clone(), async move {
+                    let probed = writer.read_probe(&workload).await;
+                    Done::Read(subject, workload, probed)
+                });
+                continue;
+            }
+            let Some(observed) = self.world.observe(&subject) else {
+                self.queue.done(subject, false, now);
+                continue;
+            };
+            let at = Timestamp::now();
+            let plan = plan::plan(&observed, &self.settings, at);
+            if plan.is_empty() {
+                self.metrics.tried(&subject, Tried::Success, Duration::ZERO);
+                self.queue.done(subject, false, now);
+                continue;
+            }
+            let writer = self.writer.clone();
+            self.spawn(subject.clone(), async move {
+                let outcome = writer.carry_out(&observed, plan, at).await;
+                Done::Tried(subject, outcome, now.elapsed())
+            });
+        }
+        self.metrics.waiting(self.queue.len());
+        self.metrics.working(self.jobs.len());
+    }
+
+    fn spawn(&mut self, subject: Subject, job: impl Future<Output = Done> + Send + 'static) {
+        let handle = self.jobs.spawn(job);
+        self.subjects.insert(handle.id(), subject);
+    }
+
+    fn joined(&mut self, joined: Result<(Id, Done), JoinError>) {
+        match joined {
+            Ok((id, done)) => {
+                self.subjects.remove(&id);
+                self.done(done);
+            }
+            Err(error) => {
+                let Some(subject) = self.subjects.remove(&error.id()) else { return };
+                tracing::error!(route = %subject.key, kind = subject.kind_name(), %error, "a job panicked");
+                self.metrics.tried(&subject, Tried::Error, Duration::ZERO);
+                self.queue.done(subject, true, Instant::now());
+            }
+        }
+    }
+
+    fn done(&mut self, done: Done) {
+        let now = Instant::now();
+        match done {
+            Done::Read(subject, workload, probed) => {
+                self.world.learn(workload, probed);
+                self.queue.done(subject.clone(), false, now);
+                self.queue.push(subject, now);
+            }
+            Done::Tried(subject, outcome, took) => {
+                let Outcome { items, failure } = outcome;
+                self.world.apply(items.into_iter().map(Event::Put));
+                let tried = if failure.is_some() { Tried::Error } else { Tried::Success };
+                self.metrics.tried(&subject, tried, took);
+                if let Some(error) = &failure {
+                    tracing::warn!(route = %subject.key, kind = subject.kind_name(), error, "cannot reconcile");
+                }
+                self.queue.done(subject, failure.is_some(), now);
+            }
+        }
+        self.enqueue();
+    }
+}

@@ -1,0 +1,176 @@
+//! Watches the API server and tells the world of changes. One task a kind; each resumes, lists again and backs off by itself.
+//! Objects are taken as they come and reduced at once, so that no single one can end a watch, and none is kept whole.
+
+use std::{pin::pin, time::Duration};
+
+use api::{HTTPScaledObject, InterceptorRoute, ScaledObject, convert};
+use futures_util::StreamExt as _;
+use interceptor_core::route::RouteKind;
+use k8s_openapi::api::{
+    apps::v1::{Deployment, StatefulSet},
+    core::v1::Service,
+};
+use kube::{
+    Api, Client, Resource,
+    api::{ApiResource, DynamicObject, PartialObjectMeta},
+    runtime::watcher,
+};
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+
+use crate::{
+    object::{Object, Scaled},
+    world::{Event, Item, Kind, workload_of},
+};
+
+/// Changes that may wait; the watches then wait too.
+pub const MAX_WAITING: usize = 1024;
+
+/// Waits after an error, doubling from the first to the last.
+const FIRST_WAIT: Duration = Duration::from_millis(500);
+const LAST_WAIT: Duration = Duration::from_secs(30);
+
+/// Nobody listens any more.
+#[derive(Debug, thiserror::Error)]
+#[error("nobody takes the changes of {0:?}")]
+pub struct Unheard(Kind);
+
+/// Watches one kind, in one namespace or in all, for ever.
+pub async fn watch(
+    kind: Kind,
+    client: Client,
+    namespace: Option<String>,
+    changes: mpsc::Sender<Event>,
+) -> Result<(), Unheard> {
+    match kind {
+        Kind::Routes => {
+            let read = |object: &DynamicObject| route(RouteKind::InterceptorRoute, object);
+            follow(kind, dynamic::<InterceptorRoute>(client, namespace.as_deref()), read, changes).await
+        }
+        Kind::HttpScaledObjects => {
+            let read = |object: &DynamicObject| route(RouteKind::HttpScaledObject, object);
+            follow(kind, dynamic::<HTTPScaledObject>(client, namespace.as_deref()), read, changes).await
+        }
+        Kind::ScaledObjects => {
+            let read = |object: &DynamicObject| Scaled::read(object).map(|scaled| Item::Scaled(Box::new(scaled)));
+            follow(kind, dynamic::<ScaledObject>(client, namespace.as_deref()), read, changes).await
+        }
+        Kind::Services => follow(kind, dynamic::<Service>(client, namespace.as_deref()), service, changes).await,
+        Kind::Deployments => {
+            let api: Api<PartialObjectMeta<Deployment>> = scoped(client, namespace.as_deref());
+            follow(kind, api, |it| workload(Kind::Deployments, it), changes).await
+        }
+        Kind::StatefulSets => {
+            let api: Api<PartialObjectMeta<StatefulSet>> = scoped(client, namespace.as_deref());
+            follow(kind, api, |it| workload(Kind::StatefulSets, it), changes).await
+        }
+    }
+}
+
+async fn follow<K>(
+    kind: Kind,
+    api: Api<K>,
+    read: impl Fn(&K) -> Option<Item>,
+    changes: mpsc::Sender<Event>,
+) -> Result<(), Unheard>
+where
+    K: Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
+{
+    let mut stream = pin!(watcher(api, watcher::Config::default()));
+    let mut listed = Vec::new();
+    let mut wait = FIRST_WAIT;
+    while let Some(next) = stream.next().await {
+        let event = match next {
+            Ok(watcher::Event::Init) => {
+                listed.clear();
+                None
+            }
+            Ok(watcher::Event::InitApply(object)) => {
+                listed.extend(read(&object));
+                None
+            }
+            Ok(watcher::Event::InitDone) => {
+                wait = FIRST_WAIT;
+                Some(Event::All(kind, std::mem::take(&mut listed)))
+            }
+            Ok(watcher::Event::Apply(object)) => {
+                wait = FIRST_WAIT;
+                let gone = || convert::key(object.meta()).ok().map(|key| Event::Gone(kind, key));
+                read(&object).map(Event::Put).or_else(gone)
+            }
+            Ok(watcher::Event::Delete(object)) => convert::key(object.meta()).ok().map(|key| Event::Gone(kind, key)),
+            Err(error) => {
+                let absent = is_absent(kind, &error);
+                tracing::warn!(?kind, error = %brief(&error), absent, "cannot watch");
+                if absent {
+                    wait = LAST_WAIT;
+                    changes.send(Event::Absent(kind)).await.map_err(|_closed| Unheard(kind))?;
+                }
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(LAST_WAIT);
+                None
+            }
+        };
+        if let Some(event) = event {
+            changes.send(event).await.map_err(|_closed| Unheard(kind))?;
+        }
+    }
+    Err(Unheard(kind))
+}
+
+/// Whether the kind is not to be had, as opposed to an API server in trouble. Services are always there, and nothing true
+/// could be said of routes without them.
+fn is_absent(kind: Kind, error: &watcher::Error) -> bool {
+    let status = match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status,
+        _ => return false,
+    };
+    match kind {
+        Kind::Services => false,
+        Kind::Routes | Kind::HttpScaledObjects | Kind::ScaledObjects => status.code == 404,
+        Kind::Deployments | Kind::StatefulSets => matches!(status.code, 403 | 404),
+    }
+}
+
+fn brief(error: &watcher::Error) -> String {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchError(status) => status.message.clone(),
+        error => error.to_string(),
+    }
+}
+
+fn route(kind: RouteKind, object: &DynamicObject) -> Option<Item> {
+    Object::read(kind, object).map(|object| Item::Route(Box::new(object)))
+}
+
+fn service(object: &DynamicObject) -> Option<Item> {
+    let spec = object.data.get("spec").cloned().unwrap_or_default();
+    let typed = Service { metadata: object.metadata.clone(), spec: serde_json::from_value(spec).ok(), status: None };
+    convert::service(&typed).ok().map(Item::Service)
+}
+
+fn workload<K>(kind: Kind, object: &PartialObjectMeta<K>) -> Option<Item> {
+    let key = convert::key(&object.metadata).ok()?;
+    Some(Item::Workload(workload_of(kind, &key), object.metadata.generation.unwrap_or_default()))
+}
+
+fn dynamic<K: Resource<DynamicType = ()>>(client: Client, namespace: Option<&str>) -> Api<DynamicObject> {
+    let resource = ApiResource::erase::<K>(&());
+    match namespace {
+        Some(namespace) => Api::namespaced_with(client, namespace, &resource),
+        None => Api::all_with(client, &resource),
+    }
+}
+
+fn scoped<K>(client: Client, namespace: Option<&str>) -> Api<K>
+where
+    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
+{
+    match namespace {
+        Some(namespace) => Api::namespaced(client, namespace),
+        None => Api::all(client),
+    }
+}
