@@ -1,6 +1,6 @@
 //! The table of the chart's values: read off the comments in values.yaml, written between two marks of the chart's README.
 
-use std::{fs, path::Path};
+use std::{fmt::Write as _, fs, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -29,7 +29,8 @@ pub(super) fn page(root: &Path) -> Result<(String, String)> {
 fn table(rows: &[Row]) -> String {
     let mut text = "| value | default | what it does |\n|---|---|---|\n".to_owned();
     for Row { path, default, text: meaning } in rows {
-        text.push_str(&format!("| `{path}` | `{default}` | {meaning} |\n"));
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "| `{path}` | `{default}` | {meaning} |");
     }
     text
 }
@@ -53,8 +54,9 @@ fn rows(yaml: &str) -> Result<Vec<Row>> {
                 comment = format!("{comment} {more}");
             }
         } else if let (Some(row), true) = (rows.last_mut(), described.is_some_and(|at| indent > at)) {
-            let gap = if row.default.is_empty() || row.default.ends_with(':') { " " } else { ", " };
-            row.default = format!("{}{gap}{content}", row.default).trim_start().to_owned();
+            let gap = if row.default.ends_with(':') { " " } else { ", " };
+            row.default.push_str(if row.default.is_empty() { "" } else { gap });
+            row.default.push_str(content);
         } else {
             let (key, default) = content.split_once(':').with_context(|| format!("neither key nor comment: {line}"))?;
             above.retain(|(at, _)| *at < indent);

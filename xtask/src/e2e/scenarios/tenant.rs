@@ -10,9 +10,9 @@ use crate::cluster::Cluster;
 /// Where KEDA and Rouse run.
 pub(super) const SYSTEM: &str = "keda";
 /// What one step may take: pods start within a second here, but the machine may have other work.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_mins(1);
 /// What KEDA and the autoscaler may take together: the latter looks every 15 seconds.
-pub(super) const SCALING: Duration = Duration::from_secs(120);
+pub(super) const SCALING: Duration = Duration::from_mins(2);
 
 const IMAGE: &str = "docker.io/rouse/demo-app:0.1.0";
 const PORT: u16 = 8000;
@@ -32,7 +32,7 @@ pub(super) struct App {
     start_delay_ms: u64,
     probe: Value,
     probe_period: u32,
-    app_protocol: Option<&'static str>,
+    protocol: Option<&'static str>,
 }
 
 /// How a route's demand is measured.
@@ -150,14 +150,14 @@ impl App {
             start_delay_ms: 0,
             probe: json!({ "httpGet": { "path": "/healthz", "port": "http" } }),
             probe_period: 1,
-            app_protocol: None,
+            protocol: None,
         }
     }
 
     /// Speaks gRPC: HTTP/2 without TLS, and its probe too.
     pub(super) fn grpc(self) -> Self {
         let probe = json!({ "grpc": { "port": PORT } });
-        Self { probe, app_protocol: Some("kubernetes.io/h2c"), ..self }
+        Self { probe, protocol: Some("kubernetes.io/h2c"), ..self }
     }
 
     /// Runs so many pods from the start.
@@ -172,11 +172,11 @@ impl App {
 
     /// Its objects.
     pub(super) fn objects(&self) -> [Value; 2] {
-        let Self { name, replicas, start_delay_ms, probe, probe_period, app_protocol } = self;
+        let Self { name, replicas, start_delay_ms, probe, probe_period, protocol } = self;
         let mut probe = probe.clone();
         probe["periodSeconds"] = json!(probe_period);
         let mut port = json!({ "name": "http", "port": 80, "targetPort": "http" });
-        if let Some(protocol) = app_protocol {
+        if let Some(protocol) = protocol {
             port["appProtocol"] = json!(protocol);
         }
         let container = json!({
