@@ -116,11 +116,6 @@ impl Cluster {
         fed(self.kubectl_command()?.args(args), input)
     }
 
-    /// What Helm answers to this standard input.
-    pub(crate) fn helm_fed(&self, args: &[&str], input: &str) -> Result<String> {
-        fed(self.helm_command()?.args(args), input)
-    }
-
     // --- waiting
 
     /// Looks again and again until there is something; an error of the look is told when time is up.

@@ -10,9 +10,11 @@ use super::{
     client::Client,
     tenant::{App, Metric, SCALING, SYSTEM, Tenant, route},
 };
-use crate::cluster::Cluster;
+use crate::{
+    cluster::Cluster,
+    e2e::release::{self, RELEASE},
+};
 
-const RELEASE: &str = "http-add-on";
 const DEPLOYMENTS: [&str; 3] =
     ["keda-add-ons-http-interceptor", "keda-add-ons-http-external-scaler", "keda-add-ons-http-controller-manager"];
 /// Kinds that the chart has objects of.
@@ -95,8 +97,7 @@ pub(super) fn taken_over(cluster: &Cluster) -> Result<()> {
 /// Removed: nothing is left but the definitions and the routes. Installed again: the routes are served as before.
 pub(super) fn removed(cluster: &Cluster) -> Result<()> {
     let tenant = served(cluster, "removed")?;
-    let values = cluster.helm(&["get", "values", RELEASE, "--namespace", SYSTEM, "--output", "yaml"])?;
-    cluster.helm(&["uninstall", RELEASE, "--namespace", SYSTEM, "--wait", "--timeout", "120s"])?;
+    release::uninstall(cluster)?;
     let selector =
         format!("--selector=app.kubernetes.io/part-of=keda-add-ons-http,app.kubernetes.io/instance={RELEASE}");
     cluster.wait_for("all objects of the release to go", SCALING, || {
@@ -110,9 +111,7 @@ pub(super) fn removed(cluster: &Cluster) -> Result<()> {
         cluster.kubectl(&["get", "customresourcedefinition", &format!("{kind}.http.keda.sh")])?;
     }
     ensure!(!tenant.get("interceptorroute/app")?.is_null(), "the user's route is gone");
-    let chart = chart::chart(cluster)?;
-    let install = ["install", RELEASE, &chart, "--namespace", SYSTEM, "--wait", "--timeout", "120s", "--values", "-"];
-    cluster.helm_fed(&install, &values)?;
+    release::install(cluster)?;
     Client::new(cluster, "removed.e2e")?.until(200, SCALING)?;
     tenant.finish()
 }
