@@ -1,0 +1,208 @@
+//! Certificates by the names they were made out to. Chosen for each handshake, replaced as a whole when files change.
+
+use std::{collections::HashMap, fmt, sync::Arc};
+
+use arc_swap::ArcSwap;
+use rustls::{
+    crypto::CryptoProvider,
+    pki_types::CertificateDer,
+    server::{ClientHello, ResolvesServerCert},
+    sign::CertifiedKey,
+};
+
+use crate::files::{self, FileError, Paths};
+
+/// All certificates that are served.
+#[derive(Debug)]
+pub struct Certificates {
+    /// By exact name, in lower case.
+    exact: HashMap<String, Arc<CertifiedKey>>,
+    /// By what follows `*.`, in lower case.
+    wildcard: HashMap<String, Arc<CertifiedKey>>,
+    /// For clients that name no host, or one that has no certificate.
+    default: Arc<CertifiedKey>,
+}
+
+/// Chooses the certificate of a handshake. Clones share the certificates.
+#[derive(Clone)]
+pub struct Resolver(Arc<ArcSwap<Certificates>>);
+
+// === impl Certificates ===
+
+impl Certificates {
+    /// Reads all pairs. Of two certificates for one name the one later in the order of paths is served, with a warning.
+    pub fn load(paths: &Paths, provider: &CryptoProvider) -> Result<Self, FileError> {
+        let mut pairs = paths.pairs()?.into_iter();
+        let (certificate, key) = pairs.next().expect("the default pair is always listed");
+        let default = pair(&certificate, &key, provider)?;
+        let mut all = Self { exact: HashMap::new(), wildcard: HashMap::new(), default: Arc::clone(&default) };
+        all.add(&default);
+        for (certificate, key) in pairs {
+            all.add(&pair(&certificate, &key, provider)?);
+        }
+        Ok(all)
+    }
+
+    /// The certificate for a name that a client asks for.
+    pub fn find(&self, name: Option<&str>) -> &Arc<CertifiedKey> {
+        let Some(name) = name else { return &self.default };
+        let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+        let parent = || name.split_once('.').and_then(|(_, parent)| self.wildcard.get(parent));
+        self.exact.get(&name).or_else(parent).unwrap_or(&self.default)
+    }
+
+    /// The certificates themselves, each chain's first.
+    pub fn leaves(&self) -> impl Iterator<Item = &CertificateDer<'static>> {
+        let named = self.exact.values().chain(self.wildcard.values());
+        named.chain([&self.default]).filter_map(|pair| pair.cert.first())
+    }
+
+    fn add(&mut self, pair: &Arc<CertifiedKey>) {
+        for name in names(pair) {
+            let (map, name) = match name.strip_prefix("*.") {
+                Some(parent) => (&mut self.wildcard, parent.to_owned()),
+                None => (&mut self.exact, name),
+            };
+            let before = map.insert(name.clone(), Arc::clone(pair));
+            if before.is_some_and(|before| before.cert != pair.cert && !Arc::ptr_eq(&before, &self.default)) {
+                tracing::warn!(name, "several certificates are made out to this name, the last one is served");
+            }
+        }
+    }
+}
+
+fn pair(
+    certificate: &std::path::Path,
+    key: &std::path::Path,
+    provider: &CryptoProvider,
+) -> Result<Arc<CertifiedKey>, FileError> {
+    let chain = files::certificates(certificate)?;
+    let secret = files::key(key)?;
+    let pair = CertifiedKey::from_der(chain, secret, provider);
+    let failed = |source| FileError::Pair { certificate: certificate.to_owned(), key: key.to_owned(), source };
+    pair.map(Arc::new).map_err(failed)
+}
+
+/// The DNS names a certificate is made out to, in lower case. One that can't be read has none; it may still be the default.
+fn names(pair: &CertifiedKey) -> Vec<String> {
+    let certificate = pair.cert.first().and_then(|der| webpki::EndEntityCert::try_from(der).ok());
+    certificate
+        .map(|certificate| certificate.valid_dns_names().map(str::to_ascii_lowercase).collect())
+        .unwrap_or_default()
+}
+
+// === impl Resolver ===
+
+impl Resolver {
+    /// Serves these.
+    pub fn new(certificates: Certificates) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(certificates)))
+    }
+
+    /// Serves others from the next handshake on; connections that are open keep what they have.
+    pub fn replace(&self, certificates: Certificates) {
+        self.0.store(Arc::new(certificates));
+    }
+
+    /// What is served now.
+    pub fn current(&self) -> Arc<Certificates> {
+        self.0.load_full()
+    }
+}
+
+impl ResolvesServerCert for Resolver {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(self.0.load().find(hello.server_name())))
+    }
+}
+
+impl fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Resolver").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::{fs, path::Path};
+
+    use proptest::prelude::*;
+    use rustls::crypto::ring;
+
+    use super::*;
+
+    /// Writes a self-signed pair for `names`.
+    pub(crate) fn write_pair(folder: &Path, stem: &str, names: &[&str]) {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let made = rcgen::generate_simple_self_signed(names).unwrap();
+        fs::write(folder.join(format!("{stem}.crt")), made.cert.pem()).unwrap();
+        fs::write(folder.join(format!("{stem}.key")), made.signing_key.serialize_pem()).unwrap();
+    }
+
+    pub(crate) fn paths(folder: &Path) -> Paths {
+        let store = folder.join("store");
+        fs::create_dir_all(&store).unwrap();
+        Paths { certificate: folder.join("default.crt"), key: folder.join("default.key"), stores: vec![store] }
+    }
+
+    fn certificates(pairs: &[(&str, &[&str])]) -> Certificates {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = paths(folder.path());
+        write_pair(folder.path(), "default", &["default.test"]);
+        for (stem, names) in pairs {
+            write_pair(&paths.stores[0], stem, names);
+        }
+        Certificates::load(&paths, &ring::default_provider()).unwrap()
+    }
+
+    fn served(certificates: &Certificates, name: Option<&str>) -> Vec<String> {
+        names(certificates.find(name))
+    }
+
+    #[test]
+    fn an_exact_name_stands_before_a_wildcard_and_both_before_the_default() {
+        let all = certificates(&[("a", &["a.example.com"]), ("w", &["*.example.com"])]);
+        assert_eq!(served(&all, Some("a.example.com")), ["a.example.com"]);
+        assert_eq!(served(&all, Some("A.Example.COM.")), ["a.example.com"]);
+        assert_eq!(served(&all, Some("b.example.com")), ["*.example.com"]);
+        for other in [Some("example.com"), Some("x.b.example.com"), Some(""), Some("."), None] {
+            assert_eq!(served(&all, other), ["default.test"], "{other:?}");
+        }
+    }
+
+    #[test]
+    fn of_two_certificates_for_a_name_the_later_path_is_served() {
+        let all = certificates(&[("a", &["same.test", "a.test"]), ("b", &["same.test", "b.test"])]);
+        assert!(served(&all, Some("same.test")).contains(&"b.test".to_owned()));
+    }
+
+    #[test]
+    fn a_key_of_another_certificate_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = paths(folder.path());
+        write_pair(folder.path(), "default", &["a.test"]);
+        write_pair(folder.path(), "other", &["b.test"]);
+        fs::rename(folder.path().join("other.key"), &paths.key).unwrap();
+        let message = Certificates::load(&paths, &ring::default_provider()).unwrap_err().to_string();
+        assert!(message.contains("default.crt with") && message.contains("default.key"), "{message}");
+    }
+
+    #[test]
+    fn files_that_hold_no_certificate_are_told_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = paths(folder.path());
+        write_pair(folder.path(), "default", &["a.test"]);
+        fs::write(paths.stores[0].join("bad.crt"), "nothing").unwrap();
+        fs::write(paths.stores[0].join("bad.key"), "nothing").unwrap();
+        let message = Certificates::load(&paths, &ring::default_provider()).unwrap_err().to_string();
+        assert!(message.contains("bad.crt") && message.contains("expected certificates in PEM"), "{message}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_name_a_client_asks_for_has_a_certificate(name in "\\PC{0,64}") {
+            thread_local!(static ALL: Certificates = certificates(&[("w", &["*.example.com"])]));
+            prop_assert!(ALL.with(|all| !all.find(Some(&name)).cert.is_empty()));
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! TLS for clients and for pods: settings under the add-on's names, certificates chosen by SNI and reloaded when their
+//! files change. Used by the interceptor alone; knows no request.
+//!
+//! ```text
+//! environment ─► Settings ─► server::config ─► Certificates (by SNI) ◄─ reload ◄─ files
+//!                        └─► client::Client (system's and private CAs)
+//! ```
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that cannot go on panics"))]
+
+mod certificates;
+pub mod client;
+mod files;
+pub mod reload;
+pub mod server;
+pub mod settings;
+
+pub use self::{
+    certificates::{Certificates, Resolver},
+    files::{FileError, Paths},
+    settings::Settings,
+};
