@@ -1,7 +1,7 @@
 //! Certificates as files: pairs found in folders, read whole, and known again by what `stat` says of them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -147,14 +147,14 @@ fn key_of(certificate: &Path) -> Option<PathBuf> {
 fn files(folder: &Path) -> Result<BTreeSet<PathBuf>, FileError> {
     let too_many = || FileError::TooMany { path: folder.to_owned() };
     let mut found = BTreeSet::new();
-    let mut seen = BTreeMap::new();
+    let mut seen = BTreeSet::new();
     let mut open = vec![(folder.to_owned(), 0)];
     while let Some((path, depth)) = open.pop() {
         let read = |source| FileError::Read { path: path.clone(), source };
         let data = fs::metadata(&path).map_err(read)?;
         if !data.is_dir() {
             found.insert(path);
-        } else if seen.insert((data.dev(), data.ino()), ()).is_none() {
+        } else if seen.insert((data.dev(), data.ino())) {
             if depth > MAX_DEPTH {
                 return Err(too_many());
             }

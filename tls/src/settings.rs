@@ -141,7 +141,7 @@ fn cipher_suites(env: &Env) -> Result<Vec<SupportedCipherSuite>, EnvError> {
     Ok(of_1_3.into_iter().chain(suites).collect())
 }
 
-/// A suite by its name in IANA's registry, or by Go's older name for the two of ChaCha20.
+/// A suite by its name in IANA's registry, or by Go's older name for one of the two with Poly1305.
 fn suite(name: &str) -> Option<CipherSuite> {
     let name = match name {
         "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305" => "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
@@ -172,9 +172,10 @@ fn groups(env: &Env) -> Result<Vec<&'static dyn SupportedKxGroup>, EnvError> {
             "X25519MLKEM768" => NamedGroup::X25519MLKEM768,
             _ => return Err(invalid(name, &value, format!("names of curves, which {part:?} is not"))),
         };
-        match ring::ALL_KX_GROUPS.iter().find(|known| known.name() == group) {
-            Some(known) => groups.push(*known),
-            None => tracing::warn!(variable = name, curve = part, "this curve is not supported, and left out"),
+        if let Some(known) = ring::ALL_KX_GROUPS.iter().find(|known| known.name() == group) {
+            groups.push(*known);
+        } else {
+            tracing::warn!(variable = name, curve = part, "this curve is not supported, and left out");
         }
     }
     match (asked, groups.is_empty()) {

@@ -8,11 +8,12 @@ use serde_json::Value;
 use crate::process;
 
 /// Our crates from the bottom up. Crates of one layer do not know each other.
-const LAYERS: [&[&str]; 7] = [
+const LAYERS: [&[&str]; 8] = [
     &["interceptor-common"],
     &["interceptor-core", "interceptor-ebpf"],
     &["api", "proto"],
     &["runtime", "dataplane"],
+    &["tls"],
     &["interceptor-user", "scaler", "operator"],
     &["local"],
     &["integration"],
