@@ -121,7 +121,7 @@ pub(crate) fn run(root: &Path, args: &ImageArgs) -> Result<()> {
 
 /// Builds the programs and writes their images; the archives' paths.
 pub(crate) fn build(root: &Path, out: &Path, arch: Arch, effort: Effort) -> Result<Vec<PathBuf>> {
-    let target = Target::find(arch)?;
+    let target = Target::find(root, arch)?;
     setup::with_ebpf(root, "image");
     let programs = target.build(root, &PARTS.map(|part| part.package), effort)?;
     fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;

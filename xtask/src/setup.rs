@@ -1,10 +1,11 @@
 //! `cargo xtask setup`: puts on this machine what the other commands need, once; says in one line what it cannot.
 //! `test`, `demo` and `bench` call it with the part they need.
 
+mod arm64;
 mod bpf_linker;
 mod debian;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
@@ -124,6 +125,11 @@ pub(crate) fn for_bench() -> Result<()> {
 /// Installs what a cluster needs beside Go.
 pub(crate) fn for_cluster() -> Result<()> {
     debian::install(&CLUSTER)
+}
+
+/// Installs what building for arm64 takes on another machine; the compiler's sysroot.
+pub(crate) fn for_arm64(root: &Path) -> Result<PathBuf> {
+    arm64::sysroot(root)
 }
 
 /// A toolchain for the BPF target: rustup's if it is complete, Debian's otherwise.
