@@ -136,7 +136,10 @@ impl ActivityStream {
             }
             let activity = self.board.activity(&self.subject);
             let due = match self.push.step(activity, self.board.now()) {
-                Step::Say(active) => return Some(active),
+                Step::Say(active) => {
+                    tracing::debug!(subject = ?self.subject, active, "told KEDA");
+                    return Some(active);
+                }
                 Step::Wait(due) => due.map(|due| self.board.instant(due)),
             };
             let timer = async {
