@@ -41,6 +41,9 @@ pub(crate) struct E2eArgs {
     /// Leave the cluster up, with everything installed.
     #[arg(long)]
     keep: bool,
+    /// The cluster is up and has everything installed, as `--keep` left it: only run scenarios.
+    #[arg(long, conflicts_with = "keep")]
+    installed: bool,
     /// Only these scenarios; `api` is all tests that need no more than a control plane.
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
@@ -57,11 +60,14 @@ pub(crate) fn run(root: &Path, args: &E2eArgs) -> Result<()> {
     if !process::is_root() {
         bail!("namespaces and mounts of a cluster need root");
     }
-    if run.wants("api") {
+    if run.wants("api") && !args.installed {
         run.api_tests();
     }
     let wanted: Vec<&Scenario> = scenarios::ALL.iter().filter(|scenario| run.wants(scenario.name)).collect();
-    if !wanted.is_empty() {
+    if args.installed {
+        let cluster = Cluster::find(root, &args.name.parse()?)?;
+        run.each(&cluster, &wanted, &root.join(ARTEFACTS));
+    } else if !wanted.is_empty() {
         run.scenarios(&wanted);
     }
     let Run { report, counts, .. } = run;
@@ -151,6 +157,14 @@ impl Run<'_> {
             artefacts::keep(cluster, &artefacts.join("install"));
             return;
         }
+        self.each(cluster, wanted, artefacts);
+        if !self.args.keep && !self.needed("helm uninstall", || release::uninstall(cluster)) {
+            artefacts::keep(cluster, &artefacts.join("uninstall"));
+        }
+    }
+
+    /// Runs the scenarios, one by one.
+    fn each(&mut self, cluster: &Cluster, wanted: &[&Scenario], artefacts: &Path) {
         for scenario in wanted {
             let passed = self.report.step(&format!("scenario {}", scenario.name), || {
                 (scenario.run)(cluster).map(|()| Outcome::Passed(String::new()))
@@ -159,9 +173,6 @@ impl Run<'_> {
             if !passed {
                 artefacts::keep(cluster, &artefacts.join(scenario.name));
             }
-        }
-        if !self.args.keep && !self.needed("helm uninstall", || release::uninstall(cluster)) {
-            artefacts::keep(cluster, &artefacts.join("uninstall"));
         }
     }
 }
