@@ -1,6 +1,7 @@
 //! Clients of the interceptors, started on a node: curl for single requests, wrk for load. Both are foreign to this project.
 
 use std::{
+    fs,
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -85,21 +86,16 @@ impl<'a> Client<'a> {
         found.with_context(|| format!("the last answer was {last:?}"))
     }
 
-    /// A request with curl's own arguments, such as for gRPC; what curl wrote to standard output and standard error.
-    pub(super) fn verbose(&self, args: &[&str], path: &str, body: &[u8]) -> Result<String> {
-        use std::io::Write as _;
-
+    /// A gRPC call without TLS whose request is an empty message, by nghttp; all frames of the response in its words.
+    pub(super) fn call(&self, method: &str) -> Result<String> {
+        let request = self.cluster.place().folder().join("empty.grpc");
+        fs::write(&request, [0; 5]).with_context(|| format!("cannot write {}", request.display()))?;
         let mut command = self.cluster.beside(NODE);
-        command.args(["curl", "--silent", "--show-error", "--verbose", "--max-time", "90", "--data-binary", "@-"]);
-        command.arg("--header").arg(format!("Host: {}", self.host)).args(args);
-        command.arg(format!("http://{}{path}", self.proxy));
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().context("cannot start curl")?;
-        child.stdin.take().context("standard input is piped")?.write_all(body)?;
-        let output = child.wait_with_output()?;
-        let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
-        ensure!(output.status.success(), "curl ended with {}: {text}", output.status);
-        Ok(text)
+        command.args(["nghttp", "--verbose", "--timeout=90", "--data"]).arg(&request);
+        for header in [&format!(":authority: {}", self.host), "content-type: application/grpc", "te: trailers"] {
+            command.arg(format!("--header={header}"));
+        }
+        process::output(command.arg(format!("http://{}{method}", self.proxy)))
     }
 
     /// Load over this many connections, until [`Load::finish`].

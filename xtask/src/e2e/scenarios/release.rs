@@ -48,7 +48,7 @@ pub(super) fn taken_over(cluster: &Cluster) -> Result<()> {
         "app.kubernetes.io/part-of": "keda-add-ons-http",
         "helm.sh/chart": "keda-add-ons-http-0.7.0",
     });
-    tenant.apply(&[json!({
+    let deployment = json!({
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": {
@@ -67,7 +67,10 @@ pub(super) fn taken_over(cluster: &Cluster) -> Result<()> {
                 "spec": { "containers": [{ "name": "interceptor", "image": "add-on" }] },
             },
         },
-    })])?;
+    });
+    // As Helm would have made it.
+    let apply = ["apply", "--server-side", "--field-manager=helm", "--namespace", &tenant.namespace, "--filename", "-"];
+    cluster.fed(&apply, &deployment.to_string())?;
     let chart = chart::chart(cluster)?;
     let settings =
         ["crds.install=false", "scaler.replicas=0", "operator.replicas=0", "interceptor.scaledObject.enabled=false"];

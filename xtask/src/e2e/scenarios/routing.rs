@@ -1,6 +1,6 @@
 //! Routes that change while requests come: another host, another port name, two routes for one host, nobody who wakes up.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, ensure};
 use serde_json::json;
@@ -68,6 +68,7 @@ pub(super) fn one_host_twice(cluster: &Cluster) -> Result<()> {
     }
     older.apply(&[route("first", "shared.e2e", Metric::Concurrency(10))])?;
     older.condition("interceptorroute/first", "Ready", "True")?;
+    next_second(cluster)?;
     younger.apply(&[route("second", "shared.e2e", Metric::Concurrency(10))])?;
     let told = younger.until("interceptorroute/second", "a condition that names the winner", PATIENCE, |object| {
         let conditions = object["status"]["conditions"].as_array().map_or(&[][..], Vec::as_slice);
@@ -86,6 +87,13 @@ pub(super) fn one_host_twice(cluster: &Cluster) -> Result<()> {
     })?;
     older.finish()?;
     younger.finish()
+}
+
+/// Kubernetes notes whole seconds, and the older of two objects is the one that was made in an earlier one.
+fn next_second(cluster: &Cluster) -> Result<()> {
+    let now = || -> Result<u64> { Ok(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs()) };
+    let begun = now()?;
+    cluster.wait_for("the next second", SOON, || Ok((now()? > begun).then_some(())))
 }
 
 /// No pod ever gets ready: the fallback answers when the time for that is up.
