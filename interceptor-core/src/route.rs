@@ -75,6 +75,13 @@ pub struct Rule {
     pub headers: Vec<HeaderMatch>,
 }
 
+/// A request's headers. Most requests are routed by host and path alone, so their map is asked for only when a rule
+/// asks for a header, and may be made then.
+pub trait Headers {
+    /// All of them.
+    fn map(&self) -> &HeaderMap;
+}
+
 /// A header that a request must have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeaderMatch {
@@ -156,6 +163,14 @@ pub struct RouteEntry {
     pub fallback: Option<UpstreamId>,
     /// Its counters; shared by all versions of the route.
     pub counters: Arc<crate::inflight::RouteCounters>,
+}
+
+// === impl Headers ===
+
+impl Headers for HeaderMap {
+    fn map(&self) -> &HeaderMap {
+        self
+    }
 }
 
 // === impl HeaderMatch ===

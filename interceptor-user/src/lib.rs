@@ -15,6 +15,7 @@ pub mod config;
 
 mod coldstart;
 mod control;
+mod h1;
 mod metrics;
 mod proxy;
 mod rt;

@@ -14,12 +14,11 @@ use std::{
 };
 
 use foldhash::fast::RandomState;
-use http::{HeaderMap, HeaderValue};
 use interceptor_core::{
     RouteEntry, RouteId, UpstreamId,
     index::Snapshot,
     inflight::{HeldGuard, RouteCounters},
-    route::{Backend, PortRef},
+    route::{Backend, Headers, PortRef},
     upstream::Resolution,
 };
 use runtime::{
@@ -154,9 +153,9 @@ impl Worker {
     }
 
     /// The route of a request.
-    pub(crate) fn route(&self, host: &HeaderValue, path: &str, headers: &HeaderMap) -> Option<Rc<LocalRoute>> {
+    pub(crate) fn route(&self, host: &[u8], path: &[u8], headers: &impl Headers) -> Option<Rc<LocalRoute>> {
         let mut snapshot = self.snapshot.borrow_mut();
-        let entry = snapshot.load().table.lookup(host.to_str().ok()?, path, headers)?;
+        let entry = snapshot.load().table.lookup(std::str::from_utf8(host).ok()?, path, headers)?;
         if let Some(local) = self.routes.borrow().get(&entry.id)
             && Arc::ptr_eq(&local.entry, entry)
         {

@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName};
 use imbl::{GenericHashMap, shared_ptr::DefaultSharedPtr};
 
 use super::{
-    HeaderMatch, RouteEntry,
+    HeaderMatch, Headers, RouteEntry,
     ranked::{Ranked, Slot},
 };
 
@@ -49,11 +49,11 @@ impl Bucket {
     }
 
     /// The first whose headers the request has.
-    pub(crate) fn pick(&self, headers: &HeaderMap) -> Option<&Arc<RouteEntry>> {
+    pub(crate) fn pick(&self, headers: &impl Headers) -> Option<&Arc<RouteEntry>> {
         let slot = match self {
             Self::Empty => None,
             Self::One(slot) => slot.matches(headers).then_some(slot),
-            Self::Many(files) => files.pick(headers),
+            Self::Many(files) => files.pick(headers.map()),
         };
         slot.map(|slot| &slot.entry)
     }

@@ -6,8 +6,7 @@ use std::borrow::Cow;
 pub const MAX_PREFIX: usize = 1024;
 
 /// The path with its percent-escapes decoded. What is no escape stays; dot segments and doubled slashes stay too.
-pub(crate) fn decoded(path: &str) -> Cow<'_, [u8]> {
-    let bytes = path.as_bytes();
+pub(crate) fn decoded(bytes: &[u8]) -> Cow<'_, [u8]> {
     if !bytes.contains(&b'%') {
         return Cow::Borrowed(bytes);
     }
@@ -51,7 +50,7 @@ mod tests {
     use super::*;
 
     fn parts(path: &str) -> Vec<String> {
-        segments(&decoded(path)).map(|part| String::from_utf8_lossy(part).into_owned()).collect()
+        segments(&decoded(path.as_bytes())).map(|part| String::from_utf8_lossy(part).into_owned()).collect()
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
 use http::HeaderMap;
 use imbl::OrdSet;
 
-use super::{HeaderMatch, RouteEntry};
+use super::{HeaderMatch, Headers, RouteEntry};
 
 /// One rule of one route at a host and prefix.
 #[derive(Clone, Debug)]
@@ -33,8 +33,8 @@ impl Slot {
         &self.entry.route.rules[self.rule].headers
     }
 
-    pub(crate) fn matches(&self, headers: &HeaderMap) -> bool {
-        self.headers().iter().all(|header| header.matches(headers))
+    pub(crate) fn matches(&self, headers: &impl Headers) -> bool {
+        self.headers().iter().all(|header| header.matches(headers.map()))
     }
 
     /// More headers, more of them with a value, the older route, the later namespace, the later name: in this order.

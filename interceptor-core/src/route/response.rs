@@ -5,7 +5,7 @@ use http::{HeaderMap, StatusCode};
 use std::sync::Arc;
 
 use super::{
-    Rule,
+    Headers, Rule,
     host::{self, HostBuf, HostPattern},
     path,
 };
@@ -61,8 +61,13 @@ pub enum ResponseMode {
 
 impl StaticRoute {
     /// Whether it takes a request. `authority` is the `Host` field or `:authority` as received, `path` the raw path.
-    pub fn matches(&self, authority: &str, path: &str, headers: &HeaderMap) -> bool {
-        let path = path::decoded(path);
+    pub fn matches(
+        &self,
+        authority: &str,
+        path: &(impl AsRef<[u8]> + ?Sized),
+        headers: &impl Headers,
+    ) -> bool {
+        let path = path::decoded(path.as_ref());
         let mut buf = HostBuf::new();
         let host = host::normalise(authority, &mut buf);
         self.rules.iter().any(|rule| rule.matches(host, &path, headers))
@@ -72,11 +77,11 @@ impl StaticRoute {
 // === impl Rule ===
 
 impl Rule {
-    fn matches(&self, host: Option<&str>, path: &[u8], headers: &HeaderMap) -> bool {
+    fn matches(&self, host: Option<&str>, path: &[u8], headers: &impl Headers) -> bool {
         let Self { hosts, paths, headers: wanted } = self;
         (hosts.is_empty() || hosts.iter().any(|pattern| names(pattern, host)))
             && (paths.is_empty() || paths.iter().any(|prefix| leads_to(prefix, path)))
-            && wanted.iter().all(|header| header.matches(headers))
+            && wanted.iter().all(|header| header.matches(headers.map()))
     }
 }
 

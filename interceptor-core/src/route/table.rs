@@ -5,11 +5,10 @@
 use std::sync::Arc;
 
 use foldhash::quality::RandomState;
-use http::HeaderMap;
 use imbl::{GenericHashMap, shared_ptr::DefaultSharedPtr};
 
 use super::{
-    Route, RouteEntry,
+    Headers, Route, RouteEntry,
     host::{self, HostBuf, HostPattern},
     path,
     ranked::Slot,
@@ -34,8 +33,8 @@ impl RouteTable {
     /// `authority` is the `Host` header or `:authority` as received, `path` the request's path as received, still
     /// percent-encoded and without query. The exact host goes before wildcards, and those before the catch-all, the
     /// most specific first; on a host the longest prefix whose headers match wins.
-    pub fn lookup(&self, authority: &str, path: &str, headers: &HeaderMap) -> Option<&Arc<RouteEntry>> {
-        let path = path::decoded(path);
+    pub fn lookup(&self, authority: &str, path: &(impl AsRef<[u8]> + ?Sized), headers: &impl Headers) -> Option<&Arc<RouteEntry>> {
+        let path = path::decoded(path.as_ref());
         let mut buf = HostBuf::new();
         if let Some(host) = host::normalise(authority, &mut buf) {
             let exact = self.exact.get(host).and_then(|node| node.find(&path, headers));

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use foldhash::quality::RandomState;
-use http::HeaderMap;
 use imbl::{GenericHashMap, shared_ptr::DefaultSharedPtr};
 
-use super::{RouteEntry, bucket::Bucket, path, ranked::Slot};
+use super::{Headers, RouteEntry, bucket::Bucket, path, ranked::Slot};
 
 /// How many children are compared one by one; most hosts have one prefix or a few, and a hash map takes a kilobyte.
 const FEW: usize = 8;
@@ -32,7 +31,7 @@ impl PathNode {
     }
 
     /// The route of the longest prefix of `path` whose headers match.
-    pub(crate) fn find(&self, path: &[u8], headers: &HeaderMap) -> Option<&Arc<RouteEntry>> {
+    pub(crate) fn find(&self, path: &[u8], headers: &impl Headers) -> Option<&Arc<RouteEntry>> {
         let mut node = self;
         let mut best = node.here.pick(headers);
         if node.children.is_empty() {

@@ -3,23 +3,26 @@
 
 use std::{
     cell::Cell,
-    error::Error as StdError,
     pin::Pin,
     rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
-use http_body::{Body, Frame, SizeHint};
+use http_body::{Body, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::{Instant, Sleep};
+use tokio::{
+    io::Interest,
+    time::{Instant, Sleep},
+};
 
 use super::{inflight::InFlight, pool::Lease};
+use crate::h1::{
+    body::{ClientBody, ClientBodyError, Frame},
+    client::ClientError,
+    framing::Framing,
+};
 
 /// How long a body waits for the upstream's `100 Continue` before it is sent all the same; Go's transport's value,
 /// which the add-on has.
@@ -28,17 +31,38 @@ const EXPECT_CONTINUE_WAIT: Duration = Duration::from_secs(1);
 /// The client's request body on its way to the upstream.
 #[derive(Debug)]
 pub(crate) struct RequestBody {
-    inner: Option<Incoming>,
+    source: Source,
+    framing: Framing,
+    /// Was taken for a connection that did not take it.
+    unsent: Bytes,
     /// When the last byte was taken by the upstream connection; the response head's deadline counts from there.
     sent: Option<Rc<Cell<Option<Instant>>>>,
     gate: Option<Gate>,
 }
 
+#[derive(Debug)]
+enum Source {
+    Empty,
+    Client(ClientBody),
+    Http2(Incoming),
+}
+
 /// Holds a body back until the upstream asks for it.
 #[derive(Debug)]
 struct Gate {
-    open: Arc<AtomicBool>,
+    open: bool,
     wait: Pin<Box<Sleep>>,
+}
+
+/// Why a request can't be sent to its end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RequestBodyError {
+    #[error("client's body broke off")]
+    Client(#[from] ClientBodyError),
+    #[error("client's stream broke off")]
+    Stream(#[source] hyper::Error),
+    #[error("client's body is longer or shorter than it said")]
+    Length,
 }
 
 /// A response's body on its way to the client.
@@ -53,15 +77,28 @@ pub(crate) struct ResponseBody {
 
 #[derive(Debug)]
 enum Kind {
-    Full(Option<Bytes>),
-    Upstream { incoming: Incoming, lease: Option<Lease> },
+    Full(Bytes),
+    Http1 {
+        /// `None` once it was given back.
+        lease: Option<Lease>,
+        /// What is still being sent of the request.
+        request: Option<Box<RequestBody>>,
+    },
+    Http2 {
+        incoming: Incoming,
+        lease: Option<Lease>,
+    },
 }
 
 /// Why a response ends early.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BodyError {
     #[error("upstream broke off its response")]
-    Upstream(#[source] hyper::Error),
+    Http1(#[from] ClientError),
+    #[error("upstream broke off its stream")]
+    Http2(#[source] hyper::Error),
+    #[error("client broke off its request in the middle of the response")]
+    Request(#[from] RequestBodyError),
     #[error("request's deadline passed in the middle of its response")]
     Deadline,
 }
@@ -69,65 +106,136 @@ pub(crate) enum BodyError {
 // === impl RequestBody ===
 
 impl RequestBody {
-    pub(crate) fn new(inner: Incoming) -> Self {
-        let empty = inner.is_end_stream();
-        let sent = (!empty).then(Rc::default);
-        Self { inner: (!empty).then_some(inner), sent, gate: None }
+    /// No body; `framing` is how that was said.
+    pub(crate) fn empty(framing: Framing) -> Self {
+        Self { source: Source::Empty, framing, unsent: Bytes::new(), sent: None, gate: None }
     }
 
-    /// A body for a repeated request that had none.
-    pub(crate) fn empty() -> Self {
-        Self { inner: None, sent: None, gate: None }
+    /// The body of a client of HTTP/1.1.
+    pub(crate) fn client(body: ClientBody, framing: Framing) -> Self {
+        Self { source: Source::Client(body), sent: Some(Rc::default()), ..Self::empty(framing) }
     }
 
-    /// Sends nothing until `open` is set, or until the upstream has had its time.
-    pub(crate) fn wait_for_continue(&mut self, open: Arc<AtomicBool>) {
-        self.gate = Some(Gate { open, wait: Box::pin(tokio::time::sleep(EXPECT_CONTINUE_WAIT)) });
+    /// The body of a client of HTTP/2, whose head gave this length.
+    pub(crate) fn http2(incoming: Incoming, length: Option<u64>) -> Self {
+        let framing = length.map(Framing::Length);
+        if incoming.is_end_stream() {
+            return Self::empty(framing.unwrap_or(Framing::None));
+        }
+        let framing = framing.unwrap_or(Framing::Chunked);
+        Self { source: Source::Http2(incoming), sent: Some(Rc::default()), ..Self::empty(framing) }
+    }
+
+    /// What stays behind of a body that goes elsewhere: its clock.
+    pub(crate) fn leave(&self) -> Self {
+        Self { sent: self.sent.clone(), ..Self::empty(self.framing) }
+    }
+
+    /// How the body is framed.
+    pub(crate) fn framing(&self) -> Framing {
+        self.framing
+    }
+
+    /// Sends nothing until [`RequestBody::go_on`], or until the upstream has had its time.
+    pub(crate) fn wait_for_continue(&mut self) {
+        self.gate = Some(Gate { open: false, wait: Box::pin(tokio::time::sleep(EXPECT_CONTINUE_WAIT)) });
+    }
+
+    /// The upstream has asked for the body.
+    pub(crate) fn go_on(&mut self) {
+        if let Some(gate) = &mut self.gate {
+            gate.open = true;
+        }
     }
 
     /// When the body was taken whole; `None` for a request without a body.
-    pub(crate) fn sent(&self) -> Option<Rc<Cell<Option<Instant>>>> {
-        self.sent.clone()
+    pub(crate) fn sent(&self) -> Option<&Rc<Cell<Option<Instant>>>> {
+        self.sent.as_ref()
     }
 
-    /// Whether there is a body of which nobody has said how long it is.
-    pub(crate) fn has_unknown_length(&self) -> bool {
-        self.inner.as_ref().is_some_and(|inner| !inner.is_end_stream() && inner.size_hint().exact().is_none())
+    /// Whether there is a body of which nothing was taken.
+    pub(crate) fn is_unread(&self) -> bool {
+        self.sent.as_ref().is_some_and(|sent| sent.get().is_none())
     }
 
-    fn finish(&mut self) {
-        self.inner = None;
-        if let Some(sent) = &self.sent {
-            sent.set(Some(Instant::now()));
+    /// Takes a piece back that was not sent.
+    pub(crate) fn put_back(&mut self, data: Bytes) {
+        self.unsent = data;
+    }
+
+    /// Resolves when a client of HTTP/1.1 has left, although nobody reads its body.
+    pub(crate) async fn client_gone(&self) {
+        let Source::Client(body) = &self.source else { return std::future::pending().await };
+        let Ok(stream) = body.watch() else { return std::future::pending().await };
+        loop {
+            // Edge-triggered: each arrival of data wakes once, and the end of data once.
+            match stream.ready(Interest::READABLE).await {
+                Ok(ready) if !ready.is_read_closed() => {
+                    let _ =
+                        stream.try_io(Interest::READABLE, || Err::<(), _>(std::io::ErrorKind::WouldBlock.into()));
+                }
+                Ok(_) | Err(_) => return,
+            }
         }
+    }
+
+    /// The next piece.
+    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, RequestBodyError>>> {
+        if let Some(gate) = &mut self.gate {
+            if !gate.open {
+                ready!(gate.wait.as_mut().poll(cx));
+            }
+            self.gate = None;
+        }
+        if !self.unsent.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::Data(std::mem::take(&mut self.unsent)))));
+        }
+        let (frame, ended) = match &mut self.source {
+            Source::Empty => return Poll::Ready(None),
+            Source::Client(body) => {
+                let frame = ready!(body.poll_frame(cx)).map(|frame| frame.map_err(RequestBodyError::Client));
+                (frame, body.is_done())
+            }
+            Source::Http2(body) => {
+                let frame = ready!(Pin::new(&mut *body).poll_frame(cx));
+                (frame.map(|frame| frame.map(from_http).map_err(RequestBodyError::Stream)), body.is_end_stream())
+            }
+        };
+        if frame.is_none() || ended {
+            self.source = Source::Empty;
+            if let Some(sent) = &self.sent {
+                sent.set(Some(Instant::now()));
+            }
+        }
+        Poll::Ready(frame)
     }
 }
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = RequestBodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        if let Some(gate) = &mut self.gate {
-            if !gate.open.load(Relaxed) && gate.wait.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
-            }
-            self.gate = None;
-        }
-        let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
-        let frame = std::task::ready!(Pin::new(&mut *inner).poll_frame(cx));
-        if frame.is_none() || inner.is_end_stream() {
-            self.finish();
-        }
-        Poll::Ready(frame)
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, RequestBodyError>>> {
+        Self::poll_frame(&mut self, cx).map(|frame| frame.map(|frame| frame.map(into_http)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(Body::is_end_stream)
+        matches!(self.source, Source::Empty) && self.unsent.is_empty()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        if self.is_end_stream() {
+            return SizeHint::with_exact(0);
+        }
+        let left = match &self.source {
+            Source::Client(body) => body.left(),
+            Source::Http2(body) => body.size_hint().exact(),
+            Source::Empty => Some(0),
+        };
+        left.map_or_else(SizeHint::default, |left| SizeHint::with_exact(left + self.unsent.len() as u64))
     }
 }
 
@@ -135,17 +243,31 @@ impl Body for RequestBody {
 
 impl ResponseBody {
     pub(crate) fn full(bytes: Bytes) -> Self {
-        Self { kind: Kind::Full(Some(bytes)), deadline: None, in_flight: None }
+        Self { kind: Kind::Full(bytes), deadline: None, in_flight: None }
     }
 
     pub(crate) fn empty() -> Self {
-        Self { kind: Kind::Full(None), deadline: None, in_flight: None }
+        Self::full(Bytes::new())
     }
 
-    /// An upstream's body; `lease` goes back to its pool at the body's end.
-    pub(crate) fn upstream(incoming: Incoming, lease: Lease, deadline: Option<Instant>) -> Self {
+    /// The body of an upstream's response over HTTP/1.1; `lease` goes back to its pool at the body's end. `request` is
+    /// what is still being sent.
+    pub(crate) fn http1(lease: Lease, request: RequestBody, deadline: Option<Instant>) -> Self {
+        let sent = lease.http1_ref().is_none_or(crate::h1::client::Connection::is_sent);
+        let request = (!sent).then(|| Box::new(request));
         let mut body = Self {
-            kind: Kind::Upstream { incoming, lease: Some(lease) },
+            kind: Kind::Http1 { lease: Some(lease), request },
+            deadline: deadline.map(|at| Box::pin(tokio::time::sleep_until(at))),
+            in_flight: None,
+        };
+        body.release_if_ended();
+        body
+    }
+
+    /// The same over HTTP/2.
+    pub(crate) fn http2(incoming: Incoming, lease: Lease, deadline: Option<Instant>) -> Self {
+        let mut body = Self {
+            kind: Kind::Http2 { incoming, lease: Some(lease) },
             deadline: deadline.map(|at| Box::pin(tokio::time::sleep_until(at))),
             in_flight: None,
         };
@@ -161,89 +283,115 @@ impl ResponseBody {
     #[cfg(test)]
     pub(crate) fn as_full(&self) -> Option<&[u8]> {
         match &self.kind {
-            Kind::Full(bytes) => bytes.as_deref(),
-            Kind::Upstream { .. } => None,
+            Kind::Full(bytes) => Some(bytes),
+            Kind::Http1 { .. } | Kind::Http2 { .. } => None,
+        }
+    }
+
+    /// Whether nothing more comes.
+    pub(crate) fn is_done(&self) -> bool {
+        match &self.kind {
+            Kind::Full(bytes) => bytes.is_empty(),
+            Kind::Http1 { lease, .. } => lease.is_none(),
+            Kind::Http2 { incoming, .. } => incoming.is_end_stream(),
+        }
+    }
+
+    /// How many bytes are still to come, where that is known.
+    pub(crate) fn left(&self) -> Option<u64> {
+        match &self.kind {
+            Kind::Full(bytes) => Some(bytes.len() as u64),
+            Kind::Http1 { lease: None, .. } => Some(0),
+            Kind::Http1 { lease: Some(lease), .. } => lease.http1_ref().and_then(|connection| connection.body_left()),
+            Kind::Http2 { incoming, .. } => incoming.size_hint().exact(),
         }
     }
 
     /// Gives the connection back as soon as the last byte has been taken from it, not when the client has it.
     fn release_if_ended(&mut self) {
-        if let Kind::Upstream { incoming, lease } = &mut self.kind
-            && incoming.is_end_stream()
-            && let Some(lease) = lease.take()
-        {
+        let ended = match &mut self.kind {
+            Kind::Full(_) => None,
+            Kind::Http1 { lease, .. } => lease.take_if(|lease| {
+                lease.http1_ref().is_none_or(crate::h1::client::Connection::is_body_done)
+            }),
+            Kind::Http2 { incoming, lease } => lease.take_if(|_| incoming.is_end_stream()),
+        };
+        if let Some(lease) = ended {
             lease.finish();
         }
     }
 
-    fn poll_upstream(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Kind::Upstream { incoming, lease } = &mut self.kind else { return Poll::Ready(None) };
-        // Frames come out of the connection, which is driven here; so the connection alone needs the waker.
-        let frame = match lease {
-            Some(lease) if !lease.has_own_task() => {
-                let mut take = |lease: &mut Lease| {
-                    lease.quietly(|| Pin::new(&mut *incoming).poll_frame(&mut Context::from_waker(Waker::noop())))
-                };
-                let mut frame = take(lease);
-                if frame.is_pending() {
-                    lease.drive(cx);
-                    frame = take(lease);
-                }
-                frame
+    /// The next piece.
+    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
+        if let Some(deadline) = &mut self.deadline
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Some(Err(BodyError::Deadline)));
+        }
+        let frame = match &mut self.kind {
+            Kind::Full(bytes) if bytes.is_empty() => None,
+            Kind::Full(bytes) => Some(Ok(Frame::Data(std::mem::take(bytes)))),
+            Kind::Http1 { lease, request } => ready!(poll_http1(lease, request, cx)),
+            Kind::Http2 { incoming, .. } => {
+                let frame = ready!(Pin::new(incoming).poll_frame(cx));
+                frame.map(|frame| frame.map(from_http).map_err(BodyError::Http2))
             }
-            Some(_) | None => Pin::new(&mut *incoming).poll_frame(cx),
         };
-        match std::task::ready!(frame) {
-            None => {
-                if let Some(lease) = lease.take() {
-                    lease.finish();
-                }
-                Poll::Ready(None)
-            }
-            Some(Ok(frame)) => {
-                self.release_if_ended();
-                if let (Some(in_flight), Some(data)) = (&mut self.in_flight, frame.data_ref()) {
-                    in_flight.add_bytes(data.len());
-                }
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Some(Err(error)) => Poll::Ready(Some(Err(BodyError::Upstream(error)))),
+        self.release_if_ended();
+        if let (Some(in_flight), Some(Ok(Frame::Data(data)))) = (&mut self.in_flight, &frame) {
+            in_flight.add_bytes(data.len());
+        }
+        Poll::Ready(frame)
+    }
+}
+
+/// Moves both directions of an exchange.
+fn poll_http1(
+    lease: &mut Option<Lease>,
+    request: &mut Option<Box<RequestBody>>,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame, BodyError>>> {
+    let Some(connection) = lease.as_mut().and_then(Lease::http1) else { return Poll::Ready(None) };
+    if let Some(body) = request {
+        match connection.poll_send(cx, body) {
+            Poll::Ready(Ok(())) => *request = None,
+            Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+            Poll::Pending => {}
         }
     }
+    connection.poll_body(cx).map(|frame| frame.map(|frame| frame.map_err(BodyError::Http1)))
 }
 
 impl Body for ResponseBody {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Some(deadline) = &mut self.deadline
-            && deadline.as_mut().poll(cx).is_ready()
-        {
-            return Poll::Ready(Some(Err(BodyError::Deadline)));
-        }
-        match &mut self.kind {
-            Kind::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Kind::Upstream { .. } => self.poll_upstream(cx),
-        }
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, BodyError>>> {
+        Self::poll_frame(&mut self, cx).map(|frame| frame.map(|frame| frame.map(into_http)))
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.kind {
-            Kind::Full(bytes) => bytes.is_none(),
-            Kind::Upstream { incoming, .. } => incoming.is_end_stream(),
-        }
+        self.is_done()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.kind {
-            Kind::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Kind::Upstream { incoming, .. } => incoming.size_hint(),
-        }
+        self.left().map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }
 
-// === impl BodyError ===
+fn from_http(frame: http_body::Frame<Bytes>) -> Frame {
+    match frame.into_data() {
+        Ok(data) => Frame::Data(data),
+        Err(frame) => Frame::Trailers(Box::new(frame.into_trailers().unwrap_or_default())),
+    }
+}
 
-/// The bound that hyper asks of a body's error.
-const _: fn(BodyError) -> Box<dyn StdError + Send + Sync> = |error| Box::new(error);
+fn into_http(frame: Frame) -> http_body::Frame<Bytes> {
+    match frame {
+        Frame::Data(data) => http_body::Frame::data(data),
+        Frame::Trailers(trailers) => http_body::Frame::trailers(*trailers),
+    }
+}

@@ -4,11 +4,16 @@ use std::io;
 
 use api::names::RESPONSE_BODY_LABEL;
 
+use super::body::RequestBodyError;
+use crate::h1::client::ClientError;
+
 /// A request's failure, before any byte of a response was sent.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProxyError {
     #[error("request has no host, or more than one")]
     BadHost,
+    #[error("request's target is neither a path nor a URL")]
+    BadTarget,
     #[error("CONNECT is not supported")]
     Connect,
     #[error("no route matches the request")]
@@ -30,11 +35,15 @@ pub(crate) enum ProxyError {
     #[error("request's deadline has passed")]
     RequestTimeout,
     #[error("upstream failed before its response")]
-    Upstream(#[source] hyper::Error),
+    Http1(#[source] ClientError),
+    #[error("upstream failed before its response")]
+    Http2(#[source] hyper::Error),
     #[error("upstream closed its connection before its response")]
     UpstreamClosed,
     #[error("upstream agreed to an upgrade that was not asked for")]
     UpgradeMismatch,
+    #[error("client's body is malformed")]
+    BadBody(#[source] RequestBodyError),
     #[error("client left")]
     ClientGone,
 }

@@ -1,30 +1,46 @@
 //! Sends a request on a connection and waits for the response's head, within the deadlines.
 
 use std::{
-    cell::Cell,
     future::poll_fn,
     pin::pin,
-    rc::Rc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
     time::Duration,
 };
 
-use http::{Method, Request, Response};
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::{body::Incoming, client::conn::TrySendError};
+use interceptor_core::upstream::Protocol;
 use tokio::time::Instant;
 
-use super::{body::RequestBody, deadline::Timer, error::ProxyError, pool::Lease};
+use super::{
+    body::{RequestBody, RequestBodyError},
+    deadline::Timer,
+    error::ProxyError,
+    headers::{self, Outgoing},
+    pool::Lease,
+};
+use crate::h1::{
+    body::{ClientBodyError, Interim},
+    client::{ClientError, Connection, is_switch},
+    encode::{self, Sink as _},
+    fields::Fields,
+    framing::Framing,
+    parse::ResponseHead,
+};
 
 /// What became of a request that was to be sent.
 pub(crate) enum Sent {
-    /// The response's head.
-    Response(Response<Incoming>),
+    /// A response's head from an HTTP/1.1 connection.
+    Http1(ResponseHead),
+    /// A response from an HTTP/2 one.
+    Http2(Response<Incoming>),
     /// Not a byte of it was sent: it may go to any connection.
-    Unsent(Request<RequestBody>),
+    Unsent,
     /// The request may be repeated. Either a kept connection was closed before it answered, and the request had no body
     /// and asks for nothing to be changed (RFC 9110 §9.2.2; Go's transport does the same); or an HTTP/2 peer said that
     /// it did not process the request (RFC 9113 §8.7), which had no body either.
-    Repeat(Request<RequestBody>),
+    Repeat,
 }
 
 /// The deadlines of one request on a connection.
@@ -36,84 +52,202 @@ pub(crate) struct Deadlines {
     pub(crate) request: Option<Instant>,
 }
 
-/// Sends `request` on `lease`.
+/// What is sent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outbound<'a> {
+    pub(crate) method: &'a Method,
+    pub(crate) path_and_query: &'a Bytes,
+    pub(crate) fields: &'a Fields,
+    pub(crate) outgoing: Outgoing<'a>,
+    pub(crate) interim: Option<&'a Interim>,
+}
+
+/// Sends a request on `lease`.
 ///
 /// Dropping the future closes an HTTP/1.1 connection with the lease, and resets an HTTP/2 stream.
 pub(crate) async fn send(
     lease: &mut Lease,
-    request: Request<RequestBody>,
+    outbound: &Outbound<'_>,
+    body: &mut RequestBody,
     deadlines: Deadlines,
     timer: &mut Timer,
 ) -> Result<Sent, ProxyError> {
-    let closed_may_repeat = lease.is_reused() && is_safe(request.method());
-    let spare = if closed_may_repeat || lease.has_own_task() { spare(&request) } else { None };
-    let body_sent = request.body().sent();
     let began = Instant::now();
-    let mut response = pin!(lease.send(request));
-    poll_fn(|cx| {
-        // An HTTP/1.1 connection is driven right here, so the response is there when it has been driven; only an
-        // HTTP/2 one makes progress elsewhere and has to wake this task.
-        lease.drive(cx);
-        let polled = if lease.has_own_task() {
-            response.as_mut().poll(cx)
-        } else {
-            response.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+    match lease.protocol() {
+        Protocol::Http1 => {
+            let Some(connection) = lease.http1() else { return Err(ProxyError::UpstreamClosed) };
+            connection.begin(body.framing(), |output| outbound.write(body.framing(), output));
+            poll_fn(|cx| {
+                let polled = poll_http1(connection, outbound, body, cx);
+                if polled.is_ready() { polled } else { poll_late(deadlines, body, began, timer, cx) }
+            })
+            .await
+        }
+        Protocol::H2c => send_http2(lease, outbound, body, deadlines, timer).await,
+    }
+}
+
+// === impl Outbound ===
+
+impl Outbound<'_> {
+    /// The head in the form of HTTP/1.1.
+    fn write(&self, framing: Framing, output: &mut Vec<u8>) {
+        let Self { method, path_and_query, fields, outgoing, interim: _ } = self;
+        encode::request_line(output, method, path_and_query);
+        output.pair("host", outgoing.host);
+        headers::request(fields, outgoing, output);
+        encode::framing(output, framing);
+        output.extend_from_slice(b"\r\n");
+    }
+
+    /// The head in the form of HTTP/2; `None` when the host can't be an authority.
+    fn head(&self, framing: Framing) -> Option<Request<()>> {
+        let mut parts = http::uri::Parts::default();
+        parts.scheme = Some(http::uri::Scheme::HTTP);
+        parts.authority = Some(http::uri::Authority::try_from(self.outgoing.host).ok()?);
+        parts.path_and_query = Some(http::uri::PathAndQuery::from_maybe_shared(self.path_and_query.clone()).ok()?);
+        let mut request = Request::new(());
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = Uri::from_parts(parts).ok()?;
+        *request.version_mut() = Version::HTTP_2;
+        let outgoing = Outgoing { upgradable: false, ..self.outgoing };
+        headers::request(self.fields, &outgoing, request.headers_mut());
+        if let Framing::Length(length) = framing {
+            request.headers_mut().insert(http::header::CONTENT_LENGTH, length.into());
+        }
+        Some(request)
+    }
+}
+
+/// Moves both directions until there is a head.
+fn poll_http1(
+    connection: &mut Connection,
+    outbound: &Outbound<'_>,
+    body: &mut RequestBody,
+    cx: &mut Context<'_>,
+) -> Poll<Result<Sent, ProxyError>> {
+    loop {
+        if let Poll::Ready(Err(error)) = connection.poll_send(cx, body) {
+            return Poll::Ready(Err(body_error(error)));
+        }
+        let head = match connection.poll_head(cx, outbound.method) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Ok(head)) => head,
+            Poll::Ready(Err(error)) => return Poll::Ready(failed(connection, outbound.method, body, error)),
         };
-        if let Poll::Ready(result) = polled {
-            return Poll::Ready(
-                result.map(Sent::Response).or_else(|error| failed(error, spare.clone(), closed_may_repeat)),
-            );
+        if !head.status.is_informational() || is_switch(&head) {
+            return Poll::Ready(Ok(Sent::Http1(head)));
         }
-        if let Some(deadline) = deadlines.request
-            && timer.poll(cx, deadline).is_ready()
+        if head.status == StatusCode::CONTINUE {
+            // The client is told when its body is first asked for.
+            body.go_on();
+        } else if let Some(interim) = outbound.interim {
+            interim.send(head.status, &head.fields);
+        }
+    }
+}
+
+fn failed(
+    connection: &mut Connection,
+    method: &Method,
+    body: &mut RequestBody,
+    error: ClientError,
+) -> Result<Sent, ProxyError> {
+    if connection.is_unsent(body) {
+        return Ok(Sent::Unsent);
+    }
+    match error {
+        ClientError::Closed
+            if connection.is_reused() && connection.is_unanswered() && body.sent().is_none() && is_safe(method) =>
         {
-            return Poll::Ready(Err(ProxyError::RequestTimeout));
+            Ok(Sent::Repeat)
         }
-        if let Some(deadline) = header_deadline(deadlines.response_header, body_sent.as_ref(), began)
-            && timer.poll(cx, deadline).is_ready()
-        {
-            return Poll::Ready(Err(ProxyError::ResponseHeaderTimeout));
-        }
-        Poll::Pending
+        ClientError::Closed => Err(ProxyError::UpstreamClosed),
+        ClientError::Io(_) | ClientError::Malformed(_) => Err(ProxyError::Http1(error)),
+    }
+}
+
+fn body_error(error: RequestBodyError) -> ProxyError {
+    match error {
+        RequestBodyError::Client(ClientBodyError::Gone) | RequestBodyError::Stream(_) => ProxyError::ClientGone,
+        RequestBodyError::Client(ClientBodyError::Malformed(_)) | RequestBodyError::Length => ProxyError::BadBody(error),
+    }
+}
+
+/// Ready when one of the deadlines has passed.
+fn poll_late(
+    deadlines: Deadlines,
+    body: &RequestBody,
+    began: Instant,
+    timer: &mut Timer,
+    cx: &mut Context<'_>,
+) -> Poll<Result<Sent, ProxyError>> {
+    if let Some(deadline) = deadlines.request
+        && timer.poll(cx, deadline).is_ready()
+    {
+        return Poll::Ready(Err(ProxyError::RequestTimeout));
+    }
+    // The response head's deadline runs from when the request was taken whole.
+    let from = body.sent().map_or(Some(began), |sent| sent.get());
+    if let Some((limit, from)) = deadlines.response_header.zip(from)
+        && timer.poll(cx, from + limit).is_ready()
+    {
+        return Poll::Ready(Err(ProxyError::ResponseHeaderTimeout));
+    }
+    Poll::Pending
+}
+
+async fn send_http2(
+    lease: &mut Lease,
+    outbound: &Outbound<'_>,
+    body: &mut RequestBody,
+    deadlines: Deadlines,
+    timer: &mut Timer,
+) -> Result<Sent, ProxyError> {
+    let framing = body.framing();
+    let head = outbound.head(framing).ok_or(ProxyError::BadTarget)?;
+    // What is left here has the same clock, which the deadlines look at.
+    let rest = body.leave();
+    let request = head.map(|()| std::mem::replace(body, rest));
+    let began = Instant::now();
+    let mut response = pin!(lease.send_http2(request).ok_or(ProxyError::UpstreamClosed)?);
+    let result = poll_fn(|cx| match response.as_mut().poll(cx) {
+        Poll::Ready(result) => Poll::Ready(Ok(result)),
+        Poll::Pending => match poll_late(deadlines, body, began, timer, cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Ready(Ok(_)) | Poll::Pending => Poll::Pending,
+        },
     })
-    .await
+    .await?;
+    match result {
+        Ok(response) => Ok(Sent::Http2(response)),
+        Err(error) => failed_http2(error, outbound.method, body),
+    }
+}
+
+fn failed_http2(
+    error: TrySendError<Request<RequestBody>>,
+    method: &Method,
+    body: &mut RequestBody,
+) -> Result<Sent, ProxyError> {
+    let mut error = error;
+    if let Some(request) = error.take_message() {
+        *body = request.into_body();
+        return Ok(Sent::Unsent);
+    }
+    let error = error.into_error();
+    let closed = error.is_incomplete_message() || error.is_canceled() || error.is_closed() || is_reset(&error);
+    if body.sent().is_none() && (closed && is_safe(method) || is_refused(&error)) {
+        return Ok(Sent::Repeat);
+    }
+    if error.is_incomplete_message() || error.is_canceled() {
+        return Err(ProxyError::UpstreamClosed);
+    }
+    Err(ProxyError::Http2(error))
 }
 
 fn is_safe(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE)
-}
-
-/// The head of a request without a body, which alone is enough to send it again.
-fn spare(request: &Request<RequestBody>) -> Option<Request<()>> {
-    if request.body().sent().is_some() {
-        return None;
-    }
-    let mut spare = Request::new(());
-    *spare.method_mut() = request.method().clone();
-    *spare.uri_mut() = request.uri().clone();
-    *spare.version_mut() = request.version();
-    spare.headers_mut().clone_from(request.headers());
-    Some(spare)
-}
-
-fn failed(
-    error: TrySendError<Request<RequestBody>>,
-    spare: Option<Request<()>>,
-    closed_may_repeat: bool,
-) -> Result<Sent, ProxyError> {
-    let mut error = error;
-    if let Some(request) = error.take_message() {
-        return Ok(Sent::Unsent(request));
-    }
-    let error = error.into_error();
-    let closed = error.is_incomplete_message() || error.is_canceled() || error.is_closed() || is_reset(&error);
-    match spare {
-        Some(spare) if (closed && closed_may_repeat) || is_refused(&error) => {
-            Ok(Sent::Repeat(spare.map(|()| RequestBody::empty())))
-        }
-        _ if error.is_incomplete_message() || error.is_canceled() => Err(ProxyError::UpstreamClosed),
-        _ => Err(ProxyError::Upstream(error)),
-    }
 }
 
 /// The peer has not looked at the request: it had more streams than it takes.
@@ -136,17 +270,4 @@ fn is_reset(error: &hyper::Error) -> bool {
         source = error.source();
     }
     false
-}
-
-/// The response head's deadline runs from when the request was taken whole.
-fn header_deadline(
-    limit: Option<Duration>,
-    body_sent: Option<&Rc<Cell<Option<Instant>>>>,
-    began: Instant,
-) -> Option<Instant> {
-    let from = match body_sent {
-        None => began,
-        Some(sent) => sent.get()?,
-    };
-    limit.map(|limit| from + limit)
 }

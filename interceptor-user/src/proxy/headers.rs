@@ -1,229 +1,279 @@
 //! Header rules between client and upstream: hop-by-hop fields, `X-Forwarded-*`, upgrades, the cold-start header.
 //! Reference: RFC 9110 §7.6.1, and the behaviour of the KEDA HTTP Add-on.
+//!
+//! Nothing is changed in place: the fields that go on are written straight to where they go.
 
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Version,
-    header::{
-        CONNECTION, Entry, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
-    },
+use bytes::Bytes;
+use http::Version;
+
+use super::target::Target;
+use crate::h1::{
+    encode::Sink,
+    fields::{Field, Fields, Known},
 };
 
-/// Says whether a request had to wait for its workload.
-pub(crate) const COLD_START: HeaderName = HeaderName::from_static("x-keda-http-cold-start");
-
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-/// Fields of one connection (RFC 9110 §7.6.1, and two that are older). `Trailer` goes on: so do trailers.
-static HOP_BY_HOP: [HeaderName; HOPS] =
-    [CONNECTION, TRANSFER_ENCODING, KEEP_ALIVE, UPGRADE, TE, PROXY_CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION];
-const HOPS: usize = 8;
-const CONNECTION_INDEX: usize = 0;
-const TE_INDEX: usize = 4;
-
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-
-/// Removes what concerns one connection alone, and returns the protocol that an upgrade was asked or granted for.
-pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap, direction: Direction) -> Option<HeaderValue> {
-    let mut present = [false; HOPS];
-    for name in headers.keys() {
-        // Most names are told apart by their first letter.
-        if matches!(name.as_str().as_bytes().first(), Some(b'c' | b't' | b'k' | b'u' | b'p'))
-            && let Some(index) = HOP_BY_HOP.iter().position(|hop| hop == name)
-        {
-            present[index] = true;
-        }
-    }
-    let mut upgrade = None;
-    let mut trailers = false;
-    if present[CONNECTION_INDEX] {
-        upgrade = drop_listed(headers);
-    }
-    if present[TE_INDEX] {
-        trailers = direction == Direction::Request && accepts_trailers(headers);
-    }
-    for (name, present) in HOP_BY_HOP.iter().zip(present) {
-        if present {
-            headers.remove(name);
-        }
-    }
-    if trailers {
-        headers.insert(TE, HeaderValue::from_static("trailers"));
-    }
-    upgrade
+/// What a message says of its own hop.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Hop {
+    /// The protocol that an upgrade is asked or granted for.
+    pub(crate) upgrade: Option<Bytes>,
+    /// Names of fields that end with this hop, too.
+    listed: Vec<Bytes>,
 }
 
-/// Which way a message goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Direction {
-    Request,
-    Response,
+/// What the upstream is to know beside the client's own fields.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outgoing<'a> {
+    /// The client's original host.
+    pub(crate) host: &'a [u8],
+    /// The client's address.
+    pub(crate) client: &'a [u8],
+    pub(crate) hop: &'a Hop,
+    /// Whether the next hop can be upgraded, too.
+    pub(crate) upgradable: bool,
+}
+
+// === impl Hop ===
+
+impl Hop {
+    /// What `fields` say.
+    pub(crate) fn of(fields: &Fields) -> Self {
+        let mut hop = Self::default();
+        if !fields.has(Known::Connection) {
+            return hop;
+        }
+        let mut upgrades = false;
+        for token in tokens(fields, Known::Connection) {
+            if token.eq_ignore_ascii_case(b"upgrade") {
+                upgrades = true;
+            } else if ![&b"close"[..], b"keep-alive", b"te", b""].iter().any(|known| token.eq_ignore_ascii_case(known))
+            {
+                hop.listed.push(fields.bytes().slice_ref(token));
+            }
+        }
+        if upgrades {
+            hop.upgrade = fields.first(Known::Upgrade).map(|protocol| fields.bytes().slice_ref(protocol));
+        }
+        hop
+    }
+
+    fn ends(&self, fields: &Fields, field: &Field) -> bool {
+        field.known.is_hop_by_hop()
+            || !self.listed.is_empty() && self.listed.iter().any(|name| name.eq_ignore_ascii_case(fields.name(field)))
+    }
+}
+
+/// Writes the fields that a request goes on with, but for host and framing, which depend on the connection.
+pub(crate) fn request(fields: &Fields, outgoing: &Outgoing<'_>, sink: &mut impl Sink) {
+    let Outgoing { host, client, hop, upgradable } = *outgoing;
+    let (mut chain, mut has_host, mut has_proto) = (Vec::new(), false, false);
+    for field in fields.iter().filter(|field| !hop.ends(fields, field)) {
+        match field.known {
+            Known::ContentLength | Known::Forwarded | Known::Host => {}
+            Known::ForwardedFor => {
+                chain.extend_from_slice(fields.value(field));
+                chain.extend_from_slice(b", ");
+            }
+            Known::ForwardedHost | Known::ForwardedProto if fields.value(field).is_empty() => {}
+            known => {
+                has_host |= known == Known::ForwardedHost;
+                has_proto |= known == Known::ForwardedProto;
+                sink.line(fields, field);
+            }
+        }
+    }
+    if chain.is_empty() {
+        sink.pair("x-forwarded-for", client);
+    } else {
+        chain.extend_from_slice(client);
+        sink.pair("x-forwarded-for", &chain);
+    }
+    if !has_host {
+        sink.pair("x-forwarded-host", host);
+    }
+    if !has_proto {
+        sink.pair("x-forwarded-proto", b"http");
+    }
+    if fields.has(Known::Te) && accepts_trailers(fields) {
+        sink.pair("te", b"trailers");
+    }
+    if let Some(protocol) = hop.upgrade.as_ref().filter(|_| upgradable) {
+        upgrade(protocol, sink);
+    }
+}
+
+/// Writes the fields that a response goes on with. `cold` is the value of the cold-start header, if one is due;
+/// `length` says whether the response's own length goes on although no body comes with it.
+pub(crate) fn response(fields: &Fields, hop: &Hop, cold: Option<bool>, length: bool, sink: &mut impl Sink) {
+    for field in fields.iter().filter(|field| !hop.ends(fields, field)) {
+        match field.known {
+            Known::ContentLength if !length => {}
+            // Replaced, not added: a workload that sends the field itself does not know better.
+            Known::ColdStart if cold.is_some() => {}
+            _ => sink.line(fields, field),
+        }
+    }
+    if let Some(cold) = cold {
+        sink.pair("x-keda-http-cold-start", if cold { b"true" } else { b"false" });
+    }
 }
 
 /// Asks for, or grants, an upgrade on the next hop.
-pub(crate) fn set_upgrade(headers: &mut HeaderMap, protocol: HeaderValue) {
-    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(UPGRADE, protocol);
-}
-
-/// Adds what the upstream should know of the client: `host` is the client's original one, `client` its address.
-pub(crate) fn set_forwarded(headers: &mut HeaderMap, client: &HeaderValue, host: &HeaderValue) {
-    match headers.entry(FORWARDED_FOR) {
-        Entry::Vacant(vacant) => {
-            vacant.insert(client.clone());
-        }
-        Entry::Occupied(mut occupied) => {
-            let chain = forwarded_chain(occupied.iter(), client);
-            occupied.insert(chain);
-        }
-    }
-    headers.remove(FORWARDED);
-    set_if_empty(headers, FORWARDED_HOST, || host.clone());
-    set_if_empty(headers, FORWARDED_PROTO, || HeaderValue::from_static("http"));
-}
-
-fn set_if_empty(headers: &mut HeaderMap, name: HeaderName, value: impl FnOnce() -> HeaderValue) {
-    match headers.entry(name) {
-        Entry::Vacant(vacant) => {
-            vacant.insert(value());
-        }
-        Entry::Occupied(mut occupied) if occupied.get().is_empty() => {
-            occupied.insert(value());
-        }
-        Entry::Occupied(_) => {}
-    }
+pub(crate) fn upgrade(protocol: &[u8], sink: &mut impl Sink) {
+    sink.pair("connection", b"Upgrade");
+    sink.pair("upgrade", protocol);
 }
 
 /// The single host of a request: the target's authority if it has one, else its one `Host` field.
 ///
 /// `None` when there is more than one, or none where HTTP/1.1 demands one.
-pub(crate) fn host(
-    headers: &HeaderMap,
-    authority: Option<&http::uri::Authority>,
-    version: Version,
-) -> Option<HeaderValue> {
-    let mut fields = headers.get_all(HOST).iter();
-    let first = fields.next();
-    if fields.next().is_some() {
+pub(crate) fn host(fields: &Fields, target: &Target, version: Version) -> Option<Bytes> {
+    let mut all = fields.all(Known::Host);
+    let (first, second) = (all.next(), all.next());
+    if second.is_some() {
         return None;
     }
-    match (authority, first) {
-        (Some(authority), _) => HeaderValue::from_str(authority.as_str()).ok(),
-        (None, Some(host)) => host.as_bytes().iter().copied().all(is_of_host).then(|| host.clone()),
-        (None, None) if version == Version::HTTP_11 => None,
-        (None, None) => Some(HeaderValue::from_static("")),
-    }
+    let host = match (&target.authority, first) {
+        (Some(authority), _) => authority.clone(),
+        (None, Some(host)) if host.is_empty() => Bytes::new(),
+        (None, Some(host)) => fields.bytes().slice_ref(host),
+        (None, None) if version == Version::HTTP_11 => return None,
+        (None, None) => Bytes::new(),
+    };
+    host.iter().copied().all(is_of_host).then_some(host)
 }
 
 /// What may stand in a host, as Go's server has it: names, ports and IPv6 brackets, no path and no user.
 fn is_of_host(byte: u8) -> bool {
-    matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'!' | b'$' | b'%' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+'
-        | b',' | b'-' | b'.' | b':' | b';' | b'=' | b'[' | b']' | b'_' | b'~')
-}
-
-fn tokens(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
-    headers
-        .get_all(name)
-        .into_iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|list| list.split(','))
-        .map(str::trim)
-}
-
-fn accepts_trailers(headers: &HeaderMap) -> bool {
-    tokens(headers, TE)
-        .any(|token| token.split(';').next().is_some_and(|name| name.trim().eq_ignore_ascii_case("trailers")))
-}
-
-/// Drops the fields that `Connection` names, and returns the protocol of an upgrade if it names that.
-fn drop_listed(headers: &mut HeaderMap) -> Option<HeaderValue> {
-    let only = headers.get(CONNECTION).map_or(&b""[..], HeaderValue::as_bytes);
-    if only.eq_ignore_ascii_case(b"keep-alive") && headers.get_all(CONNECTION).iter().nth(1).is_none() {
-        return None;
-    }
-    let mut upgrades = false;
-    let mut listed = Vec::new();
-    for token in tokens(headers, CONNECTION) {
-        if token.eq_ignore_ascii_case("upgrade") {
-            upgrades = true;
-        } else if !["close", "keep-alive", "te", ""].iter().any(|known| token.eq_ignore_ascii_case(known)) {
-            listed.extend(HeaderName::from_bytes(token.as_bytes()).ok());
+    const ALLOWED: [bool; 256] = {
+        let mut allowed = [false; 256];
+        let marks = b"!$%&'()*+,-.:;=[]_~";
+        let mut at = 0;
+        while at < 256 {
+            allowed[at] = (at as u8).is_ascii_alphanumeric();
+            at += 1;
         }
-    }
-    let upgrade = if upgrades { headers.get(UPGRADE).cloned() } else { None };
-    for name in listed {
-        headers.remove(name);
-    }
-    upgrade
+        at = 0;
+        while at < marks.len() {
+            allowed[marks[at] as usize] = true;
+            at += 1;
+        }
+        allowed
+    };
+    ALLOWED[usize::from(byte)]
 }
 
-/// All values of `X-Forwarded-For` with the client's address behind them, in one field.
-fn forwarded_chain<'a>(values: impl Iterator<Item = &'a HeaderValue>, client: &HeaderValue) -> HeaderValue {
-    let mut chain = Vec::new();
-    for value in values {
-        chain.extend_from_slice(value.as_bytes());
-        chain.extend_from_slice(b", ");
-    }
-    chain.extend_from_slice(client.as_bytes());
-    HeaderValue::from_bytes(&chain).expect("valid values and commas make a valid value")
+fn tokens(fields: &Fields, known: Known) -> impl Iterator<Item = &[u8]> {
+    fields.all(known).flat_map(|list| list.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
+}
+
+fn accepts_trailers(fields: &Fields) -> bool {
+    let mut names = tokens(fields, Known::Te).filter_map(|token| token.split(|byte| *byte == b';').next());
+    names.any(|name| name.trim_ascii().eq_ignore_ascii_case(b"trailers"))
 }
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderMap;
+
     use super::*;
 
-    fn headers(fields: &[(&str, &str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for (name, value) in fields {
-            headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap());
+    fn fields(pairs: &[(&str, &str)]) -> Fields {
+        Fields::from_pairs(pairs.iter().map(|(name, value)| (*name, value.as_bytes())))
+    }
+
+    fn map(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in pairs {
+            map.pair(name, value.as_bytes());
         }
-        headers
+        map
+    }
+
+    /// What goes on of a request, without what is made for the upstream each time.
+    fn sent(pairs: &[(&str, &str)]) -> HeaderMap {
+        let fields = fields(pairs);
+        let hop = Hop::of(&fields);
+        let outgoing = Outgoing { host: b"a.com:80", client: b"10.0.0.9", hop: &hop, upgradable: true };
+        let (mut map, mut bytes) = (HeaderMap::new(), Vec::new());
+        request(&fields, &outgoing, &mut map);
+        request(&fields, &outgoing, &mut bytes);
+        assert_eq!(bytes.iter().filter(|byte| **byte == b'\n').count(), map.len(), "both sinks get the same");
+        map
+    }
+
+    fn unforwarded(mut map: HeaderMap) -> HeaderMap {
+        for name in ["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"] {
+            map.remove(name);
+        }
+        map
     }
 
     #[test]
     fn fields_that_connection_names_go_with_it() {
-        let mut map =
-            headers(&[("connection", "close, X-Secret"), ("x-secret", "1"), ("x-kept", "2"), ("keep-alive", "5")]);
-        assert_eq!(strip_hop_by_hop(&mut map, Direction::Request), None);
-        assert_eq!(map, headers(&[("x-kept", "2")]));
+        let pairs = [("Connection", "close, X-Secret"), ("x-secret", "1"), ("x-kept", "2"), ("Keep-Alive", "5")];
+        assert_eq!(unforwarded(sent(&pairs)), map(&[("x-kept", "2")]));
+        let (fields, mut answer) = (fields(&pairs), HeaderMap::new());
+        response(&fields, &Hop::of(&fields), None, false, &mut answer);
+        assert_eq!(answer, map(&[("x-kept", "2")]));
     }
 
     #[test]
     fn an_upgrade_needs_both_of_its_fields() {
-        let mut map = headers(&[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")]);
-        assert_eq!(strip_hop_by_hop(&mut map, Direction::Request).unwrap(), "websocket");
-        assert!(map.is_empty());
-        let mut map = headers(&[("upgrade", "h2c")]);
-        assert_eq!(strip_hop_by_hop(&mut map, Direction::Request), None);
-        assert!(map.is_empty());
+        let sent_upgrade = sent(&[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")]);
+        assert_eq!(unforwarded(sent_upgrade), map(&[("connection", "Upgrade"), ("upgrade", "websocket")]));
+        assert!(unforwarded(sent(&[("upgrade", "h2c")])).is_empty());
+        assert!(unforwarded(sent(&[("connection", "upgrade")])).is_empty());
     }
 
     #[test]
     fn trailers_are_still_asked_for() {
-        let mut map = headers(&[("te", "gzip, trailers;q=0.5"), ("trailer", "x-sum")]);
-        strip_hop_by_hop(&mut map, Direction::Request);
-        assert_eq!(map, headers(&[("te", "trailers"), ("trailer", "x-sum")]));
+        let sent = sent(&[("te", "gzip, trailers;q=0.5"), ("trailer", "x-sum")]);
+        assert_eq!(unforwarded(sent), map(&[("te", "trailers"), ("trailer", "x-sum")]));
     }
 
     #[test]
     fn the_clients_address_is_put_behind_all_earlier_ones() {
-        let mut map =
-            headers(&[("x-forwarded-for", "1.2.3.4"), ("x-forwarded-for", "5.6.7.8"), ("x-forwarded-host", "keda.sh")]);
-        set_forwarded(&mut map, &HeaderValue::from_static("10.0.0.9"), &HeaderValue::from_static("a.com:80"));
-        assert_eq!(map["x-forwarded-for"], "1.2.3.4, 5.6.7.8, 10.0.0.9");
-        assert_eq!(map["x-forwarded-host"], "keda.sh");
-        assert_eq!(map["x-forwarded-proto"], "http");
-        assert_eq!(map.len(), 3);
+        let sent = sent(&[
+            ("x-forwarded-for", "1.2.3.4"),
+            ("x-forwarded-for", "5.6.7.8"),
+            ("x-forwarded-host", "keda.sh"),
+            ("x-forwarded-proto", ""),
+            ("forwarded", "for=1.2.3.4"),
+        ]);
+        assert_eq!(sent["x-forwarded-for"], "1.2.3.4, 5.6.7.8, 10.0.0.9");
+        assert_eq!((&sent["x-forwarded-host"], &sent["x-forwarded-proto"]), (&"keda.sh".parse().unwrap(), &"http".parse().unwrap()));
+        assert_eq!(sent.len(), 3);
+    }
+
+    #[test]
+    fn framing_and_host_of_the_client_s_connection_end_with_it() {
+        let pairs = [("host", "a"), ("content-length", "3"), ("transfer-encoding", "chunked"), ("x", "1")];
+        assert_eq!(unforwarded(sent(&pairs)), map(&[("x", "1")]));
+    }
+
+    #[test]
+    fn the_cold_start_header_is_ours() {
+        let fields = fields(&[("X-KEDA-HTTP-Cold-Start", "maybe"), ("content-length", "3")]);
+        let answer = |cold, length| {
+            let mut answer = HeaderMap::new();
+            response(&fields, &Hop::default(), cold, length, &mut answer);
+            answer
+        };
+        assert_eq!(answer(Some(true), false), map(&[("x-keda-http-cold-start", "true")]));
+        assert_eq!(answer(None, true), map(&[("x-keda-http-cold-start", "maybe"), ("content-length", "3")]));
     }
 
     #[test]
     fn a_request_has_one_host() {
-        let two = headers(&[("host", "a"), ("host", "b")]);
-        assert_eq!(host(&two, None, Version::HTTP_11), None);
-        assert_eq!(host(&HeaderMap::new(), None, Version::HTTP_11), None);
-        assert_eq!(host(&HeaderMap::new(), None, Version::HTTP_10).unwrap(), "");
-        let authority = "b:80".parse().unwrap();
-        assert_eq!(host(&headers(&[("host", "a")]), Some(&authority), Version::HTTP_11).unwrap(), "b:80");
+        let path = Target::parse(&Bytes::from_static(b"/")).unwrap();
+        let of = |pairs: &[(&str, &str)], version| host(&fields(pairs), &path, version);
+        assert_eq!(of(&[("host", "a"), ("host", "b")], Version::HTTP_11), None);
+        assert_eq!(of(&[("host", "a/b")], Version::HTTP_11), None);
+        assert_eq!(of(&[], Version::HTTP_11), None);
+        assert_eq!(of(&[], Version::HTTP_10).unwrap(), "");
+        assert_eq!(of(&[("host", "")], Version::HTTP_11).unwrap(), "");
+        let url = Target::parse(&Bytes::from_static(b"http://b:80/")).unwrap();
+        assert_eq!(host(&fields(&[("host", "a")]), &url, Version::HTTP_11).unwrap(), "b:80");
     }
 }

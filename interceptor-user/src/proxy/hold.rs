@@ -13,13 +13,11 @@ use tokio::{net::TcpStream, time::Instant};
 
 use super::{
     balance::{Balancer, Choice},
+    body::RequestBody,
     error::ProxyError,
     pool::{Lease, Offer, Permit},
 };
-use crate::{
-    server::connection::Connection,
-    worker::{LocalRoute, Worker},
-};
+use crate::worker::{LocalRoute, Worker};
 
 /// How long endpoints that do not accept are tried when the request has no deadline; the add-on's value.
 const DIAL_LIMIT: Duration = Duration::from_mins(1);
@@ -68,10 +66,9 @@ pub(crate) struct Limits {
 /// Cancel safe: dropping the future gives up the place in the queue and any connection attempt.
 pub(crate) async fn acquire(
     worker: &Rc<Worker>,
-    connection: &Rc<Connection>,
     route: &Rc<LocalRoute>,
     limits: Limits,
-    unread_body: bool,
+    body: &RequestBody,
 ) -> Result<Acquired, AcquireError> {
     let balancer = worker.balancer(&route.entry, Backend::Target);
     // The warm path: no subscription, no place, no timer.
@@ -89,7 +86,7 @@ pub(crate) async fn acquire(
         endpoint_seen: None,
         last_error: None,
     };
-    let gone = async { if unread_body { connection.client_gone().await } else { std::future::pending().await } };
+    let gone = async { if body.is_unread() { body.client_gone().await } else { std::future::pending().await } };
     tokio::select! {
         biased;
         result = wait.run() => match result {
@@ -181,7 +178,7 @@ impl Wait<'_> {
         let error = match attempt {
             Ok(Ok(stream)) => {
                 let _ = stream.set_nodelay(true);
-                return permit.accepted(stream).await.map(Some).map_err(ProxyError::Upstream);
+                return permit.accepted(stream).await.map(Some).map_err(ProxyError::Http2);
             }
             Ok(Err(error)) => error,
             Err(_elapsed) => io::Error::from(io::ErrorKind::TimedOut),

@@ -1,28 +1,28 @@
 //! Connections to one endpoint, pooled per worker: HTTP/1.1 ones are lent to one request each, an HTTP/2 one is shared.
 //!
-//! An HTTP/1.1 connection has no task of its own: the request that borrows it drives it, so that its bytes move without
-//! a wake-up between tasks, and a client that leaves ends it. While it is idle it is polled only when it is taken out
-//! and when the worker sweeps.
+//! An HTTP/1.1 connection has no task of its own: the request that borrows it moves its bytes, without a wake-up between
+//! tasks, and a client that leaves ends it. While it is idle it is looked at only when it is taken out and when the
+//! worker sweeps.
 
 use std::{
     cell::{Cell, RefCell},
     net::SocketAddr,
     rc::Rc,
-    task::{Context, Poll},
     time::Duration,
 };
 
+use bytes::Bytes;
 use http::{Request, Response};
 use hyper::{
     body::Incoming,
-    client::conn::{TrySendError, http1, http2},
+    client::conn::{TrySendError, http2},
 };
 use hyper_util::rt::TokioIo;
 use interceptor_core::upstream::Protocol;
 use tokio::{net::TcpStream, time::Instant};
 
-use super::{body::RequestBody, driver::Driver};
-use crate::rt::LocalExec;
+use super::body::RequestBody;
+use crate::{h1::client, rt::LocalExec};
 
 /// How long an unused connection is kept; Go's transport's value, which the add-on has.
 pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
@@ -62,15 +62,8 @@ enum Health {
 
 #[derive(Debug)]
 struct Idle {
-    connection: Box<H1>,
+    connection: Box<client::Connection>,
     since: Instant,
-}
-
-/// An HTTP/1.1 connection.
-pub(crate) struct H1 {
-    sender: http1::SendRequest<RequestBody>,
-    driver: Driver,
-    reused: bool,
 }
 
 /// A connection lent to one request. Dropped before its response has ended, an HTTP/1.1 connection is closed.
@@ -82,7 +75,7 @@ pub(crate) struct Lease {
 
 #[derive(Debug)]
 enum Connection {
-    H1(Box<H1>),
+    H1(Box<client::Connection>),
     H2(http2::SendRequest<RequestBody>),
     /// Given back.
     Gone,
@@ -143,9 +136,7 @@ impl Endpoint {
         // The last one in is the likeliest to be open still, and the others may run out.
         while let Some(idle) = self.take_idle() {
             let mut connection = idle.connection;
-            connection.driver.drive_idle();
-            if connection.is_ready() {
-                connection.reused = true;
+            if connection.is_quiet() {
                 return Offer::Lease(Lease::new(Rc::clone(self), Connection::H1(connection)));
             }
         }
@@ -167,8 +158,7 @@ impl Endpoint {
     pub(crate) fn sweep(&self, now: Instant, limit: usize) -> usize {
         let mut idle = self.idle.borrow_mut();
         idle.retain_mut(|idle| {
-            idle.connection.driver.drive_idle();
-            idle.connection.is_ready() && now.duration_since(idle.since) < IDLE_TIMEOUT
+            idle.connection.is_quiet() && now.duration_since(idle.since) < IDLE_TIMEOUT
         });
         // The oldest lie in front. One that was used just now is not idle, but between two requests of a burst.
         let excess = idle.len().saturating_sub(limit.min(self.max_idle));
@@ -181,7 +171,7 @@ impl Endpoint {
         self.idle.borrow_mut().pop()
     }
 
-    fn put_idle(&self, connection: Box<H1>) {
+    fn put_idle(&self, connection: Box<client::Connection>) {
         let mut idle = self.idle.borrow_mut();
         if !self.retired.get() && idle.len() < BURST {
             idle.push(Idle { connection, since: Instant::now() });
@@ -218,7 +208,7 @@ impl Permit {
         self.endpoint.health.set(Health::Accepting);
         let endpoint = Rc::clone(&self.endpoint);
         let connection = match endpoint.protocol {
-            Protocol::Http1 => Connection::H1(Box::new(H1::handshake(stream).await?)),
+            Protocol::Http1 => Connection::H1(Box::new(client::Connection::new(stream))),
             Protocol::H2c => {
                 let sender = handshake_h2(stream).await?;
                 if !endpoint.retired.get() {
@@ -241,25 +231,6 @@ impl Drop for Permit {
     }
 }
 
-// === impl H1 ===
-
-impl H1 {
-    async fn handshake(stream: TcpStream) -> hyper::Result<Self> {
-        let (sender, connection) = http1::Builder::new().handshake(TokioIo::new(stream)).await?;
-        Ok(Self { sender, driver: Driver::new(connection.with_upgrades()), reused: false })
-    }
-
-    fn is_ready(&self) -> bool {
-        self.driver.is_open() && self.sender.is_ready()
-    }
-}
-
-impl std::fmt::Debug for H1 {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("H1").field("driver", &self.driver).field("reused", &self.reused).finish_non_exhaustive()
-    }
-}
-
 async fn handshake_h2(stream: TcpStream) -> hyper::Result<http2::SendRequest<RequestBody>> {
     let (sender, connection) =
         http2::Builder::new(LocalExec).timer(hyper_util::rt::TokioTimer::new()).handshake(TokioIo::new(stream)).await?;
@@ -279,14 +250,6 @@ impl Lease {
         Self { endpoint, connection }
     }
 
-    /// Whether the connection has served another request before, so that the upstream may have closed it meanwhile.
-    pub(crate) fn is_reused(&self) -> bool {
-        match &self.connection {
-            Connection::H1(connection) => connection.reused,
-            Connection::H2(_) | Connection::Gone => true,
-        }
-    }
-
     pub(crate) fn protocol(&self) -> Protocol {
         self.endpoint.protocol
     }
@@ -295,67 +258,48 @@ impl Lease {
         self.endpoint.addr
     }
 
-    /// Whether the connection makes progress without being driven.
-    pub(crate) fn has_own_task(&self) -> bool {
-        matches!(self.connection, Connection::H2(_))
+    /// The connection, if it is one of HTTP/1.1.
+    pub(crate) fn http1(&mut self) -> Option<&mut client::Connection> {
+        match &mut self.connection {
+            Connection::H1(connection) => Some(connection),
+            Connection::H2(_) | Connection::Gone => None,
+        }
     }
 
-    /// Begins to send; the future makes progress only while [`Lease::drive`] is called.
-    pub(crate) fn send(
+    /// The same, to look at.
+    pub(crate) fn http1_ref(&self) -> Option<&client::Connection> {
+        match &self.connection {
+            Connection::H1(connection) => Some(connection),
+            Connection::H2(_) | Connection::Gone => None,
+        }
+    }
+
+    /// Sends on an HTTP/2 connection, which makes progress by itself.
+    pub(crate) fn send_http2(
         &mut self,
         request: Request<RequestBody>,
-    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + use<> {
-        let (h1, h2) = match &mut self.connection {
-            Connection::H1(connection) => (Some(connection.sender.try_send_request(request)), None),
-            Connection::H2(sender) => (None, Some(sender.try_send_request(request))),
-            Connection::Gone => unreachable!("a lease that was given back is consumed"),
-        };
-        async move {
-            match (h1, h2) {
-                (Some(h1), _) => h1.await,
-                (None, Some(h2)) => h2.await,
-                (None, None) => unreachable!("a connection speaks one protocol"),
-            }
-        }
-    }
-
-    /// Moves the connection's bytes; `cx` is woken when there are more.
-    pub(crate) fn drive(&mut self, cx: &mut Context<'_>) {
-        if let Connection::H1(connection) = &mut self.connection {
-            connection.driver.drive(cx);
-        }
-    }
-
-    /// Takes from the connection's other end, without this task's being woken by the taking.
-    pub(crate) fn quietly<T>(&mut self, act: impl FnOnce() -> T) -> T {
+    ) -> Option<impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + use<>> {
         match &mut self.connection {
-            Connection::H1(connection) => connection.driver.quietly(act),
-            Connection::H2(_) | Connection::Gone => act(),
+            Connection::H2(sender) => Some(sender.try_send_request(request)),
+            Connection::H1(_) | Connection::Gone => None,
         }
     }
 
-    /// Resolves when an HTTP/1.1 connection has ended or was handed over to an upgrade.
-    pub(crate) async fn driven(mut self) {
-        std::future::poll_fn(|cx| {
-            self.drive(cx);
-            match &self.connection {
-                Connection::H1(connection) if connection.driver.is_open() => Poll::Pending,
-                Connection::H1(_) | Connection::H2(_) | Connection::Gone => Poll::Ready(()),
-            }
-        })
-        .await;
+    /// The socket of an HTTP/1.1 connection that was upgraded, and what was read ahead of it.
+    pub(crate) fn into_socket(mut self) -> Option<(TcpStream, Bytes)> {
+        match std::mem::replace(&mut self.connection, Connection::Gone) {
+            Connection::H1(connection) => Some(connection.into_parts()),
+            Connection::H2(_) | Connection::Gone => None,
+        }
     }
 
     /// The response has ended: an open HTTP/1.1 connection goes back to the pool.
     pub(crate) fn finish(mut self) {
-        if let Connection::H1(connection) = &mut self.connection
-            && !connection.is_ready()
+        if let Connection::H1(mut connection) = std::mem::replace(&mut self.connection, Connection::Gone)
+            && connection.is_reusable()
+            && connection.is_quiet()
         {
-            connection.driver.settle();
-        }
-        if let Connection::H1(connection) = std::mem::replace(&mut self.connection, Connection::Gone)
-            && connection.is_ready()
-        {
+            connection.rest();
             self.endpoint.put_idle(connection);
         }
     }

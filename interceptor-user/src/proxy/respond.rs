@@ -1,9 +1,10 @@
 //! The one function from error to response: status, reason label, and whose fault it is.
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::StatusCode;
 
-use super::{body::ResponseBody, error::ProxyError};
+use super::{body::ResponseBody, error::ProxyError, message::Reply};
+use crate::h1::fields::Fields;
 
 /// Who has to act for the error to go away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -44,6 +45,8 @@ pub(crate) fn verdict(error: &ProxyError) -> Verdict {
     use Fault::{Downstream, Upstream, Us};
     let (status, reason, fault) = match error {
         ProxyError::BadHost => (StatusCode::BAD_REQUEST, "bad_host", Downstream),
+        ProxyError::BadTarget => (StatusCode::BAD_REQUEST, "bad_target", Downstream),
+        ProxyError::BadBody(_) => (StatusCode::BAD_REQUEST, "bad_body", Downstream),
         ProxyError::Connect => (StatusCode::NOT_IMPLEMENTED, "connect_method", Downstream),
         ProxyError::NoRoute => (StatusCode::NOT_FOUND, "no_route", Downstream),
         ProxyError::Unresolved => (StatusCode::INTERNAL_SERVER_ERROR, "target_unresolved", Us),
@@ -53,7 +56,7 @@ pub(crate) fn verdict(error: &ProxyError) -> Verdict {
         ProxyError::ConnectTimeout(_) => (StatusCode::GATEWAY_TIMEOUT, "connect_timeout", Upstream),
         ProxyError::ResponseHeaderTimeout => (StatusCode::GATEWAY_TIMEOUT, "response_header_timeout", Upstream),
         ProxyError::RequestTimeout => (StatusCode::GATEWAY_TIMEOUT, "request_timeout", Upstream),
-        ProxyError::Upstream(_) => (StatusCode::BAD_GATEWAY, "upstream_error", Upstream),
+        ProxyError::Http1(_) | ProxyError::Http2(_) => (StatusCode::BAD_GATEWAY, "upstream_error", Upstream),
         ProxyError::UpstreamClosed => (StatusCode::BAD_GATEWAY, "upstream_closed", Upstream),
         ProxyError::UpgradeMismatch => (StatusCode::BAD_GATEWAY, "upgrade_mismatch", Upstream),
         ProxyError::ClientGone => {
@@ -65,27 +68,19 @@ pub(crate) fn verdict(error: &ProxyError) -> Verdict {
 }
 
 /// The response to `error`.
-pub(crate) fn respond(error: &ProxyError) -> Response<ResponseBody> {
+pub(crate) fn respond(error: &ProxyError) -> Reply {
     let status = verdict(error).status;
     let text = match error {
         ProxyError::HoldFull => "too many pending requests\n".to_owned(),
         _ => format!("{}\n", status.canonical_reason().unwrap_or("Error")),
     };
-    text_response(status, text)
+    let fields = [("content-type", &b"text/plain; charset=utf-8"[..]), ("x-content-type-options", b"nosniff")];
+    Reply::new(status, Fields::from_pairs(fields), ResponseBody::full(Bytes::from(text)))
 }
 
 /// The answer to `OPTIONS *`, which is about the proxy itself.
-pub(crate) fn options_asterisk() -> Response<ResponseBody> {
-    Response::new(ResponseBody::empty())
-}
-
-fn text_response(status: StatusCode, text: String) -> Response<ResponseBody> {
-    let mut response = Response::new(ResponseBody::full(Bytes::from(text)));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    response
+pub(crate) fn options_asterisk() -> Reply {
+    Reply::new(StatusCode::OK, Fields::default(), ResponseBody::empty())
 }
 
 #[cfg(test)]
@@ -94,17 +89,17 @@ mod tests {
 
     #[test]
     fn a_missing_route_is_answered_as_the_add_on_does() {
-        let response = respond(&ProxyError::NoRoute);
-        assert_eq!(response.status(), StatusCode::NOT_FOUND);
-        assert_eq!(response.headers()[header::CONTENT_TYPE], "text/plain; charset=utf-8");
-        assert_eq!(response.headers()[header::X_CONTENT_TYPE_OPTIONS], "nosniff");
-        assert_eq!(response.body().as_full(), Some(&b"Not Found\n"[..]));
+        let reply = respond(&ProxyError::NoRoute);
+        assert_eq!(reply.status, StatusCode::NOT_FOUND);
+        assert_eq!(reply.fields.find("content-type"), Some(&b"text/plain; charset=utf-8"[..]));
+        assert_eq!(reply.fields.find("x-content-type-options"), Some(&b"nosniff"[..]));
+        assert_eq!(reply.body.as_full(), Some(&b"Not Found\n"[..]));
     }
 
     #[test]
     fn a_full_hold_queue_says_so() {
-        let response = respond(&ProxyError::HoldFull);
-        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(response.body().as_full(), Some(&b"too many pending requests\n"[..]));
+        let reply = respond(&ProxyError::HoldFull);
+        assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(reply.body.as_full(), Some(&b"too many pending requests\n"[..]));
     }
 }

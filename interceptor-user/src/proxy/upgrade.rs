@@ -1,9 +1,10 @@
 //! Upgraded connections (WebSocket and any other protocol): bytes are copied both ways until both ends have closed.
 
-use hyper::upgrade::{OnUpgrade, Upgraded};
-use hyper_util::rt::TokioIo;
+use std::io;
+
+use bytes::Bytes;
 use runtime::drain::Phase;
-use tokio::time::Instant;
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::Instant};
 
 use super::{inflight::InFlight, pool::Lease};
 use crate::worker::Worker;
@@ -11,30 +12,37 @@ use crate::worker::Worker;
 /// Buffer of each direction; measured best for tunnels against 8 KiB and `splice(2)` for mixed traffic.
 const BUFFER: usize = 64 * 1024;
 
-/// Both halves of an upgrade, before either side has switched.
+/// The upstream's half of an upgrade, before the client has been told.
+#[derive(Debug)]
 pub(crate) struct Tunnel {
-    pub(crate) client: OnUpgrade,
-    pub(crate) upstream: OnUpgrade,
-    /// Carries the upstream's half until it has been handed over.
+    /// The protocol that both agreed to.
+    pub(crate) protocol: Bytes,
     pub(crate) lease: Lease,
     /// The upgraded connection counts as one request for its whole life.
-    pub(crate) in_flight: InFlight,
+    pub(crate) in_flight: Option<InFlight>,
     pub(crate) deadline: Option<Instant>,
+}
+
+/// The client's half.
+#[derive(Debug)]
+pub(crate) struct Handover {
+    pub(crate) client: TcpStream,
+    /// Was read from the client behind its request.
+    pub(crate) ahead: Bytes,
+    /// Is still to be written to the client: the response.
+    pub(crate) head: Vec<u8>,
 }
 
 // === impl Tunnel ===
 
 impl Tunnel {
     /// Copies in a task of the worker; ends with either side, at the request's deadline, or when draining is over.
-    pub(crate) fn spawn(self, worker: &Worker) {
+    pub(crate) fn spawn(self, handover: Handover, worker: &Worker) {
         let mut watch = worker.tunnel_watch();
         runtime::task::spawn_local("tunnel", async move {
-            let Self { client, upstream, lease, in_flight, deadline } = self;
+            let Self { protocol: _, lease, in_flight, deadline } = self;
             let _in_flight = in_flight;
-            let copy = async {
-                let (client, upstream, ()) = tokio::join!(client, upstream, lease.driven());
-                copy(client?, upstream?).await
-            };
+            let Some(upstream) = lease.into_socket() else { return };
             let late = async {
                 match deadline {
                     Some(deadline) => tokio::time::sleep_until(deadline).await,
@@ -42,7 +50,7 @@ impl Tunnel {
                 }
             };
             tokio::select! {
-                result = copy => if let Err(error) = result {
+                result = copy(handover, upstream) => if let Err(error) = result {
                     tracing::debug!(%error, "tunnel ended");
                 },
                 () = late => tracing::debug!("tunnel cut at the request's deadline"),
@@ -52,8 +60,11 @@ impl Tunnel {
     }
 }
 
-async fn copy(client: Upgraded, upstream: Upgraded) -> Result<(), Box<dyn std::error::Error>> {
-    let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
+/// Copies both ways, first what was read ahead of either side.
+async fn copy(handover: Handover, (mut upstream, greeting): (TcpStream, Bytes)) -> io::Result<()> {
+    let Handover { mut client, ahead, mut head } = handover;
+    head.extend_from_slice(&greeting);
+    tokio::try_join!(upstream.write_all(&ahead), client.write_all(&head))?;
     tokio::io::copy_bidirectional_with_sizes(&mut client, &mut upstream, BUFFER, BUFFER).await?;
     Ok(())
 }

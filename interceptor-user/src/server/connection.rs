@@ -5,15 +5,12 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     rc::Rc,
-    sync::Arc,
     task::{Context, Poll, Waker},
     time::Duration,
 };
 
-use http::HeaderValue;
 use tokio::time::Instant;
 
-use super::io::{Interim, IoShared};
 use crate::proxy::Timer;
 
 /// How long a request's head may take from its first byte; the add-on's value.
@@ -37,11 +34,12 @@ pub(crate) enum Phase {
 #[derive(Debug)]
 pub(crate) struct Connection {
     peer: SocketAddr,
-    peer_ip: HeaderValue,
-    io: Arc<IoShared>,
+    peer_ip: Box<[u8]>,
     phase: Cell<Phase>,
     waker: RefCell<Option<Waker>>,
     requests: Cell<u32>,
+    /// Bytes have come since the last request was complete.
+    heard: Cell<bool>,
     /// Since when a request's head has been coming in, without being complete.
     head_since: Cell<Option<Instant>>,
     /// Of the request before; HTTP/1.1 has one at a time.
@@ -54,27 +52,21 @@ pub(crate) struct TimerLoan {
     connection: Rc<Connection>,
 }
 
-/// Serves a connection, and ends it as the phase asks.
-pub(crate) struct Serve<C> {
-    pub(crate) inner: Pin<Box<C>>,
-    pub(crate) connection: Rc<Connection>,
-    pub(crate) seen: Phase,
-}
-
-/// A server connection that can be asked to end after the requests in flight.
-pub(crate) trait Graceful: Future {
-    fn graceful_shutdown(self: Pin<&mut Self>);
+/// Serves a connection until it ends, or is cut.
+pub(crate) struct Serve<'a, C> {
+    pub(crate) inner: Pin<&'a mut C>,
+    pub(crate) connection: &'a Connection,
 }
 
 // === impl Connection ===
 
 impl Connection {
-    pub(crate) fn new(peer: SocketAddr, io: Arc<IoShared>) -> Self {
+    pub(crate) fn new(peer: SocketAddr) -> Self {
         let ip = peer.ip().to_canonical().to_string();
         Self {
             peer,
-            peer_ip: HeaderValue::try_from(ip).expect("an address is made of visible ASCII"),
-            io,
+            peer_ip: ip.into_bytes().into(),
+            heard: Cell::new(false),
             phase: Cell::default(),
             waker: RefCell::default(),
             requests: Cell::new(0),
@@ -88,18 +80,17 @@ impl Connection {
     }
 
     /// The client's address as `X-Forwarded-For` has it.
-    pub(crate) fn peer_ip(&self) -> &HeaderValue {
+    pub(crate) fn peer_ip(&self) -> &[u8] {
         &self.peer_ip
     }
 
-    /// Sends 1xx responses to this client.
-    pub(crate) fn interim(&self) -> Interim {
-        Interim::new(Arc::clone(&self.io))
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase.get()
     }
 
-    /// Resolves when the client has left, although nobody reads from it.
-    pub(crate) async fn client_gone(&self) {
-        self.io.closed().await;
+    /// Bytes have come in that may be the beginning of a request.
+    pub(crate) fn heard(&self) {
+        self.heard.set(true);
     }
 
     pub(crate) fn timer(self: &Rc<Self>) -> TimerLoan {
@@ -109,7 +100,7 @@ impl Connection {
     pub(crate) fn request_began(&self) {
         self.requests.set(self.requests.get() + 1);
         self.head_since.set(None);
-        self.io.take_heard();
+        self.heard.set(false);
     }
 
     pub(crate) fn request_ended(&self) {
@@ -138,7 +129,7 @@ impl Connection {
         }
         let limit = if self.phase.get() == Phase::Running { HEAD_TIMEOUT } else { CLOSING_HEAD_TIMEOUT };
         match self.head_since.get() {
-            None if self.io.take_heard() => self.head_since.set(Some(now)),
+            None if self.heard.take() => self.head_since.set(Some(now)),
             Some(since) if now.duration_since(since) >= limit => {
                 self.advance(Phase::Cut);
                 return true;
@@ -159,17 +150,12 @@ impl Drop for TimerLoan {
 
 // === impl Serve ===
 
-impl<C: Graceful> Future for Serve<C> {
-    type Output = Option<C::Output>;
+impl<C: Future<Output = ()>> Future for Serve<'_, C> {
+    type Output = ();
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let phase = self.connection.phase.get();
-        if phase == Phase::Cut {
-            return Poll::Ready(None);
-        }
-        if phase > self.seen {
-            self.seen = phase;
-            self.inner.as_mut().graceful_shutdown();
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.connection.phase.get() == Phase::Cut {
+            return Poll::Ready(());
         }
         let polled = self.inner.as_mut().poll(cx);
         if polled.is_pending() {
@@ -178,6 +164,6 @@ impl<C: Graceful> Future for Serve<C> {
                 *waker = Some(cx.waker().clone());
             }
         }
-        polled.map(Some)
+        polled
     }
 }

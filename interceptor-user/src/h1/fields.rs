@@ -1,0 +1,257 @@
+//! A message's header fields as they came: one buffer, and where in it each line lies. Made by `parse` or from the map
+//! of an HTTP/2 message; read by the rules in `proxy::headers`.
+
+use std::{cell::OnceCell, ops::Range};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use interceptor_core::route::Headers;
+
+/// Fields that the proxy itself acts upon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Known {
+    Other,
+    ColdStart,
+    Connection,
+    ContentLength,
+    Date,
+    Expect,
+    Forwarded,
+    ForwardedFor,
+    ForwardedHost,
+    ForwardedProto,
+    Host,
+    KeepAlive,
+    ProxyAuthenticate,
+    ProxyAuthorization,
+    ProxyConnection,
+    Te,
+    TransferEncoding,
+    Upgrade,
+}
+
+/// One field's place.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Field {
+    name: u32,
+    name_len: u32,
+    value: u32,
+    value_len: u32,
+    pub(crate) known: Known,
+}
+
+/// The fields of one message in the order in which they came.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Fields {
+    bytes: Bytes,
+    list: Vec<Field>,
+    /// One bit for each [`Known`] that is there.
+    present: u32,
+}
+
+/// Fields as the routing table asks for them: as a map, which is made when a rule asks for a header at all.
+#[derive(Debug)]
+pub(crate) struct Lazy<'a> {
+    fields: &'a Fields,
+    map: OnceCell<HeaderMap>,
+}
+
+// === impl Known ===
+
+impl Known {
+    /// What `name` is. Told apart by length first: nearly every other name ends there.
+    pub(crate) fn of(name: &[u8]) -> Self {
+        let candidates: &[(&str, Self)] = match name.len() {
+            2 => &[("te", Self::Te)],
+            4 => &[("host", Self::Host), ("date", Self::Date)],
+            6 => &[("expect", Self::Expect)],
+            7 => &[("upgrade", Self::Upgrade)],
+            9 => &[("forwarded", Self::Forwarded)],
+            10 => &[("connection", Self::Connection), ("keep-alive", Self::KeepAlive)],
+            14 => &[("content-length", Self::ContentLength)],
+            15 => &[("x-forwarded-for", Self::ForwardedFor)],
+            16 => &[("x-forwarded-host", Self::ForwardedHost), ("proxy-connection", Self::ProxyConnection)],
+            17 => &[("transfer-encoding", Self::TransferEncoding), ("x-forwarded-proto", Self::ForwardedProto)],
+            18 => &[("proxy-authenticate", Self::ProxyAuthenticate)],
+            19 => &[("proxy-authorization", Self::ProxyAuthorization)],
+            22 => &[("x-keda-http-cold-start", Self::ColdStart)],
+            _ => &[],
+        };
+        let found = candidates.iter().find(|(known, _)| name.eq_ignore_ascii_case(known.as_bytes()));
+        found.map_or(Self::Other, |(_, known)| *known)
+    }
+
+    /// Whether the field concerns one connection alone (RFC 9110 §7.6.1, and two that are older). `Trailer` goes on:
+    /// so do trailers.
+    pub(crate) fn is_hop_by_hop(self) -> bool {
+        match self {
+            Self::Connection
+            | Self::KeepAlive
+            | Self::ProxyAuthenticate
+            | Self::ProxyAuthorization
+            | Self::ProxyConnection
+            | Self::Te
+            | Self::TransferEncoding
+            | Self::Upgrade => true,
+            Self::Other
+            | Self::ColdStart
+            | Self::ContentLength
+            | Self::Date
+            | Self::Expect
+            | Self::Forwarded
+            | Self::ForwardedFor
+            | Self::ForwardedHost
+            | Self::ForwardedProto
+            | Self::Host => false,
+        }
+    }
+
+    const fn bit(self) -> u32 {
+        1 << (self as u32)
+    }
+}
+
+// === impl Fields ===
+
+impl Fields {
+    /// Fields whose lines lie in `bytes`; `lines` says where.
+    pub(crate) fn new(bytes: Bytes, list: Vec<Field>) -> Self {
+        let present = list.iter().fold(0, |present, field| present | field.known.bit());
+        Self { bytes, list, present }
+    }
+
+    /// Fields made here.
+    pub(crate) fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Self {
+        let (mut bytes, mut list) = (BytesMut::new(), Vec::new());
+        for (name, value) in pairs {
+            list.push(append(&mut bytes, name, value));
+        }
+        Self::new(bytes.freeze(), list)
+    }
+
+    /// The fields of an HTTP/2 message.
+    pub(crate) fn from_map(map: &HeaderMap) -> Self {
+        Self::from_pairs(map.iter().map(|(name, value)| (name.as_str(), value.as_bytes())))
+    }
+
+    pub(crate) fn iter(&self) -> std::slice::Iter<'_, Field> {
+        self.list.iter()
+    }
+
+    pub(crate) fn has(&self, known: Known) -> bool {
+        self.present & known.bit() != 0
+    }
+
+    /// The values of a field that the proxy knows.
+    pub(crate) fn all(&self, known: Known) -> impl Iterator<Item = &[u8]> {
+        let list = if self.has(known) { &self.list[..] } else { &[] };
+        list.iter().filter(move |field| field.known == known).map(|field| self.value(field))
+    }
+
+    /// The first of them.
+    pub(crate) fn first(&self, known: Known) -> Option<&[u8]> {
+        self.all(known).next()
+    }
+
+    /// The first value of any field, by its name in lower case.
+    pub(crate) fn find(&self, name: &str) -> Option<&[u8]> {
+        let mut found = self.list.iter().filter(|field| self.name(field).eq_ignore_ascii_case(name.as_bytes()));
+        found.next().map(|field| self.value(field))
+    }
+
+    pub(crate) fn name(&self, field: &Field) -> &[u8] {
+        &self.bytes[range(field.name, field.name_len)]
+    }
+
+    pub(crate) fn value(&self, field: &Field) -> &[u8] {
+        &self.bytes[range(field.value, field.value_len)]
+    }
+
+    /// Name, colon and value as they came.
+    pub(crate) fn line(&self, field: &Field) -> &[u8] {
+        &self.bytes[field.name as usize..(field.value + field.value_len) as usize]
+    }
+
+    /// The buffer that all lines lie in.
+    pub(crate) fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+}
+
+// === impl Field ===
+
+impl Field {
+    /// A field whose name and value lie there in a buffer of at most 4 GiB.
+    pub(crate) fn new(name: Range<usize>, value: Range<usize>, known: Known) -> Self {
+        let offset = |at: usize| u32::try_from(at).expect("a head is smaller than 4 GiB");
+        Self {
+            name: offset(name.start),
+            name_len: offset(name.len()),
+            value: offset(value.start),
+            value_len: offset(value.len()),
+            known,
+        }
+    }
+}
+
+// === impl Lazy ===
+
+impl<'a> Lazy<'a> {
+    pub(crate) fn new(fields: &'a Fields) -> Self {
+        Self { fields, map: OnceCell::new() }
+    }
+}
+
+impl Headers for Lazy<'_> {
+    fn map(&self) -> &HeaderMap {
+        self.map.get_or_init(|| {
+            let fields = self.fields;
+            let mut map = HeaderMap::with_capacity(fields.list.len());
+            for field in fields.iter() {
+                let name = HeaderName::from_bytes(fields.name(field));
+                if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(fields.value(field))) {
+                    map.append(name, value);
+                }
+            }
+            map
+        })
+    }
+}
+
+fn range(start: u32, len: u32) -> Range<usize> {
+    start as usize..(start + len) as usize
+}
+
+/// Writes a line and tells where it lies.
+fn append(bytes: &mut BytesMut, name: &str, value: &[u8]) -> Field {
+    let start = bytes.len();
+    bytes.extend_from_slice(name.as_bytes());
+    bytes.extend_from_slice(b": ");
+    let value_start = bytes.len();
+    bytes.extend_from_slice(value);
+    Field::new(start..start + name.len(), value_start..bytes.len(), Known::of(name.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_known_however_they_are_spelled() {
+        assert_eq!(Known::of(b"Transfer-Encoding"), Known::TransferEncoding);
+        assert_eq!(Known::of(b"X-FORWARDED-FOR"), Known::ForwardedFor);
+        assert_eq!(Known::of(b"x-forwarded-foo"), Known::Other);
+        assert_eq!(Known::of(b""), Known::Other);
+    }
+
+    #[test]
+    fn fields_are_found_with_all_their_values() {
+        let fields = Fields::from_pairs([("Host", &b"a"[..]), ("X-A", b"1"), ("host", b"b")]);
+        assert_eq!(fields.all(Known::Host).collect::<Vec<_>>(), [b"a", b"b"]);
+        assert_eq!(fields.first(Known::Te), None);
+        assert_eq!(fields.find("x-a"), Some(&b"1"[..]));
+        assert_eq!(Lazy::new(&fields).map().get_all("host").iter().count(), 2);
+        assert_eq!(fields.iter().map(|field| fields.line(field)).next(), Some(&b"Host: a"[..]));
+    }
+}

@@ -1,0 +1,60 @@
+//! The `Date` field, made once a second for each worker (RFC 9110 §6.6.1).
+
+use std::{
+    cell::RefCell,
+    time::{Duration, SystemTime},
+};
+
+use tokio::time::Instant;
+
+const LENGTH: usize = "date: Thu, 01 Jan 1970 00:00:00 GMT\r\n".len();
+
+struct Cached {
+    line: [u8; LENGTH],
+    /// Until when it is right.
+    until: Option<Instant>,
+}
+
+thread_local! {
+    static CACHED: RefCell<Cached> = const { RefCell::new(Cached { line: [b' '; LENGTH], until: None }) };
+}
+
+/// Writes the field with the present time.
+pub(crate) fn write(output: &mut Vec<u8>) {
+    CACHED.with_borrow_mut(|cached| {
+        let now = Instant::now();
+        if cached.until.is_none_or(|until| now >= until) {
+            cached.renew(now);
+        }
+        output.extend_from_slice(&cached.line);
+    });
+}
+
+// === impl Cached ===
+
+impl Cached {
+    fn renew(&mut self, now: Instant) {
+        let clock = SystemTime::now();
+        let line = format!("date: {}\r\n", httpdate::fmt_http_date(clock));
+        if let Ok(line) = line.into_bytes().try_into() {
+            self.line = line;
+        }
+        let since = clock.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.until = Some(now + (Duration::from_secs(1) - Duration::from_nanos(u64::from(since.subsec_nanos()))));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_date_is_a_whole_line() {
+        let mut output = Vec::new();
+        write(&mut output);
+        write(&mut output);
+        let text = String::from_utf8(output).unwrap();
+        assert!(text.starts_with("date: ") && text.ends_with(" GMT\r\n"), "{text}");
+        assert_eq!(text.len(), 2 * LENGTH);
+    }
+}
