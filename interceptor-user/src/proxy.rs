@@ -104,7 +104,8 @@ struct Due {
 impl Exchange {
     async fn run(&mut self, ask: Ask, in_flight: &mut InFlight) -> Result<Reply, ProxyError> {
         let Ask { method, target, version, fields, body, interim } = ask;
-        let target = target.ok_or(if method == Method::CONNECT { ProxyError::Connect } else { ProxyError::BadTarget })?;
+        let target =
+            target.ok_or(if method == Method::CONNECT { ProxyError::Connect } else { ProxyError::BadTarget })?;
         if method == Method::OPTIONS && &target.path_and_query[..] == b"*" {
             return Ok(respond::options_asterisk());
         }
@@ -118,7 +119,9 @@ impl Exchange {
         if self.worker.is_unresolved(&route.entry, Backend::Target) {
             return Err(ProxyError::Unresolved);
         }
-        if let Some(answer) = self.answer(&route, &Asked { host: &host, target: &target, fields: &fields }, in_flight)? {
+        if let Some(answer) =
+            self.answer(&route, &Asked { host: &host, target: &target, fields: &fields }, in_flight)?
+        {
             return Ok(answer);
         }
         let due = self.due(&route, in_flight.arrived());

@@ -61,12 +61,7 @@ pub enum ResponseMode {
 
 impl StaticRoute {
     /// Whether it takes a request. `authority` is the `Host` field or `:authority` as received, `path` the raw path.
-    pub fn matches(
-        &self,
-        authority: &str,
-        path: &(impl AsRef<[u8]> + ?Sized),
-        headers: &impl Headers,
-    ) -> bool {
+    pub fn matches(&self, authority: &str, path: &(impl AsRef<[u8]> + ?Sized), headers: &impl Headers) -> bool {
         let path = path::decoded(path.as_ref());
         let mut buf = HostBuf::new();
         let host = host::normalise(authority, &mut buf);

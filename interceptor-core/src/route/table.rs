@@ -33,7 +33,12 @@ impl RouteTable {
     /// `authority` is the `Host` header or `:authority` as received, `path` the request's path as received, still
     /// percent-encoded and without query. The exact host goes before wildcards, and those before the catch-all, the
     /// most specific first; on a host the longest prefix whose headers match wins.
-    pub fn lookup(&self, authority: &str, path: &(impl AsRef<[u8]> + ?Sized), headers: &impl Headers) -> Option<&Arc<RouteEntry>> {
+    pub fn lookup(
+        &self,
+        authority: &str,
+        path: &(impl AsRef<[u8]> + ?Sized),
+        headers: &impl Headers,
+    ) -> Option<&Arc<RouteEntry>> {
         let path = path::decoded(path.as_ref());
         let mut buf = HostBuf::new();
         if let Some(host) = host::normalise(authority, &mut buf) {

@@ -213,11 +213,7 @@ impl Connection {
     /// Whether the connection may serve another request. Bytes behind a response are nobody's answer: what follows
     /// them can't be trusted either.
     pub(crate) fn is_reusable(&self) -> bool {
-        self.persistent
-            && self.is_sent()
-            && self.is_body_done()
-            && self.io.input.is_empty()
-            && !self.io.has_ended()
+        self.persistent && self.is_sent() && self.is_body_done() && self.io.input.is_empty() && !self.io.has_ended()
     }
 
     /// Gets ready to be kept.

@@ -169,8 +169,11 @@ mod tests {
 
     use super::*;
 
-    /// Decodes bytes that come in these pieces: the data, the trailers, and what is left behind the body.
-    fn decoded(framing: Framing, pieces: &[&[u8]]) -> Result<(Vec<u8>, Option<HeaderMap>, bool, Vec<u8>), Malformed> {
+    /// The data, the trailers, whether that was all, and what is left behind the body.
+    type Decoded = (Vec<u8>, Option<HeaderMap>, bool, Vec<u8>);
+
+    /// Decodes bytes that come in these pieces.
+    fn decoded(framing: Framing, pieces: &[&[u8]]) -> Result<Decoded, Malformed> {
         let (mut decoder, mut input) = (Decoder::new(framing), BytesMut::new());
         let (mut data, mut trailers) = (Vec::new(), None);
         for piece in pieces {
@@ -202,13 +205,26 @@ mod tests {
 
     #[test]
     fn what_is_no_chunk_is_refused() {
-        for bytes in ["zz\r\n", "\r\n", "-1\r\n", "3\nabc", "3\r\nabcd", "3\r\nabc\n", "11111111111111111\r\n", "3 x\r\n", "1;\r\r\n"] {
+        for bytes in [
+            "zz\r\n",
+            "\r\n",
+            "-1\r\n",
+            "3\nabc",
+            "3\r\nabcd",
+            "3\r\nabc\n",
+            "11111111111111111\r\n",
+            "3 x\r\n",
+            "1;\r\r\n",
+        ] {
             assert_eq!(decoded(Framing::Chunked, &[bytes.as_bytes()]).unwrap_err(), Malformed::Chunk, "{bytes:?}");
         }
         assert_eq!(decoded(Framing::Chunked, &[b"5;", &[b'x'; MAX_CHUNK_LINE]]).unwrap_err(), Malformed::Chunk);
         let extended = format!("1;{}\r\nx\r\n", "e".repeat(1024)).repeat(17);
         assert_eq!(decoded(Framing::Chunked, &[extended.as_bytes()]).unwrap_err(), Malformed::Chunk);
-        assert_eq!(decoded(Framing::Chunked, &[b"0\r\nX: ", &[b'x'; MAX_TRAILERS]]).unwrap_err(), Malformed::Trailers);
+        assert_eq!(
+            decoded(Framing::Chunked, &[b"0\r\nX: ", &vec![b'x'; MAX_TRAILERS]]).unwrap_err(),
+            Malformed::Trailers
+        );
     }
 
     #[test]

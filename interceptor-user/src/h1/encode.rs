@@ -87,7 +87,11 @@ impl Encoder {
             chunk_size(io.output(), data.len());
             tail = b"\r\n";
         }
-        if whole { io.push_whole(data, tail) } else { io.push(data, tail) }
+        if whole {
+            io.push_whole(data, tail)
+        } else {
+            io.push(data, tail)
+        }
         true
     }
 

@@ -121,7 +121,8 @@ mod tests {
         for lines in ["5\r\nContent-Length: 6", "+5", "-1", "", "5,", "99999999999999999999999", "0x5", "5 5"] {
             assert_eq!(of_request(&format!("Content-Length: {lines}\r\n")), Err(Malformed::Length), "{lines}");
         }
-        for lines in ["gzip", "chunked, identity", "chunked\r\nTransfer-Encoding: chunked", "gzip, chunked", "xchunked"] {
+        for lines in ["gzip", "chunked, identity", "chunked\r\nTransfer-Encoding: chunked", "gzip, chunked", "xchunked"]
+        {
             assert_eq!(of_request(&format!("Transfer-Encoding: {lines}\r\n")), Err(Malformed::Coding), "{lines}");
         }
     }

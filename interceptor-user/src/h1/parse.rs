@@ -49,24 +49,22 @@ impl Progress {
         first || input[from..].windows(2).any(|pair| pair == b"\n\n" || pair == b"\n\r")
     }
 
-    fn pending<T>(&mut self, input: &[u8]) -> Result<Option<T>, Malformed> {
+    fn pending<T>(input: &[u8]) -> Result<Option<T>, Malformed> {
         if input.len() >= MAX_HEAD { Err(Malformed::TooLarge) } else { Ok(None) }
     }
 
     /// Takes a request's head from the front of `input`, once it is there.
     pub(crate) fn request(&mut self, input: &mut BytesMut) -> Result<Option<RequestHead>, Malformed> {
         if input.is_empty() || !self.is_due(input) {
-            return self.pending(input);
+            return Self::pending(input);
         }
         let mut room = [const { MaybeUninit::uninit() }; USUAL_LINES];
         let parsed = match parse_request(input, &mut room) {
-            Err(httparse::Error::TooManyHeaders) => {
-                parse_request(input, &mut vec![MaybeUninit::uninit(); MAX_LINES])
-            }
+            Err(httparse::Error::TooManyHeaders) => parse_request(input, &mut vec![MaybeUninit::uninit(); MAX_LINES]),
             parsed => parsed,
         };
         let Some(RawRequest { length, method, target, version, list }) = parsed.map_err(malformed)? else {
-            return self.pending(input);
+            return Self::pending(input);
         };
         *self = Self::default();
         if length > MAX_HEAD {
@@ -80,17 +78,15 @@ impl Progress {
     /// Takes a response's head from the front of `input`, once it is there.
     pub(crate) fn response(&mut self, input: &mut BytesMut) -> Result<Option<ResponseHead>, Malformed> {
         if input.is_empty() || !self.is_due(input) {
-            return self.pending(input);
+            return Self::pending(input);
         }
         let mut room = [const { MaybeUninit::uninit() }; USUAL_LINES];
         let parsed = match parse_response(input, &mut room) {
-            Err(httparse::Error::TooManyHeaders) => {
-                parse_response(input, &mut vec![MaybeUninit::uninit(); MAX_LINES])
-            }
+            Err(httparse::Error::TooManyHeaders) => parse_response(input, &mut vec![MaybeUninit::uninit(); MAX_LINES]),
             parsed => parsed,
         };
         let Some(RawResponse { length, code, version, list }) = parsed.map_err(malformed)? else {
-            return self.pending(input);
+            return Self::pending(input);
         };
         *self = Self::default();
         if length > MAX_HEAD {
@@ -233,7 +229,9 @@ mod tests {
 
     #[test]
     fn what_is_no_head_is_refused() {
-        for text in ["GET / HTTP/2.0\r\n\r\n", "GET /\0 HTTP/1.1\r\n\r\n", "GET / HTTP/1.1\r\n folded: x\r\n\r\n", "\x16\x03"] {
+        for text in
+            ["GET / HTTP/2.0\r\n\r\n", "GET /\0 HTTP/1.1\r\n\r\n", "GET / HTTP/1.1\r\n folded: x\r\n\r\n", "\x16\x03"]
+        {
             assert_eq!(request(text).unwrap_err(), Malformed::Head, "{text:?}");
         }
         assert!(request("GET / HT").unwrap().is_none());
@@ -252,7 +250,7 @@ mod tests {
             fields in prop::collection::vec(("[a-zA-Z-]{1,12}", "[ -~]{0,20}"), 0..8),
             cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
         ) {
-            let lines: String = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+            let lines = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect::<Vec<_>>().concat();
             let text = format!("POST /p HTTP/1.1\r\n{lines}\r\nbody");
             let whole = request(&text).unwrap().unwrap();
             let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(text.len())).collect();

@@ -20,7 +20,7 @@ use tokio::{
 use super::{inflight::InFlight, pool::Lease};
 use crate::h1::{
     body::{ClientBody, ClientBodyError, Frame},
-    client::ClientError,
+    client::{self, ClientError},
     framing::Framing,
 };
 
@@ -171,8 +171,7 @@ impl RequestBody {
             // Edge-triggered: each arrival of data wakes once, and the end of data once.
             match stream.ready(Interest::READABLE).await {
                 Ok(ready) if !ready.is_read_closed() => {
-                    let _ =
-                        stream.try_io(Interest::READABLE, || Err::<(), _>(std::io::ErrorKind::WouldBlock.into()));
+                    let _ = stream.try_io(Interest::READABLE, || Err::<(), _>(std::io::ErrorKind::WouldBlock.into()));
                 }
                 Ok(_) | Err(_) => return,
             }
@@ -253,7 +252,7 @@ impl ResponseBody {
     /// The body of an upstream's response over HTTP/1.1; `lease` goes back to its pool at the body's end. `request` is
     /// what is still being sent.
     pub(crate) fn http1(lease: Lease, request: RequestBody, deadline: Option<Instant>) -> Self {
-        let sent = lease.http1_ref().is_none_or(crate::h1::client::Connection::is_sent);
+        let sent = lease.http1_ref().is_none_or(client::Connection::is_sent);
         let request = (!sent).then(|| Box::new(request));
         let mut body = Self {
             kind: Kind::Http1 { lease: Some(lease), request },
@@ -302,7 +301,7 @@ impl ResponseBody {
         match &self.kind {
             Kind::Full(bytes) => Some(bytes.len() as u64),
             Kind::Http1 { lease: None, .. } => Some(0),
-            Kind::Http1 { lease: Some(lease), .. } => lease.http1_ref().and_then(|connection| connection.body_left()),
+            Kind::Http1 { lease: Some(lease), .. } => lease.http1_ref().and_then(client::Connection::body_left),
             Kind::Http2 { incoming, .. } => incoming.size_hint().exact(),
         }
     }
@@ -311,9 +310,9 @@ impl ResponseBody {
     fn release_if_ended(&mut self) {
         let ended = match &mut self.kind {
             Kind::Full(_) => None,
-            Kind::Http1 { lease, .. } => lease.take_if(|lease| {
-                lease.http1_ref().is_none_or(crate::h1::client::Connection::is_body_done)
-            }),
+            Kind::Http1 { lease, .. } => {
+                lease.take_if(|lease| lease.http1_ref().is_none_or(client::Connection::is_body_done))
+            }
             Kind::Http2 { incoming, lease } => lease.take_if(|_| incoming.is_end_stream()),
         };
         if let Some(lease) = ended {

@@ -49,20 +49,12 @@ pub(crate) fn static_route<'a>(routes: &'a [StaticRoute], is_cold: bool, asked: 
 }
 
 /// A placeholder's response.
-pub(crate) fn placeholder(
-    response: &StaticResponse,
-    snapshot: &Snapshot,
-    path: &[u8],
-) -> Result<Reply, ProxyError> {
+pub(crate) fn placeholder(response: &StaticResponse, snapshot: &Snapshot, path: &[u8]) -> Result<Reply, ProxyError> {
     render(response, PLACEHOLDER, snapshot, path)
 }
 
 /// A static route's response.
-pub(crate) fn answer(
-    response: &StaticResponse,
-    snapshot: &Snapshot,
-    path: &[u8],
-) -> Result<Reply, ProxyError> {
+pub(crate) fn answer(response: &StaticResponse, snapshot: &Snapshot, path: &[u8]) -> Result<Reply, ProxyError> {
     render(response, STATIC, snapshot, path)
 }
 

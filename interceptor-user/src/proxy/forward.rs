@@ -170,7 +170,9 @@ fn failed(
 fn body_error(error: RequestBodyError) -> ProxyError {
     match error {
         RequestBodyError::Client(ClientBodyError::Gone) | RequestBodyError::Stream(_) => ProxyError::ClientGone,
-        RequestBodyError::Client(ClientBodyError::Malformed(_)) | RequestBodyError::Length => ProxyError::BadBody(error),
+        RequestBodyError::Client(ClientBodyError::Malformed(_)) | RequestBodyError::Length => {
+            ProxyError::BadBody(error)
+        }
     }
 }
 

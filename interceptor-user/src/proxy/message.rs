@@ -52,7 +52,8 @@ impl Ask {
         let path_and_query = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
         let target = Target { authority, path_and_query: Bytes::copy_from_slice(path_and_query.as_bytes()) };
         let fields = Fields::from_map(&parts.headers);
-        let length = fields.first(Known::ContentLength).and_then(|length| std::str::from_utf8(length).ok()?.parse().ok());
+        let length =
+            fields.first(Known::ContentLength).and_then(|length| std::str::from_utf8(length).ok()?.parse().ok());
         Self {
             method: parts.method,
             target: Some(target),

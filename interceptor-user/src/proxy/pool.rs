@@ -157,9 +157,7 @@ impl Endpoint {
     /// the endpoint's own; returns what is left of `limit`.
     pub(crate) fn sweep(&self, now: Instant, limit: usize) -> usize {
         let mut idle = self.idle.borrow_mut();
-        idle.retain_mut(|idle| {
-            idle.connection.is_quiet() && now.duration_since(idle.since) < IDLE_TIMEOUT
-        });
+        idle.retain_mut(|idle| idle.connection.is_quiet() && now.duration_since(idle.since) < IDLE_TIMEOUT);
         // The oldest lie in front. One that was used just now is not idle, but between two requests of a burst.
         let excess = idle.len().saturating_sub(limit.min(self.max_idle));
         let resting = idle.partition_point(|idle| now.duration_since(idle.since) >= RESTING);

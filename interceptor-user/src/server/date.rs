@@ -40,7 +40,8 @@ impl Cached {
             self.line = line;
         }
         let since = clock.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        self.until = Some(now + (Duration::from_secs(1) - Duration::from_nanos(u64::from(since.subsec_nanos()))));
+        let gone = Duration::from_nanos(u64::from(since.subsec_nanos()));
+        self.until = Some(now + Duration::from_secs(1).saturating_sub(gone));
     }
 }
 
