@@ -88,9 +88,9 @@ impl Encoder {
             tail = b"\r\n";
         }
         if whole {
-            io.push_whole(data, tail)
+            io.push_whole(data, tail);
         } else {
-            io.push(data, tail)
+            io.push(data, tail);
         }
         true
     }
