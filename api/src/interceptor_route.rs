@@ -28,6 +28,11 @@ use crate::{
     derive = "PartialEq",
     printcolumn = r#"{"name":"TargetService","type":"string","jsonPath":".spec.target.service"}"#,
     printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,
+    printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].reason"}"#,
+    printcolumn = r#"{"name":"Active","type":"string","jsonPath":".status.conditions[?(@.type==\"Active\")].status"}"#,
+    printcolumn = r#"{"name":"Host","type":"string","priority":1,"jsonPath":".spec.rules[*].hosts[*]"}"#,
+    printcolumn = r#"{"name":"ScaledObject","type":"string","priority":1,"jsonPath":".status.conditions[?(@.type==\"ScaledObject\")].reason"}"#,
+    printcolumn = r#"{"name":"Message","type":"string","priority":1,"jsonPath":".status.conditions[?(@.type==\"Ready\")].message"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]

@@ -73,12 +73,13 @@ mod tests {
                 let columns = crd.spec.versions[0].additional_printer_columns.clone().unwrap();
                 columns.into_iter().map(|column| column.name).collect::<Vec<_>>()
             };
-        assert_eq!(columns(route), ["TargetService", "Ready", "Age"]);
+        let ours = ["TargetService", "Ready", "Reason", "Active", "Host", "ScaledObject", "Message", "Age"];
+        assert_eq!(columns(route), ours);
         let scaled = HTTPScaledObject::crd();
         assert_eq!(scaled.metadata.name.as_deref(), Some("httpscaledobjects.http.keda.sh"));
         assert_eq!(scaled.spec.names.short_names.as_deref(), Some(["httpso".to_owned()].as_slice()));
         let expected = ["TargetWorkload", "TargetService", "MinReplicas", "MaxReplicas", "Age", "Ready"];
-        assert_eq!(columns(scaled), expected);
+        assert_eq!(columns(scaled), [expected.as_slice(), &["Active", "Accepted", "Message"]].concat());
     }
 
     #[test]
