@@ -25,7 +25,7 @@ use crate::{
     world::Kind,
 };
 
-/// How long writes that are under way may take after the order to end, and giving the lease back.
+/// How long giving the lease back may take after the order to end.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// All settings.
@@ -141,28 +141,23 @@ impl Bound {
         let (leads_tx, leads) = watch::channel(false);
         let writer = Writer::new(client.clone(), name.clone());
         group.spawn("reconcile", Reconciler::new(writer, settings, metrics, latch).run(changes, leads));
-        let leading = match lease {
-            Some(terms) => {
-                let identity = format!("{name}_{:x}", Timestamp::now().as_nanosecond());
-                let candidate = Candidate::new(Api::namespaced(client, &namespace), identity, terms);
-                runtime::task::spawn("lease", candidate.run(leads_tx, shutdown.clone()))
-            }
-            None => {
-                leads_tx.send_replace(true);
-                let mut shutdown = shutdown.clone();
-                runtime::task::spawn("lease", async move {
-                    shutdown.requested().await;
-                    drop(leads_tx);
-                })
-            }
-        };
+        let elected = lease.is_some();
+        if let Some(terms) = lease {
+            let identity = format!("{name}_{:x}", Timestamp::now().as_nanosecond());
+            let candidate = Candidate::new(Api::namespaced(client, &namespace), identity, terms);
+            group.spawn("lease", candidate.run(leads_tx.clone(), shutdown.clone()));
+        } else {
+            leads_tx.send_replace(true);
+        }
         tokio::select! {
             biased;
             () = shutdown.requested() => {}
             ended = group.ended() => return Err(RunError::Task(ended)),
         }
         ready.set_draining();
-        if tokio::time::timeout(GRACE, leading).await.is_err() {
+        leads_tx.send_replace(false);
+        // The lease's task ends when it has given the lease back; the other tasks never do.
+        if elected && tokio::time::timeout(GRACE, group.ended()).await.is_err() {
             tracing::warn!("the lease could not be given back in time");
         }
         tracing::info!("operator has ended");

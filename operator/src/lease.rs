@@ -1,7 +1,7 @@
 //! Which operator acts: the one that holds the Lease, in the manner of client-go's leader election, so that an operator of
 //! the KEDA HTTP Add-on and ours never act at once. Decides by a pure function; writes with optimistic locking.
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
@@ -83,7 +83,7 @@ impl Candidate {
     /// Gets and keeps the lease until `shutdown`, telling `leads` whether it is held; then gives it back.
     ///
     /// Cancel safe: dropped, a lease that is held runs out.
-    pub async fn run(mut self, leads: watch::Sender<bool>, mut shutdown: Shutdown) {
+    pub async fn run(mut self, leads: watch::Sender<bool>, mut shutdown: Shutdown) -> Result<(), Infallible> {
         let mut renewed = Instant::now();
         let mut held = false;
         while !shutdown.is_requested() {
@@ -115,6 +115,7 @@ impl Candidate {
         if held {
             self.give_back().await;
         }
+        Ok(())
     }
 
     async fn try_once(&mut self) -> Result<bool, kube::Error> {

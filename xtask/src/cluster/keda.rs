@@ -54,6 +54,13 @@ impl Cluster {
         self.apply(&manifests)
     }
 
+    /// Installs KEDA's custom resources alone, for tests that need no KEDA behind them.
+    pub(crate) fn install_keda_crds(&self) -> Result<()> {
+        let folder = self.programs().folder(Module::Keda)?.join(CONFIG).join("crd/bases");
+        let folder = folder.to_str().context("the folder of KEDA's manifests has a name that is no text")?;
+        self.kubectl(&["apply", "--server-side", "--filename", folder]).map(|_| ())
+    }
+
     /// Waits until KEDA's pods are ready and its metrics are served.
     pub(crate) fn await_keda(&self) -> Result<()> {
         for deployment in DEPLOYMENTS {

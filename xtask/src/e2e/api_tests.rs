@@ -29,10 +29,11 @@ pub(super) fn run(root: &Path, name: &str) -> Result<Counts> {
     arguments(&mut build);
     process::run(build.arg("--no-run"))?;
     let cluster = Cluster::up(root, name, 0, false)?;
+    let installed = cluster.install_keda_crds();
     let mut command = cluster.joined(&process::cargo(root));
     arguments(&mut command);
     command.args(["--offline", "--", "--ignored"]).args(tests.iter().map(|test| &test.name));
-    let ran = crate::test::cargo_test(command.env(KUBECONFIG, cluster.place().kubeconfig()));
+    let ran = installed.and_then(|()| crate::test::cargo_test(command.env(KUBECONFIG, cluster.place().kubeconfig())));
     let down = Cluster::down_to_nothing(root, name);
     let counts = ran?;
     down?;
