@@ -19,6 +19,7 @@ mod hold;
 mod kernel;
 #[cfg(ebpf_object)]
 mod levels;
+mod probe;
 mod routing;
 mod scaler;
 mod streaming;

@@ -32,6 +32,7 @@ use crate::{
         state::State,
     },
     metrics::Metrics,
+    probe::{self, ProbeMetrics, Prober},
     rt, server,
     worker::{Shared, Worker},
 };
@@ -62,6 +63,7 @@ struct Control {
     reader: Reader,
     shared: Arc<Shared>,
     discover: Discover,
+    prober: Prober,
     publisher: Publisher,
     kernel: Kernel,
 }
@@ -101,9 +103,12 @@ pub async fn build(config: Config) -> Result<Bound, AppError> {
     let kernel = Kernel::open(config.dataplane.clone(), reader.clone()).map_err(AppError::Dataplane)?;
     let mut registry = runtime::metrics::Metrics::new("keda-http-interceptor", env!("CARGO_PKG_VERSION"));
     let metrics = Arc::new(Metrics::register(registry.registry()));
-    let shared = Arc::new(Shared::new(config.proxying, metrics));
+    let probe_metrics = ProbeMetrics::register(registry.registry());
+    let (prober, probing, verdicts) = probe::channel(reader.clone(), probe_metrics);
+    let shared = Arc::new(Shared::new(config.proxying, metrics, probing));
     let watch_metrics = WatchMetrics::register(registry.registry());
-    let discover = Discover::new((config.sources.clone(), watch_metrics), index, writer, &ready, registry.registry());
+    let sources = (config.sources.clone(), watch_metrics);
+    let discover = Discover::new(sources, verdicts, index, writer, &ready, registry.registry());
     let state = State {
         ready: ready.clone(),
         reader: reader.clone(),
@@ -121,7 +126,7 @@ pub async fn build(config: Config) -> Result<Bound, AppError> {
         None => None,
     };
     let (drain, watch) = drain::channel();
-    let control = Control { ready, reader, shared, discover, publisher, kernel };
+    let control = Control { ready, reader, shared, discover, prober, publisher, kernel };
     Ok(Bound { config, listeners, proxy, admin, metrics, control, drain, watch })
 }
 
@@ -184,7 +189,7 @@ impl Bound {
             why = control.kernel.reason(),
             "interceptor starts"
         );
-        let Control { ready, reader, shared, discover, publisher, kernel } = control;
+        let Control { ready, reader, shared, discover, prober, publisher, kernel } = control;
         let workers = start_workers(listeners, &shared, &reader, &watch)?;
         drop(watch);
         let mut tasks = task::Group::new();
@@ -193,6 +198,7 @@ impl Bound {
             tasks.spawn("metrics", metrics.serve());
         }
         tasks.spawn("discover", discover.run());
+        tasks.spawn("probe", prober.run());
         tasks.spawn("counts", publisher.run());
         tasks.spawn("kernel", kernel.run());
         let ended = tokio::select! {

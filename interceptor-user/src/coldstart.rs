@@ -23,6 +23,8 @@ pub(crate) struct ColdStart {
     namespace: String,
     name: String,
     arrived: u64,
+    /// When a pod answered its readiness probe, if that is why it counted as ready.
+    probed_ready: Option<u64>,
     endpoint_seen: u64,
     connected: u64,
     first_byte: u64,
@@ -38,7 +40,12 @@ pub(crate) struct ColdStarts(Mutex<VecDeque<ColdStart>>);
 
 impl ColdStart {
     /// The cold start of a request whose response's head has just come.
-    pub(crate) fn new(route: &ObjectKey, arrived: Instant, wait: ColdWait, status: StatusCode) -> Self {
+    pub(crate) fn new(
+        route: &ObjectKey,
+        (arrived, probed): (Instant, Option<Instant>),
+        wait: ColdWait,
+        status: StatusCode,
+    ) -> Self {
         let (now, unix_now) = (Instant::now(), SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO));
         let unix = |at: Instant| micros(unix_now.saturating_sub(now.saturating_duration_since(at)));
         let ColdWait { endpoint_seen, connected, held } = wait;
@@ -46,6 +53,7 @@ impl ColdStart {
             namespace: route.namespace().to_owned(),
             name: route.name().to_owned(),
             arrived: unix(arrived),
+            probed_ready: probed.filter(|probed| (arrived..=endpoint_seen).contains(probed)).map(unix),
             endpoint_seen: unix(endpoint_seen),
             connected: unix(connected),
             first_byte: micros(unix_now),

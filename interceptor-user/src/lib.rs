@@ -5,6 +5,7 @@
 //!                                   ├─ worker threads: server (accept) ─► proxy: route ─► count ─► hold ─► forward
 //!                                   │                     ▲ snapshot           │ edges
 //!                                   └─ control thread: discover ─► snapshot    ▼
+//!                                                      probe (held requests' pods) ─► discover
 //!                                                      kernel (maps, counters) counts (gRPC), /queue, /state, /metrics
 //! ```
 
@@ -17,6 +18,7 @@ mod coldstart;
 mod control;
 mod h1;
 mod metrics;
+mod probe;
 mod proxy;
 mod rt;
 mod server;

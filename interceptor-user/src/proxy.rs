@@ -257,7 +257,9 @@ impl Exchange {
     }
 
     fn record_cold_start(&self, route: &LocalRoute, cold: ColdWait, arrived: Instant, status: StatusCode) {
-        self.worker.shared.cold_starts.push(ColdStart::new(&route.entry.route.key, arrived, cold, status));
+        let route = &route.entry.route;
+        let probed = self.worker.shared.probing.answered(&route.target.service);
+        self.worker.shared.cold_starts.push(ColdStart::new(&route.key, (arrived, probed), cold, status));
     }
 }
 

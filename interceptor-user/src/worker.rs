@@ -31,6 +31,7 @@ use crate::{
     coldstart::ColdStarts,
     config::ProxyConfig,
     metrics::{MethodLabel, Metrics, RouteMetrics, Series},
+    probe,
     proxy::{Balancer, ProxyError},
     server::connection::{self, Connection},
 };
@@ -44,6 +45,7 @@ pub(crate) struct Shared {
     pub(crate) config: ProxyConfig,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) cold_starts: ColdStarts,
+    pub(crate) probing: probe::Handle,
     pub(crate) held: AtomicUsize,
 }
 
@@ -87,8 +89,8 @@ pub(crate) struct Registered {
 // === impl Shared ===
 
 impl Shared {
-    pub(crate) fn new(config: ProxyConfig, metrics: Arc<Metrics>) -> Self {
-        Self { config, metrics, cold_starts: ColdStarts::default(), held: AtomicUsize::new(0) }
+    pub(crate) fn new(config: ProxyConfig, metrics: Arc<Metrics>, probing: probe::Handle) -> Self {
+        Self { config, metrics, cold_starts: ColdStarts::default(), probing, held: AtomicUsize::new(0) }
     }
 
     /// A place for one more held request of `route`, if the limits allow.

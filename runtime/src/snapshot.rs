@@ -20,6 +20,7 @@ pub fn channel(initial: Snapshot) -> (Writer, Reader) {
         current: Arc::new(ArcSwap::from_pointee(initial)),
         waiters: Mutex::new(HashMap::new()),
         generation: watch::Sender::new(()),
+        waited_for: watch::Sender::new(()),
     });
     let reader = Reader { published: shared.generation.subscribe(), shared: Arc::clone(&shared) };
     (Writer { shared }, reader)
@@ -59,6 +60,15 @@ struct Shared {
     /// One sender per upstream that is waited for: no more than there are held requests, which their queue bounds.
     waiters: Mutex<HashMap<UpstreamId, watch::Sender<()>>>,
     generation: watch::Sender<()>,
+    /// Told when an upstream gets its first waiter, and when it loses its last.
+    waited_for: watch::Sender<()>,
+}
+
+/// Tells which upstreams are waited for.
+#[derive(Clone, Debug)]
+pub struct Waited {
+    shared: Arc<Shared>,
+    changes: watch::Receiver<()>,
 }
 
 // === impl Writer ===
@@ -92,11 +102,19 @@ impl Reader {
 
     /// Subscribes to changes of an upstream from now on: load afterwards.
     pub fn subscribe(&self, id: UpstreamId) -> Subscription {
-        let changes = match self.shared.waiters.lock().entry(id) {
-            Entry::Occupied(sender) => sender.get().subscribe(),
-            Entry::Vacant(vacant) => vacant.insert(watch::Sender::new(())).subscribe(),
+        let (changes, is_first) = match self.shared.waiters.lock().entry(id) {
+            Entry::Occupied(sender) => (sender.get().subscribe(), false),
+            Entry::Vacant(vacant) => (vacant.insert(watch::Sender::new(())).subscribe(), true),
         };
+        if is_first {
+            self.shared.waited_for.send_replace(());
+        }
         Subscription { shared: Arc::clone(&self.shared), id, changes: Some(changes) }
+    }
+
+    /// Follows which upstreams are waited for.
+    pub fn waited(&self) -> Waited {
+        Waited { shared: Arc::clone(&self.shared), changes: self.shared.waited_for.subscribe() }
     }
 
     /// Waits for a snapshot that was published since this reader was made or this returned last.
@@ -104,6 +122,22 @@ impl Reader {
     /// Cancel safe: a publication that was not returned is returned by the next call.
     pub async fn published(&mut self) {
         wait(&mut self.published).await;
+    }
+}
+
+// === impl Waited ===
+
+impl Waited {
+    /// Upstreams that somebody waits for.
+    pub fn ids(&self) -> Vec<UpstreamId> {
+        self.shared.waiters.lock().keys().copied().collect()
+    }
+
+    /// Waits until they may have changed since this was made or returned last.
+    ///
+    /// Cancel safe: a change that was not returned is returned by the next call.
+    pub async fn changed(&mut self) {
+        wait(&mut self.changes).await;
     }
 }
 
@@ -144,6 +178,8 @@ impl Drop for Subscription {
             && sender.get().receiver_count() == 0
         {
             sender.remove();
+            drop(waiters);
+            self.shared.waited_for.send_replace(());
         }
     }
 }
@@ -187,6 +223,22 @@ mod tests {
         drop(second);
         assert_eq!(reader.shared.waiters.lock().len(), 0);
         writer.publish(Snapshot::default(), &[A]);
+    }
+
+    #[tokio::test]
+    async fn who_follows_what_is_waited_for_hears_of_the_first_waiter_and_of_the_last() {
+        let (_writer, reader) = channel(Snapshot::default());
+        let mut waited = reader.waited();
+        assert!(waited.changed().now_or_never().is_none());
+        let first = reader.subscribe(A);
+        assert!(waited.changed().now_or_never().is_some());
+        assert_eq!(waited.ids(), [A]);
+        let second = reader.subscribe(A);
+        drop(first);
+        assert!(waited.changed().now_or_never().is_none(), "one more or less makes no difference");
+        drop(second);
+        assert!(waited.changed().now_or_never().is_some());
+        assert!(waited.ids().is_empty());
     }
 
     #[tokio::test]

@@ -289,7 +289,9 @@ fn readiness(index: &Index, name: &str) -> (usize, usize, usize) {
 
 fn with_starting_pod(routes: Vec<Route>) -> Index {
     let mut index = index();
-    routes.into_iter().for_each(|route| index.apply(Event::Route(route)));
+    for route in routes {
+        index.apply(Event::Route(route));
+    }
     index.apply(Event::Service(service("web", &[("", 80)])));
     index.apply(starting(false, false));
     index.take_changed();

@@ -13,6 +13,8 @@ use runtime::{
 use serde::Serialize;
 use tokio::sync::mpsc;
 
+use crate::probe::Verdict;
+
 /// Batches that wait to be taken in; the watch waits when there are more.
 const QUEUE: usize = 64;
 
@@ -32,6 +34,7 @@ pub(crate) struct Problems(Arc<Mutex<Vec<Problem>>>);
 pub(crate) struct Discover {
     sources: Sources,
     metrics: WatchMetrics,
+    verdicts: mpsc::Receiver<Verdict>,
     index: Index,
     writer: Writer,
     synced: Option<Latch>,
@@ -55,6 +58,7 @@ impl Problems {
 impl Discover {
     pub(crate) fn new(
         (sources, metrics): (Sources, WatchMetrics),
+        verdicts: mpsc::Receiver<Verdict>,
         index: Index,
         writer: Writer,
         ready: &Ready,
@@ -67,6 +71,7 @@ impl Discover {
         Self {
             sources,
             metrics,
+            verdicts,
             index,
             writer,
             synced: Some(ready.latch("objects")),
@@ -86,8 +91,12 @@ impl Discover {
         let (tx, mut rx) = mpsc::channel(QUEUE);
         let watching = watch::run(self.sources.clone(), self.metrics.clone(), tx);
         let taking = async {
-            while let Some(batch) = rx.recv().await {
-                self.take(batch);
+            loop {
+                tokio::select! {
+                    Some(batch) = rx.recv() => self.take(batch),
+                    Some(verdict) = self.verdicts.recv() => self.heed(verdict),
+                    else => return,
+                }
             }
         };
         tokio::select! {
@@ -124,6 +133,15 @@ impl Discover {
         if self.synced.is_none() {
             self.note_problems();
         }
+    }
+
+    fn heed(&mut self, verdict: Verdict) {
+        match verdict {
+            Verdict::Answered(service, pod) => self.index.answered(&service, pod),
+            Verdict::Gone(service, pod) => self.index.answer_gone(&service, pod),
+        }
+        let changed = self.index.take_changed();
+        self.writer.publish(self.index.snapshot(), &changed);
     }
 
     fn note_problems(&self) {

@@ -185,6 +185,7 @@ impl Wait<'_> {
         };
         tracing::debug!(endpoint = %permit.endpoint().addr, %error, "endpoint did not accept");
         self.worker.shared.metrics.connect_failed(&self.route.entry.route.key);
+        self.worker.shared.probing.refused(permit.endpoint().addr);
         permit.failed();
         self.last_error = Some(error);
         if self.deadline().is_some_and(|deadline| Instant::now() >= deadline) {

@@ -115,7 +115,7 @@ pub(super) async fn watch(
     let mut following = Vec::new();
     for (index, watch) in watches.into_iter().enumerate() {
         let link = Link::new(&links, index);
-        let client = client::client(config.clone(), link.clone())?;
+        let client = client::client(&config, link.clone())?;
         following.push(follow(index, client, watch, steps.clone(), link));
     }
     drop(steps);

@@ -64,7 +64,7 @@ pub(super) async fn config(kubeconfig: Option<&Path>) -> Result<Config, ApiError
 }
 
 /// A client of its own for one watch, which takes a connection anyway.
-pub(super) fn client(config: Config, link: Link) -> Result<Client, ApiError> {
+pub(super) fn client(config: &Config, link: Link) -> Result<Client, ApiError> {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);

@@ -137,7 +137,7 @@ impl Link {
         let Some(Down { reason, since, told: true }) = state.down.take() else { return };
         match reason {
             Reason::Unreachable | Reason::Failed => {
-                let others = watches.iter().any(|state| state.down.as_ref().is_some_and(|down| down.is_outage()));
+                let others = watches.iter().any(|state| state.down.as_ref().is_some_and(Down::is_outage));
                 if !others {
                     let seconds = since.elapsed().as_secs();
                     tracing::info!(seconds, "the Kubernetes API server answers again");

@@ -1,0 +1,209 @@
+//! One Service's starting pods, asked again and again until they answer or the round is dropped.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    future::Future,
+    hash::{BuildHasher as _, RandomState},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use interceptor_core::{ObjectKey, probe::Probe};
+use tokio::{
+    sync::{Semaphore, mpsc, watch},
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    Pod, ask,
+    metrics::{Outcome, ProbeMetrics},
+};
+
+/// Pods of one Service that are asked at the same time; the others take their turns.
+const MAX_AT_ONCE: usize = 16;
+
+/// Pauses between two probes of a pod, evenly spread: so that many interceptors do not ask in step.
+const LEAST_PAUSE: Duration = Duration::from_millis(10);
+const MORE_PAUSE_MICROS: u64 = 15_000;
+
+/// A round.
+#[derive(Debug)]
+pub(super) struct Round {
+    pub(super) service: ObjectKey,
+    pub(super) probe: Arc<Probe>,
+    pub(super) pods: watch::Receiver<BTreeSet<IpAddr>>,
+    pub(super) answers: mpsc::Sender<Pod>,
+    pub(super) limit: Arc<Semaphore>,
+    pub(super) metrics: ProbeMetrics,
+}
+
+/// How far the pods have come. Pure.
+#[derive(Debug, Default)]
+struct Progress {
+    /// Successes in a row.
+    successes: BTreeMap<IpAddr, u32>,
+    asked: HashSet<IpAddr>,
+    /// The last that was asked: the next turn begins behind it.
+    last: Option<IpAddr>,
+}
+
+// === impl Round ===
+
+impl Round {
+    /// Runs until nobody listens; dropped, all its probes end.
+    pub(super) async fn run(self) {
+        let probe = Arc::clone(&self.probe);
+        self.run_with(move |pod| {
+            let probe = Arc::clone(&probe);
+            async move { ask::ask(pod, &probe).await }
+        })
+        .await;
+    }
+
+    /// Runs with another way to ask.
+    pub(super) async fn run_with<F: Future<Output = Outcome>>(mut self, ask: impl Fn(IpAddr) -> F) {
+        let noise = RandomState::new();
+        let mut progress = Progress::default();
+        let mut asked = FuturesUnordered::new();
+        let mut next = Instant::now();
+        loop {
+            tokio::select! {
+                () = sleep_until(next) => {
+                    let now = Instant::now();
+                    next = now + LEAST_PAUSE + Duration::from_micros(noise.hash_one(now) % MORE_PAUSE_MICROS);
+                    let room = MAX_AT_ONCE.saturating_sub(asked.len());
+                    let turn = progress.turn(&self.pods.borrow(), room);
+                    for pod in turn {
+                        let Ok(permit) = Arc::clone(&self.limit).try_acquire_owned() else {
+                            self.metrics.skipped();
+                            progress.skipped(pod);
+                            continue;
+                        };
+                        let answer = ask(pod);
+                        asked.push(async move {
+                            let outcome = answer.await;
+                            drop(permit);
+                            (pod, outcome)
+                        });
+                    }
+                }
+                Some((pod, outcome)) = asked.next() => {
+                    self.metrics.probed(outcome);
+                    let is_ready = progress.answered(pod, outcome, self.probe.successes);
+                    if is_ready && self.answers.send((self.service.clone(), pod)).await.is_err() {
+                        return;
+                    }
+                }
+                changed = self.pods.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    progress.keep(&self.pods.borrow_and_update());
+                    // A pod that has just been listed is asked at once.
+                    next = Instant::now();
+                }
+            }
+        }
+    }
+}
+
+// === impl Progress ===
+
+impl Progress {
+    /// Whose turn it is: those that are not being asked, in a circle, as many as there is room for.
+    fn turn(&mut self, pods: &BTreeSet<IpAddr>, room: usize) -> Vec<IpAddr> {
+        let (before, behind): (Vec<IpAddr>, Vec<IpAddr>) = pods.iter().partition(|pod| Some(**pod) <= self.last);
+        let circle = behind.into_iter().chain(before).filter(|pod| !self.asked.contains(pod));
+        let turn: Vec<_> = circle.take(room).collect();
+        self.last = turn.last().copied().or(self.last);
+        self.asked.extend(&turn);
+        turn
+    }
+
+    fn skipped(&mut self, pod: IpAddr) {
+        self.asked.remove(&pod);
+    }
+
+    /// Whether that makes the pod ready.
+    fn answered(&mut self, pod: IpAddr, outcome: Outcome, wanted: u32) -> bool {
+        self.asked.remove(&pod);
+        if outcome != Outcome::Ready {
+            self.successes.remove(&pod);
+            return false;
+        }
+        let successes = self.successes.entry(pod).or_default();
+        *successes = successes.saturating_add(1);
+        *successes >= wanted
+    }
+
+    fn keep(&mut self, pods: &BTreeSet<IpAddr>) {
+        self.successes.retain(|pod, _| pods.contains(pod));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pods(last: impl IntoIterator<Item = u8>) -> BTreeSet<IpAddr> {
+        last.into_iter().map(pod).collect()
+    }
+
+    fn pod(last: u8) -> IpAddr {
+        IpAddr::from([10, 0, 0, last])
+    }
+
+    #[test]
+    fn pods_take_turns_and_none_is_asked_twice_at_once() {
+        let mut progress = Progress::default();
+        let pods = pods(1..=5);
+        assert_eq!(progress.turn(&pods, 2), [pod(1), pod(2)]);
+        assert_eq!(progress.turn(&pods, 2), [pod(3), pod(4)]);
+        progress.answered(pod(1), Outcome::Refused, 1);
+        assert_eq!(progress.turn(&pods, 9), [pod(5), pod(1)]);
+        assert!(progress.turn(&pods, 9).is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_starting_pod_is_asked_every_ten_to_twenty_five_milliseconds_until_it_answers() {
+        let (_keep, receiver) = watch::channel(pods([1]));
+        let (answers, mut answered) = mpsc::channel(1);
+        let times = std::cell::RefCell::new(Vec::new());
+        let ask = |_pod| {
+            times.borrow_mut().push(Instant::now());
+            let outcome = if times.borrow().len() < 20 { Outcome::Refused } else { Outcome::Ready };
+            async move { outcome }
+        };
+        let action = interceptor_core::probe::Action::Tcp(1);
+        let second = Duration::from_secs(1);
+        let probe = Probe { action, timeout: second, period: second, initial_delay: second, successes: 1, failures: 1 };
+        let round = Round {
+            service: ObjectKey::new("shop", "web"),
+            probe: Arc::new(probe),
+            pods: receiver,
+            answers,
+            limit: Arc::new(Semaphore::new(1)),
+            metrics: ProbeMetrics::default(),
+        };
+        tokio::select! {
+            () = round.run_with(ask) => panic!("it goes on while it is listened to"),
+            pod_ready = answered.recv() => assert_eq!(pod_ready.unwrap().1, pod(1)),
+        }
+        let times = times.borrow();
+        assert_eq!(times.len(), 20);
+        let pauses: Vec<_> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        // A timer of tokio's is exact to a millisecond.
+        let allowed = Duration::from_millis(10)..=Duration::from_millis(26);
+        assert!(pauses.iter().all(|pause| allowed.contains(pause)), "{pauses:?}");
+    }
+
+    #[test]
+    fn a_pod_is_ready_after_as_many_successes_in_a_row_as_its_probe_wants() {
+        let mut progress = Progress::default();
+        let outcomes = [Outcome::Ready, Outcome::Unready, Outcome::Ready, Outcome::Ready];
+        let ready = outcomes.map(|outcome| progress.answered(pod(1), outcome, 2));
+        assert_eq!(ready, [false, false, false, true]);
+    }
+}
