@@ -1,4 +1,4 @@
-//! Keeps ScaledObjects and statuses in step with InterceptorRoutes and HTTPScaledObjects.
+//! Keeps `ScaledObjects` and statuses in step with `InterceptorRoutes` and `HTTPScaledObjects`.
 //!
 //! ```text
 //! API server ─► watch ─► object (reduced, readable or not) ─► world ─► observe: all about one route

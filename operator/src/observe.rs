@@ -14,7 +14,7 @@ pub struct Observed {
     pub problems: Vec<Problem>,
     /// The ScaledObject that has the route's name.
     pub same_name: Option<Scaled>,
-    /// The ScaledObjects with a trigger that names the route.
+    /// The `ScaledObjects` with a trigger that names the route.
     pub naming: Vec<Scaled>,
     /// Whether KEDA's resource exists.
     pub keda: bool,

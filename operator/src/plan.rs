@@ -54,7 +54,7 @@ pub enum Action {
     },
 }
 
-/// How the route and ScaledObjects stand to each other.
+/// How the route and `ScaledObjects` stand to each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// The operator keeps one.

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 /// Waits after failures, doubling from the first to the last.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
-const LAST_WAIT: Duration = Duration::from_secs(300);
+const LAST_WAIT: Duration = Duration::from_mins(5);
 
 /// What waits and what is being worked on.
 #[derive(Debug)]

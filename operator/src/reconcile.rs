@@ -26,7 +26,7 @@ use crate::{
 const MAX_AT_ONCE: usize = 8;
 
 /// How often workloads that no watch tells of are read again.
-const REREAD: Duration = Duration::from_secs(300);
+const REREAD: Duration = Duration::from_mins(5);
 
 /// What a job brought.
 #[derive(Debug)]
@@ -103,11 +103,11 @@ impl Reconciler {
 
     fn take(&mut self, events: impl Iterator<Item = Event>) {
         self.world.apply(events);
-        if self.world.is_synced() {
-            if let Some(latch) = self.latch.take() {
-                tracing::info!("everything is listed");
-                latch.release();
-            }
+        if self.world.is_synced()
+            && let Some(latch) = self.latch.take()
+        {
+            tracing::info!("everything is listed");
+            latch.release();
         }
         self.enqueue();
     }

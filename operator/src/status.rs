@@ -231,7 +231,7 @@ fn route_ready(observed: &Observed, needed: [&Finding; 2], scaled: &Finding) -> 
     }
 }
 
-/// In the words that users of HTTPScaledObjects know.
+/// In the words that users of `HTTPScaledObjects` know.
 fn http_ready(standing: &Standing, failure: Option<&str>) -> Finding {
     let why = match (failure, standing) {
         (Some(failure), _) => failure,

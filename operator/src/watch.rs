@@ -121,10 +121,10 @@ where
 /// Whether the kind is not to be had, as opposed to an API server in trouble. Services are always there, and nothing true
 /// could be said of routes without them.
 fn is_absent(kind: Kind, error: &watcher::Error) -> bool {
-    let status = match error {
-        watcher::Error::InitialListFailed(kube::Error::Api(status))
-        | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status,
-        _ => return false,
+    let (watcher::Error::InitialListFailed(kube::Error::Api(status))
+    | watcher::Error::WatchStartFailed(kube::Error::Api(status))) = error
+    else {
+        return false;
     };
     match kind {
         Kind::Services => false,

@@ -23,17 +23,17 @@ use crate::{
 /// What is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
-    /// InterceptorRoutes.
+    /// `InterceptorRoutes`.
     Routes,
-    /// HTTPScaledObjects.
+    /// `HTTPScaledObjects`.
     HttpScaledObjects,
-    /// KEDA's ScaledObjects.
+    /// KEDA's `ScaledObjects`.
     ScaledObjects,
     /// Services.
     Services,
     /// Deployments, by their metadata.
     Deployments,
-    /// StatefulSets, by their metadata.
+    /// `StatefulSets`, by their metadata.
     StatefulSets,
 }
 
@@ -78,7 +78,7 @@ pub struct World {
     index: Index,
     objects: BTreeMap<Subject, Object>,
     scaled: BTreeMap<ObjectKey, Scaled>,
-    /// ScaledObjects by the routes that their triggers name.
+    /// `ScaledObjects` by the routes that their triggers name.
     named: BTreeMap<Subject, BTreeSet<ObjectKey>>,
     problems: BTreeMap<Subject, Vec<Problem>>,
     generations: HashMap<Workload, i64>,

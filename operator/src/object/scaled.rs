@@ -1,6 +1,6 @@
 //! A ScaledObject, ours or anybody's: whom it belongs to, which routes it names, what KEDA says of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use api::names::{FIELD_MANAGER, HTTP_SCALED_OBJECT_KEY, INTERCEPTOR_ROUTE_KEY};
 use interceptor_core::{ObjectKey, route::RouteKind};
@@ -79,7 +79,7 @@ impl Scaled {
         let body = if ours || !triggers.is_empty() { body(&object.metadata, spec) } else { Value::Null };
         let condition = |kind: &str| condition(object.data.get("status"), kind);
         Some(Self {
-            meta: Meta { labels: Default::default(), annotations: Default::default(), ..Meta::of(&object.metadata) },
+            meta: Meta { labels: BTreeMap::new(), annotations: BTreeMap::new(), ..Meta::of(&object.metadata) },
             owner,
             triggers,
             workload: workload(key.namespace(), spec),

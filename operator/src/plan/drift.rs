@@ -20,7 +20,7 @@ const OURS: [&str; 7] = [
 
 /// Whether `live` has all that `desired` says, and nothing that the operator once wrote and does not want any more.
 ///
-/// What others added to it stays: users set HPA behaviour on ScaledObjects that the operator made.
+/// What others added to it stays: users set HPA behaviour on `ScaledObjects` that the operator made.
 pub(super) fn is_as_desired(live: &Scaled, desired: &Value) -> bool {
     let mut wanted = BTreeSet::new();
     for part in ["metadata", "spec"] {

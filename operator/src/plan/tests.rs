@@ -1,3 +1,5 @@
+//! Plans against a model of an API server.
+
 use interceptor_core::ObjectKey;
 use kube::api::DynamicObject;
 use proptest::prelude::*;
@@ -98,13 +100,12 @@ impl Server {
     }
 
     fn apply(&mut self, body: &Value, new: bool) {
-        let mut live = match self.named("r").cloned() {
-            Some(live) => live,
-            None => {
-                assert!(new, "what is to be changed is there");
-                self.made += 1;
-                json!({"metadata": {"uid": format!("made-{}", self.made)}})
-            }
+        let mut live = if let Some(live) = self.named("r").cloned() {
+            live
+        } else {
+            assert!(new, "what is to be changed is there");
+            self.made += 1;
+            json!({"metadata": {"uid": format!("made-{}", self.made)}})
         };
         let before = live.pointer("/metadata/managedFields/0/body").cloned().unwrap_or_default();
         remove_dropped(&mut live, &before, body);
@@ -144,12 +145,10 @@ fn remove_dropped(live: &mut Value, before: &Value, body: &Value) {
 fn fields(body: &Value) -> Value {
     match body {
         Value::Object(map) => {
-            let skip = ["apiVersion", "kind", "name", "namespace"];
-            let top = body.get("apiVersion").is_some() && body.get("spec").is_some();
-            let inner = map.iter().filter(|(name, value)| {
-                !(top && skip.contains(&name.as_str()))
-                    && !(map.contains_key("ownerReferences") && skip.contains(&name.as_str()) && value.is_string())
-            });
+            let is_identity = |name: &str| ["apiVersion", "kind", "name", "namespace"].contains(&name);
+            let identified =
+                map.contains_key("ownerReferences") || map.contains_key("apiVersion") && map.contains_key("spec");
+            let inner = map.iter().filter(|(name, _)| !(identified && is_identity(name)));
             inner.map(|(name, value)| (format!("f:{name}"), fields(value))).collect::<serde_json::Map<_, _>>().into()
         }
         _ => json!({}),
@@ -253,7 +252,7 @@ fn a_foreign_scaled_object_stays_as_it_is_and_is_told_of() {
         for wanting in [http(&json!({})), route(&json!({"spec": {"scaling": {"maxReplicas": 3}}}))] {
             let mut server = Server::with(wanting, vec![foreign.clone()]);
             assert!(server.step().actions.is_empty());
-            assert_eq!(server.scaled, [foreign.clone()]);
+            assert_eq!(server.scaled, std::slice::from_ref(&foreign));
             let (status, _, message) = finding(&server, "Ready");
             assert_eq!(status, "False");
             assert!(message.contains("ScaledObject r was not made by the operator and stays as it is"), "{message}");
@@ -441,9 +440,9 @@ fn any_scaled() -> impl Strategy<Value = Vec<Value>> {
         Just(users("mine", &json!({"interceptorRoute": "r"}))),
         Just(users("other", &json!({"interceptorRoute": "x"}))),
         Just({
-            let mut owned = users("r", &json!({"httpScaledObject": "r"}));
-            merge(&mut owned, &owner("HTTPScaledObject", "u"));
-            owned
+            let mut ours = users("r", &json!({"httpScaledObject": "r"}));
+            merge(&mut ours, &owner("HTTPScaledObject", "u"));
+            ours
         }),
         Just({
             let mut strange = users("r", &json!({}));

@@ -1,3 +1,5 @@
+//! Of several operators one acts: handed over in order, and taken over from one that crashed.
+
 use std::time::Duration;
 
 use operator::lease::{self, Terms};

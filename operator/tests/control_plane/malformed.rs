@@ -1,3 +1,5 @@
+//! Objects from before a schema was strict.
+
 use serde_json::{Value, json};
 
 use crate::support::{Namespace, ROUTE, SCALED, SCHEMAS};

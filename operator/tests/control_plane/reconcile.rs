@@ -1,3 +1,5 @@
+//! Routes, `ScaledObject`s and Services through their lives, with an operator that follows.
+
 use serde_json::{Value, json};
 
 use crate::support::{HTTP, Namespace, ROUTE, SCALED, SCHEMAS};

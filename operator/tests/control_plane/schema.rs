@@ -1,8 +1,11 @@
+//! What the API server takes of the custom resources, fills in, and refuses, and in which words.
+
 use serde_json::{Map, Value, json};
 
 use crate::support::{HTTP, Namespace, ROUTE, SCHEMAS};
 
 const PATTERN: &str = "should match '^\\+?(0|";
+const LEAST: &str = "should be greater than or equal to 1";
 const PORT_XOR: &str = "exactly one of 'port' or 'portName' must be set";
 const HTTP_XOR: &str = "must define either the 'portName' or the 'port'";
 const BODY: &str = "at most one of 'body' or 'bodyFromConfigMap' may be set";
@@ -53,6 +56,69 @@ async fn refused(namespace: &Namespace, cases: &[(Value, &str)]) {
     }
 }
 
+fn bad_targets_and_metrics() -> Vec<(Value, &'static str)> {
+    let fallback = |service: Value| route(&json!({"coldStart": {"fallback": {"service": service}}}));
+    let rate = |rate: Value| route(&json!({"scalingMetric": {"requestRate": rate}}));
+    vec![
+        (json!({"apiVersion": ROUTE.0, "kind": ROUTE.1, "metadata": {"name": "r"}}), "spec: Required value"),
+        (route(&json!({"target": null})), "spec.target: Required value"),
+        (route(&json!({"target": {"service": ""}})), "spec.target.service"),
+        (route(&json!({"target": {"service": null}})), "spec.target.service: Required value"),
+        (route(&json!({"target": {"portName": "http"}})), PORT_XOR),
+        (route(&json!({"target": {"port": null}})), PORT_XOR),
+        (route(&json!({"target": {"port": 0}})), LEAST),
+        (route(&json!({"target": {"port": 65536}})), "should be less than or equal to 65535"),
+        (route(&json!({"target": {"port": null, "portName": ""}})), "spec.target.portName"),
+        (route(&json!({"scalingMetric": null})), "spec.scalingMetric: Required value"),
+        (
+            route(&json!({"scalingMetric": {"concurrency": null}})),
+            "at least one of 'concurrency' or 'requestRate' must be set",
+        ),
+        (route(&json!({"scalingMetric": {"concurrency": {"targetValue": 0}}})), LEAST),
+        (route(&json!({"scalingMetric": {"concurrency": {"targetValue": null}}})), "targetValue: Required value"),
+        (rate(json!({})), "targetValue: Required value"),
+        (rate(json!({"targetValue": 0})), LEAST),
+        (rate(json!({"targetValue": 1, "window": "1 minute"})), PATTERN),
+        (rate(json!({"targetValue": 1, "granularity": "-1s"})), PATTERN),
+        (route(&json!({"timeouts": {"readiness": "10"}})), PATTERN),
+        (route(&json!({"timeouts": {"request": ""}})), PATTERN),
+        (route(&json!({"timeouts": {"responseHeader": "1d"}})), PATTERN),
+        (route(&json!({"coldStart": {}})), "at least one of 'fallback', 'placeholder' or 'probeReadiness' must be set"),
+        (fallback(json!({"name": "b"})), PORT_XOR),
+        (fallback(json!({"name": "", "port": 1})), "fallback.service.name"),
+        (fallback(json!({"name": "b", "port": 70000})), "should be less than or equal to 65535"),
+    ]
+}
+
+fn bad_answers_and_rules() -> Vec<(Value, &'static str)> {
+    let rules = |rule: Value| route(&json!({"rules": [rule]}));
+    let answer = |response: Value| route(&json!({"coldStart": {"placeholder": {"response": response}}}));
+    let fixed = |fixed: Value| route(&json!({"staticRoutes": [fixed]}));
+    vec![
+        (answer(json!({"statusCode": 99})), "should be greater than or equal to 100"),
+        (answer(json!({"statusCode": 600})), "should be less than or equal to 599"),
+        (answer(json!({"body": "a", "bodyFromConfigMap": {"name": "b"}})), BODY),
+        (answer(json!({"bodyFromConfigMap": {"name": ""}})), "bodyFromConfigMap.name"),
+        (answer(json!({"body": "a".repeat(32769)})), "may not be more than 32768 bytes"),
+        (fixed(json!({"response": {}, "rules": []})), "should have at least 1 items"),
+        (fixed(json!({"rules": [{}]})), "response: Required value"),
+        (
+            fixed(json!({"response": {}, "rules": [{}], "responseMode": "Never"})),
+            "supported values: \"Always\", \"WhenUnavailable\"",
+        ),
+        (rules(json!({"hosts": ["a", "a"]})), "Duplicate value"),
+        (rules(json!({"paths": [{"value": ""}]})), "paths[0].value"),
+        (rules(json!({"headers": [{"name": ""}]})), "headers[0].name"),
+        (rules(json!({"headers": [{"name": "a"}, {"name": "a"}]})), "Duplicate value"),
+        (route(&json!({"scaling": {"minReplicas": 3, "maxReplicas": 2}})), "minReplicas must not be above maxReplicas"),
+        (route(&json!({"scaling": {"minReplicas": -1}})), "should be greater than or equal to 0"),
+        (route(&json!({"scaling": {"maxReplicas": 0}})), LEAST),
+        (route(&json!({"scaling": {"cooldown": "five minutes"}})), PATTERN),
+        (route(&json!({"scaling": {"initialCooldown": "5"}})), PATTERN),
+        (route(&json!({"scaling": {"scaleTargetRef": {"kind": "Deployment"}}})), "scaleTargetRef.name: Required value"),
+    ]
+}
+
 #[tokio::test]
 #[ignore = "needs a control plane: run by cargo xtask e2e"]
 async fn a_route_with_every_field_is_kept_whole_and_gets_its_defaults() {
@@ -95,75 +161,8 @@ async fn a_route_with_every_field_is_kept_whole_and_gets_its_defaults() {
 async fn a_bad_field_of_a_route_is_refused_in_words() {
     let _as_they_are = SCHEMAS.read().await;
     let namespace = Namespace::new("schema-bad-route").await;
-    let least = "should be greater than or equal to 1";
-    let fallback = |service: Value| route(&json!({"coldStart": {"fallback": {"service": service}}}));
-    let rules = |rule: Value| route(&json!({"rules": [rule]}));
-    let answer = |response: Value| route(&json!({"coldStart": {"placeholder": {"response": response}}}));
-    let fixed = |fixed: Value| route(&json!({"staticRoutes": [fixed]}));
-    let rate = |rate: Value| route(&json!({"scalingMetric": {"requestRate": rate}}));
-    refused(
-        &namespace,
-        &[
-            (json!({"apiVersion": ROUTE.0, "kind": ROUTE.1, "metadata": {"name": "r"}}), "spec: Required value"),
-            (route(&json!({"target": null})), "spec.target: Required value"),
-            (route(&json!({"target": {"service": ""}})), "spec.target.service"),
-            (route(&json!({"target": {"service": null}})), "spec.target.service: Required value"),
-            (route(&json!({"target": {"portName": "http"}})), PORT_XOR),
-            (route(&json!({"target": {"port": null}})), PORT_XOR),
-            (route(&json!({"target": {"port": 0}})), least),
-            (route(&json!({"target": {"port": 65536}})), "should be less than or equal to 65535"),
-            (route(&json!({"target": {"port": null, "portName": ""}})), "spec.target.portName"),
-            (route(&json!({"scalingMetric": null})), "spec.scalingMetric: Required value"),
-            (
-                route(&json!({"scalingMetric": {"concurrency": null}})),
-                "at least one of 'concurrency' or 'requestRate' must be set",
-            ),
-            (route(&json!({"scalingMetric": {"concurrency": {"targetValue": 0}}})), least),
-            (route(&json!({"scalingMetric": {"concurrency": {"targetValue": null}}})), "targetValue: Required value"),
-            (rate(json!({})), "targetValue: Required value"),
-            (rate(json!({"targetValue": 0})), least),
-            (rate(json!({"targetValue": 1, "window": "1 minute"})), PATTERN),
-            (rate(json!({"targetValue": 1, "granularity": "-1s"})), PATTERN),
-            (route(&json!({"timeouts": {"readiness": "10"}})), PATTERN),
-            (route(&json!({"timeouts": {"request": ""}})), PATTERN),
-            (route(&json!({"timeouts": {"responseHeader": "1d"}})), PATTERN),
-            (
-                route(&json!({"coldStart": {}})),
-                "at least one of 'fallback', 'placeholder' or 'probeReadiness' must be set",
-            ),
-            (fallback(json!({"name": "b"})), PORT_XOR),
-            (fallback(json!({"name": "", "port": 1})), "fallback.service.name"),
-            (fallback(json!({"name": "b", "port": 70000})), "should be less than or equal to 65535"),
-            (answer(json!({"statusCode": 99})), "should be greater than or equal to 100"),
-            (answer(json!({"statusCode": 600})), "should be less than or equal to 599"),
-            (answer(json!({"body": "a", "bodyFromConfigMap": {"name": "b"}})), BODY),
-            (answer(json!({"bodyFromConfigMap": {"name": ""}})), "bodyFromConfigMap.name"),
-            (answer(json!({"body": "a".repeat(32769)})), "may not be more than 32768 bytes"),
-            (fixed(json!({"response": {}, "rules": []})), "should have at least 1 items"),
-            (fixed(json!({"rules": [{}]})), "response: Required value"),
-            (
-                fixed(json!({"response": {}, "rules": [{}], "responseMode": "Never"})),
-                "supported values: \"Always\", \"WhenUnavailable\"",
-            ),
-            (rules(json!({"hosts": ["a", "a"]})), "Duplicate value"),
-            (rules(json!({"paths": [{"value": ""}]})), "paths[0].value"),
-            (rules(json!({"headers": [{"name": ""}]})), "headers[0].name"),
-            (rules(json!({"headers": [{"name": "a"}, {"name": "a"}]})), "Duplicate value"),
-            (
-                route(&json!({"scaling": {"minReplicas": 3, "maxReplicas": 2}})),
-                "minReplicas must not be above maxReplicas",
-            ),
-            (route(&json!({"scaling": {"minReplicas": -1}})), "should be greater than or equal to 0"),
-            (route(&json!({"scaling": {"maxReplicas": 0}})), least),
-            (route(&json!({"scaling": {"cooldown": "five minutes"}})), PATTERN),
-            (route(&json!({"scaling": {"initialCooldown": "5"}})), PATTERN),
-            (
-                route(&json!({"scaling": {"scaleTargetRef": {"kind": "Deployment"}}})),
-                "scaleTargetRef.name: Required value",
-            ),
-        ],
-    )
-    .await;
+    refused(&namespace, &bad_targets_and_metrics()).await;
+    refused(&namespace, &bad_answers_and_rules()).await;
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use kube::{
     Api, Client, ResourceExt as _,
-    api::{ApiResource, DynamicObject, GroupVersionKind, ObjectMeta, Patch, PatchParams, PostParams},
+    api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ObjectMeta, Patch, PatchParams, PostParams},
     config::{KubeConfigOptions, Kubeconfig},
     runtime::wait::await_condition,
 };
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::sync::RwLock;
 
 /// Longer than anything takes, also on a machine that is busy.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Where the tests find the API server.
 const KUBECONFIG: &str = "ROUSE_TEST_KUBECONFIG";
@@ -123,7 +123,7 @@ impl Namespace {
     }
 
     pub(crate) async fn delete(&self, kind: (&str, &str), name: &str) {
-        self.api(kind).delete(name, &Default::default()).await.unwrap();
+        self.api(kind).delete(name, &DeleteParams::default()).await.unwrap();
     }
 
     /// Waits until an object is as it should be, and returns it.
@@ -136,12 +136,11 @@ impl Namespace {
     ) -> Value {
         let of = |object: Option<&DynamicObject>| object.is_some_and(|it| holds(&serde_json::to_value(it).unwrap()));
         let found = tokio::time::timeout(PATIENCE, await_condition(self.api(kind), name, of)).await;
-        match found {
-            Ok(object) => serde_json::to_value(object.unwrap()).unwrap(),
-            Err(_) => {
-                let now = self.api(kind).get_opt(name).await.unwrap();
-                panic!("waited in vain for {name}: {what}; it is {}", serde_json::to_string_pretty(&now).unwrap());
-            }
+        if let Ok(object) = found {
+            serde_json::to_value(object.unwrap()).unwrap()
+        } else {
+            let now = self.api(kind).get_opt(name).await.unwrap();
+            panic!("waited in vain for {name}: {what}; it is {}", serde_json::to_string_pretty(&now).unwrap());
         }
     }
 
@@ -169,7 +168,7 @@ impl Namespace {
     pub(crate) async fn until_event(&self, about: &str, reason: &str) -> String {
         use futures_util::StreamExt as _;
         let api: Api<k8s_openapi::api::events::v1::Event> = Api::namespaced(self.client.clone(), &self.name);
-        let events = kube::runtime::watcher(api, Default::default());
+        let events = kube::runtime::watcher(api, kube::runtime::watcher::Config::default());
         let found = events.filter_map(|event| {
             let event = match event {
                 Ok(kube::runtime::watcher::Event::Apply(event) | kube::runtime::watcher::Event::InitApply(event)) => {
