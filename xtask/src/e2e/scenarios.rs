@@ -39,7 +39,7 @@ pub(crate) const ALL: &[Scenario] = &[
     scenario("load-rate", load::by_rate),
     scenario("examples", examples::all_work),
     scenario("chart-settings", chart::settings),
-    scenario("dashboard", chart::dashboard),
+    scenario("metrics", chart::metrics),
     scenario("interceptors-rolled", disruption::interceptors_rolled),
     scenario("scalers-rolled", disruption::scalers_rolled),
     scenario("operator-rolled", disruption::operator_rolled),

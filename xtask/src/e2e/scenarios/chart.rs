@@ -124,27 +124,35 @@ pub(super) fn settings(cluster: &Cluster) -> Result<()> {
 
 /// Metrics that appear when something goes wrong for the first time.
 const SELDOM: [&str; 2] = ["interceptor_cold_start_rejections_total", "rouse_connect_failures_total"];
+/// Metrics and where they are told about.
+const DASHBOARD: &str = "charts/http-add-on/files/dashboards/rouse.json";
+const DOCUMENTED: &str = "docs/operations.md";
 
-/// Every metric that the dashboard asks for is one that a process of the installation has.
-pub(super) fn dashboard(cluster: &Cluster) -> Result<()> {
-    let file = cluster.place().root().join("charts/http-add-on/files/dashboards/rouse.json");
-    let board: Value = serde_json::from_str(&fs::read_to_string(file)?).context("the dashboard is JSON")?;
+/// Every metric that the dashboard asks for is one that a process of the installation has, and the guide tells of all they have.
+pub(super) fn metrics(cluster: &Cluster) -> Result<()> {
+    let read = |file: &str| fs::read_to_string(cluster.place().root().join(file)).with_context(|| format!("no {file}"));
     let mut asked = BTreeSet::new();
-    collect(&board, &mut asked);
+    collect(&serde_json::from_str(&read(DASHBOARD)?).context("the dashboard is JSON")?, &mut asked);
     ensure!(asked.len() > 10, "few metrics on the dashboard: {asked:?}");
+    let guide = read(DOCUMENTED)?;
     // A response that an interceptor makes itself, from each of them sooner or later.
     let client = Client::new(cluster, "nobody.e2e")?;
-    cluster.wait_for("metrics of an interceptor and a scaler", PATIENCE, || {
-        let mut known = String::new();
+    cluster.wait_for("metrics of all processes", PATIENCE, || {
         ensure!(client.get("/")?.code == 404, "there is a route for nobody");
-        for service in ["interceptor-metrics", "external-scaler"] {
+        let mut known = String::new();
+        for (service, port) in
+            [("interceptor-metrics", 2223), ("external-scaler", 2223), ("controller-manager-metrics-service", 8080)]
+        {
             let address = cluster.service_address(SYSTEM, &format!("keda-add-ons-http-{service}"))?;
-            known += &cluster.curl(NODE, &["--fail", "--max-time", "5", &format!("http://{address}:2223/metrics")])?;
+            known +=
+                &cluster.curl(NODE, &["--fail", "--max-time", "5", &format!("http://{address}:{port}/metrics")])?;
         }
         let known: BTreeSet<&str> = known.lines().filter_map(name).chain(SELDOM).collect();
         let missing: Vec<&String> =
             asked.iter().filter(|name| !known.contains(name.trim_end_matches("_bucket"))).collect();
         ensure!(missing.is_empty(), "nobody has {missing:?}; there are {known:?}");
+        let untold: Vec<&&str> = known.iter().filter(|name| !guide.contains(&format!("`{name}`"))).collect();
+        ensure!(untold.is_empty(), "{DOCUMENTED} says nothing of {untold:?}");
         Ok(Some(()))
     })
 }
