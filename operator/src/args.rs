@@ -169,3 +169,61 @@ impl std::str::FromStr for Address {
             .ok_or_else(|| format!("{text:?} is no address: expected :8080, 127.0.0.1:8080 or 0"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SCALER: (&str, &str) = (SERVICE, "scaler");
+
+    fn with(args: &[&'static str], more: &[(&'static str, &'static str)]) -> Result<app::Config, ConfigError> {
+        let args = Args::try_parse_from(std::iter::once("operator").chain(args.iter().copied())).unwrap();
+        let mut kube = kube::Config::new("https://nowhere.invalid".parse().unwrap());
+        kube.default_namespace = "pods-own".to_owned();
+        config(&args.run, &Env::from_pairs(more.iter().copied()), kube)
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_original() {
+        let config = with(&[], &[SCALER]).unwrap();
+        assert_eq!(config.settings.scaler_address, "scaler.pods-own:8091");
+        assert_eq!((config.lease, config.watch_namespace), (None, None));
+        assert_eq!(config.metrics_addr.unwrap().to_string(), "0.0.0.0:8080");
+        assert_eq!(config.health_addr.unwrap().to_string(), "0.0.0.0:8081");
+    }
+
+    #[test]
+    fn flags_and_variables_of_the_original_manifests_are_understood() {
+        let args = [
+            "--leader-elect",
+            "--zap-log-level=info",
+            "--metrics-bind-address=127.0.0.1:9",
+            "--health-probe-bind-address=0",
+        ];
+        let more = [
+            ("KEDAHTTP_OPERATOR_EXTERNAL_SCALER_SERVICE", "old"),
+            ("KEDAHTTP_OPERATOR_EXTERNAL_SCALER_PORT", "9090"),
+            ("KEDA_HTTP_OPERATOR_NAMESPACE", "keda"),
+            ("KEDA_HTTP_OPERATOR_WATCH_NAMESPACE", "one"),
+            ("KEDA_HTTP_OPERATOR_LEADER_ELECTION_LEASE_DURATION", "1m"),
+        ];
+        let config = with(&args, &more).unwrap();
+        assert_eq!(config.settings.scaler_address, "old.keda:9090");
+        assert_eq!(config.watch_namespace.as_deref(), Some("one"));
+        assert_eq!(config.lease.unwrap().duration.as_secs(), 60);
+        assert_eq!(config.metrics_addr.unwrap().to_string(), "127.0.0.1:9");
+        assert_eq!(config.health_addr, None);
+    }
+
+    #[test]
+    fn what_cannot_be_is_named() {
+        let missing = with(&[], &[]).unwrap_err().to_string();
+        assert!(missing.contains(SERVICE), "{missing}");
+        let terms = [SCALER, ("KEDA_HTTP_OPERATOR_LEADER_ELECTION_RENEW_DEADLINE", "1m")];
+        let wrong = with(&["--leader-elect"], &terms).unwrap_err().to_string();
+        assert!(wrong.contains("expected LEASE_DURATION above RENEW_DEADLINE"), "{wrong}");
+        assert!(with(&[], &terms).is_ok(), "without a lease its terms do not matter");
+        let error = Args::try_parse_from(["operator", "--metrics-bind-address=here"]).unwrap_err().to_string();
+        assert!(error.contains("\"here\" is no address: expected :8080"), "{error}");
+    }
+}

@@ -48,7 +48,7 @@ pub fn findings(observed: &Observed, standing: &Standing, failure: Option<&str>)
     let data_path = data_path(&accepted, &target);
     let ready = match observed.object.subject.kind {
         RouteKind::InterceptorRoute => route_ready(observed, [&accepted, &target], &scaled),
-        RouteKind::HttpScaledObject => http_ready(standing, failure),
+        RouteKind::HttpScaledObject => http_ready(standing, failure, &accepted),
     };
     [Some(ready), Some(accepted), Some(target), fallback, Some(scaled), Some(active), Some(data_path)]
         .into_iter()
@@ -231,12 +231,15 @@ fn route_ready(observed: &Observed, needed: [&Finding; 2], scaled: &Finding) -> 
     }
 }
 
-/// In the words that users of `HTTPScaledObjects` know.
-fn http_ready(standing: &Standing, failure: Option<&str>) -> Finding {
+/// In the words that users of HTTPScaledObject know. One that interceptors cannot read stopped all of the original.
+fn http_ready(standing: &Standing, failure: Option<&str>, accepted: &Finding) -> Finding {
     let why = match (failure, standing) {
         (Some(failure), _) => failure,
         (None, Standing::Invalid(why) | Standing::Foreign(why)) => why,
         (None, Standing::NoKeda) => "there are no ScaledObjects in this cluster: install KEDA",
+        (None, _) if accepted.reason == reason::INVALID => {
+            return Finding::no(condition::READY, reason::INVALID, accepted.message.clone());
+        }
         (None, Standing::Created | Standing::Found | Standing::Skipped(_)) => {
             let message = "ScaledObject created and configured".to_owned();
             return Finding::yes(condition::READY, reason::RECONCILED, message);

@@ -127,12 +127,7 @@ impl World {
                 Event::Put(item) => self.put(item, false),
                 Event::Gone(kind, key) => self.take(kind, &key),
                 Event::All(kind, items) => self.replace(kind, items),
-                Event::Absent(kind) => {
-                    self.replace(kind, Vec::new());
-                    if self.absent.insert(kind) {
-                        self.dirty.extend(self.objects.keys().cloned());
-                    }
-                }
+                Event::Absent(kind) => self.miss(kind),
             }
         }
         self.compare_problems();
@@ -323,7 +318,9 @@ impl World {
     }
 
     fn replace(&mut self, kind: Kind, items: Vec<Item>) {
-        self.absent.remove(&kind);
+        if self.absent.remove(&kind) {
+            self.dirty.extend(self.objects.keys().cloned());
+        }
         self.synced.insert(kind);
         if kind == Kind::Services {
             let services = items.into_iter().filter_map(|item| match item {
@@ -342,6 +339,15 @@ impl World {
         for item in items {
             self.put(item, true);
         }
+    }
+
+    fn miss(&mut self, kind: Kind) {
+        if self.absent.contains(&kind) {
+            return;
+        }
+        self.replace(kind, Vec::new());
+        self.absent.insert(kind);
+        self.dirty.extend(self.objects.keys().cloned());
     }
 
     fn keys(&self, kind: Kind) -> Vec<ObjectKey> {
@@ -408,3 +414,6 @@ fn is_older(version: &str, than: &str) -> bool {
 pub fn probe_of(pod: Option<&k8s_openapi::api::core::v1::PodSpec>) -> Probed {
     Probed::Read(pod.and_then(ReadinessProbe::of_pod))
 }
+
+#[cfg(test)]
+mod tests;

@@ -97,25 +97,21 @@ pub(super) fn positive(field: &str, value: i32) -> Result<u32, ConvertError> {
     target.ok_or_else(|| ConvertError::new(field, value, "a number from 1"))
 }
 
+/// A window or granularity of zero is the default, as the original has it.
 pub(super) fn rate(
     path: &str,
     target: i32,
     window: &GoDuration,
     granularity: &GoDuration,
 ) -> Result<Rate, ConvertError> {
-    let above_zero = |field: &str, text: &GoDuration| {
-        let field = format!("{path}.{field}");
-        let value = duration(&field, text)?;
-        if value.is_zero() {
-            Err(ConvertError::new(field, quoted(&text.0), "a duration above zero"))
-        } else {
-            Ok(value)
-        }
+    let or_default = |field: &str, text: &GoDuration, default: Duration| {
+        let value = duration(&format!("{path}.{field}"), text)?;
+        Ok(if value.is_zero() { default } else { value })
     };
     Ok(Rate {
         target: positive(&format!("{path}.targetValue"), target)?,
-        window: above_zero("window", window)?,
-        granularity: above_zero("granularity", granularity)?,
+        window: or_default("window", window, Duration::from_mins(1))?,
+        granularity: or_default("granularity", granularity, Duration::from_secs(1))?,
     })
 }
 

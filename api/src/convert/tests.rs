@@ -99,10 +99,6 @@ fn an_error_names_field_value_and_what_was_expected() {
             "spec.scalingMetric.requestRate.window is \"1 minute\": expected a duration such as 300ms, 1m30s or 0s",
         ),
         (
-            "scalingMetric: {requestRate: {targetValue: 1, granularity: 0s}}",
-            "spec.scalingMetric.requestRate.granularity is \"0s\": expected a duration above zero",
-        ),
-        (
             "timeouts: {request: soon}",
             "spec.timeouts.request is \"soon\": expected a duration such as 300ms, 1m30s or 0s",
         ),
@@ -158,6 +154,9 @@ fn an_http_scaled_object_is_read_as_the_original_reads_it() {
     let rate = route("scalingMetric: {concurrency: {}, requestRate: {}}").unwrap().scaling;
     assert_eq!(rate.concurrency, None);
     assert_eq!(rate.rate.map(|rate| (rate.target, rate.window.as_secs())), Some((100, 60)));
+
+    let zero = route("scalingMetric: {requestRate: {window: 0s, granularity: '0'}}").unwrap().scaling.rate.unwrap();
+    assert_eq!((zero.window.as_secs(), zero.granularity.as_secs()), (60, 1), "zero is the default");
 
     let timeouts = route("timeouts: {conditionWait: 5s, responseHeader: 0s}").unwrap().timeouts;
     assert_eq!(timeouts.readiness, Some(Duration::from_secs(5)));

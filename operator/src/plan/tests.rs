@@ -344,6 +344,16 @@ fn an_object_that_cannot_be_read_harms_nothing_that_works() {
 }
 
 #[test]
+fn a_value_that_interceptors_cannot_use_is_told_and_the_workload_scales_all_the_same() {
+    let mut server = Server::with(http(&json!({"spec": {"timeouts": {"conditionWait": "soon"}}})), vec![]);
+    server.step();
+    assert_eq!(server.scaled.len(), 1);
+    let (status, reason, message) = finding(&server, "Ready");
+    assert_eq!((status, reason), ("False", "Invalid"));
+    assert!(message.starts_with("spec.timeouts.conditionWait is \"soon\""), "{message}");
+}
+
+#[test]
 fn both_metrics_at_once_are_refused_in_the_status() {
     let metric = json!({"spec": {"scalingMetric": {"concurrency": {}, "requestRate": {}}}});
     let mut server = Server::with(http(&metric), vec![]);

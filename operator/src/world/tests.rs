@@ -1,0 +1,152 @@
+//! The world without an API server.
+
+use kube::api::DynamicObject;
+use serde_json::{Value, json};
+
+use super::*;
+
+fn subject(name: &str) -> Subject {
+    Subject { kind: RouteKind::InterceptorRoute, key: key(name) }
+}
+
+fn key(name: &str) -> ObjectKey {
+    ObjectKey::new("n", name)
+}
+
+fn dynamic(value: Value) -> DynamicObject {
+    serde_json::from_value(value).unwrap()
+}
+
+fn route(name: &str, version: u64, spec: &Value) -> Item {
+    let mut all = json!({"rules": [{"hosts": [format!("{name}.example")]}], "target": {"service": "web", "port": 80},
+        "scalingMetric": {"concurrency": {"targetValue": 1}}});
+    for (field, value) in spec.as_object().unwrap() {
+        all[field] = value.clone();
+    }
+    let metadata = json!({"namespace": "n", "name": name, "resourceVersion": version.to_string()});
+    let object = dynamic(json!({"metadata": metadata, "spec": all}));
+    Item::Route(Box::new(Object::read(RouteKind::InterceptorRoute, &object).unwrap()))
+}
+
+fn scaled(name: &str, version: u64, names: &str, active: &str) -> Item {
+    let object = dynamic(json!({
+        "metadata": {"namespace": "n", "name": name, "resourceVersion": version.to_string()},
+        "spec": {"scaleTargetRef": {"name": "app"},
+            "triggers": [{"type": "external-push", "metadata": {"interceptorRoute": names}}]},
+        "status": {"lastActiveTime": version, "conditions": [{"type": "Active", "status": active}]},
+    }));
+    Item::Scaled(Box::new(Scaled::read(&object).unwrap()))
+}
+
+fn web() -> Item {
+    let port = interceptor_core::service::ServicePort { name: "".into(), port: 80, app_protocol: None };
+    Item::Service(Service { key: key("web"), ports: vec![port] })
+}
+
+/// A world with the routes a and b, all of which has been looked at.
+fn settled() -> World {
+    let mut world = World::default();
+    let nothing = json!({});
+    world.apply([web(), route("a", 1, &nothing), route("b", 1, &nothing)].map(Event::Put));
+    assert_eq!(dirty(&mut world), ["a", "b"]);
+    world
+}
+
+fn dirty(world: &mut World) -> Vec<String> {
+    world.take_dirty().into_iter().map(|subject| subject.key.name().to_owned()).collect()
+}
+
+#[test]
+fn it_is_complete_when_every_kind_was_listed_or_is_not_to_be_had() {
+    let mut world = World::default();
+    for kind in Kind::ALL {
+        assert!(!world.is_synced());
+        world.apply([if kind == Kind::ScaledObjects { Event::Absent(kind) } else { Event::All(kind, Vec::new()) }]);
+    }
+    assert!(world.is_synced());
+}
+
+#[test]
+fn a_change_of_one_route_concerns_those_whose_place_it_takes() {
+    let mut world = settled();
+    world.apply([Event::Put(route("b", 2, &json!({"rules": [{"hosts": ["a.example"]}]})))]);
+    assert_eq!(dirty(&mut world), ["a", "b"], "b is as old and has the later name");
+    assert_eq!(world.observe(&subject("a")).unwrap().problems.len(), 1);
+    world.apply([Event::Gone(Kind::Routes, key("b"))]);
+    assert_eq!(dirty(&mut world), ["a"]);
+    assert!(world.observe(&subject("a")).unwrap().problems.is_empty());
+    assert_eq!(world.observe(&subject("b")), None);
+}
+
+#[test]
+fn a_service_that_goes_concerns_its_routes() {
+    let mut world = settled();
+    world.apply([Event::Gone(Kind::Services, key("web"))]);
+    assert_eq!(dirty(&mut world), ["a", "b"]);
+    world.apply([Event::Put(web())]);
+    assert_eq!(dirty(&mut world), ["a", "b"]);
+}
+
+#[test]
+fn of_a_scaled_object_only_what_matters_concerns_a_route() {
+    let mut world = settled();
+    world.apply([Event::Put(scaled("mine", 2, "a", "False"))]);
+    assert_eq!(dirty(&mut world), ["a"]);
+    world.apply([Event::Put(scaled("mine", 3, "a", "False"))]);
+    assert!(dirty(&mut world).is_empty(), "KEDA writes the time of the last demand all the time");
+    world.apply([Event::Put(scaled("mine", 4, "a", "True"))]);
+    assert_eq!(dirty(&mut world), ["a"]);
+    world.apply([Event::Put(scaled("mine", 5, "b", "True"))]);
+    assert_eq!(dirty(&mut world), ["a", "b"], "one lost it, the other has it");
+    assert!(world.observe(&subject("a")).unwrap().naming.is_empty());
+    world.apply([Event::Gone(Kind::ScaledObjects, key("mine"))]);
+    assert_eq!(dirty(&mut world), ["b"]);
+    assert!(world.observe(&subject("b")).unwrap().naming.is_empty());
+}
+
+#[test]
+fn an_older_version_is_news_in_a_list_alone() {
+    let mut world = settled();
+    world.apply([Event::Put(route("a", 7, &json!({"target": {"service": "other", "port": 80}})))]);
+    assert_eq!(dirty(&mut world), ["a"]);
+    world.apply([Event::Put(route("a", 1, &json!({})))]);
+    assert!(dirty(&mut world).is_empty());
+    world.apply([Event::All(Kind::Routes, vec![route("a", 1, &json!({}))])]);
+    assert_eq!(dirty(&mut world), ["a"], "the API server was restored to an earlier state");
+    assert_eq!(world.subjects(), [subject("a")], "and what is not listed is gone");
+}
+
+#[test]
+fn keda_that_comes_or_goes_concerns_every_route() {
+    let mut world = settled();
+    world.apply([Event::Absent(Kind::ScaledObjects)]);
+    assert_eq!(dirty(&mut world), ["a", "b"]);
+    assert!(!world.observe(&subject("a")).unwrap().keda);
+    world.apply([Event::Absent(Kind::ScaledObjects)]);
+    assert!(dirty(&mut world).is_empty());
+    world.apply([Event::All(Kind::ScaledObjects, Vec::new())]);
+    assert_eq!(dirty(&mut world), ["a", "b"]);
+}
+
+#[test]
+fn pods_are_read_once_for_each_state_of_their_template() {
+    let mut world = settled();
+    world.apply([Event::Put(scaled("mine", 2, "a", "False"))]);
+    let app = Workload::new("n", None, None, "app");
+    world.apply([Event::Put(Item::Workload(app.clone(), 1))]);
+    assert_eq!(world.unread(&subject("b")), None, "nothing scales it");
+    assert_eq!(world.unread(&subject("a")), Some(app.clone()));
+    let probe = Probed::Read(Some(ReadinessProbe::default()));
+    world.learn(app.clone(), probe.clone());
+    assert_eq!(world.unread(&subject("a")), None);
+    assert_eq!(world.observe(&subject("a")).unwrap().probe, probe);
+    dirty(&mut world);
+    world.apply([Event::Put(Item::Workload(app.clone(), 1))]);
+    assert!(dirty(&mut world).is_empty(), "its status changes all the time");
+    world.apply([Event::Put(Item::Workload(app.clone(), 2))]);
+    assert_eq!(dirty(&mut world), ["a"]);
+    assert_eq!(world.unread(&subject("a")), Some(app.clone()));
+    world.learn(app.clone(), Probed::Unreadable);
+    world.forget_unwatched();
+    assert_eq!(world.unread(&subject("a")), Some(app), "what could not be read is read again");
+}
