@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{
     client::{Client, NODE},
-    tenant::{PATIENCE, SYSTEM},
+    tenant::{SOON, SYSTEM, Tenant},
 };
 use crate::cluster::Cluster;
 
@@ -99,19 +99,21 @@ const REFUSED: [(&str, &str); 7] = [
 /// Each setting of the matrix goes through the API server's dry run; each of the refused is refused.
 pub(super) fn settings(cluster: &Cluster) -> Result<()> {
     let chart = chart(cluster)?;
+    // As new objects: those that are there would be merged with what they are already.
+    let tenant = Tenant::new(cluster, "settings")?;
     cluster.helm(&["lint", "--strict", "--kube-version", "1.36", &chart])?;
     for (name, settings) in MATRIX {
-        let objects = rendered(cluster, &chart, settings).with_context(|| format!("chart with {name}"))?;
+        let objects = rendered(&tenant, &chart, settings).with_context(|| format!("chart with {name}"))?;
         cluster
             .fed(&["apply", "--dry-run=server", "--server-side", "--force-conflicts", "--filename", "-"], &objects)
             .with_context(|| format!("the API server on the chart with {name}"))?;
     }
     for monitor in ["podMonitor", "serviceMonitor"] {
-        let objects = rendered(cluster, &chart, &[&format!("monitoring.{monitor}.enabled=true")])?;
+        let objects = rendered(&tenant, &chart, &[&format!("monitoring.{monitor}.enabled=true")])?;
         ensure!(objects.to_lowercase().contains(&format!("kind: {}", monitor.to_lowercase())), "there is no {monitor}");
     }
     for (setting, named) in REFUSED {
-        match rendered(cluster, &chart, &[setting]) {
+        match rendered(&tenant, &chart, &[setting]) {
             Ok(_) => bail!("{setting} was accepted"),
             Err(error) => {
                 let said = format!("{error:#}");
@@ -119,7 +121,7 @@ pub(super) fn settings(cluster: &Cluster) -> Result<()> {
             }
         }
     }
-    Ok(())
+    tenant.finish()
 }
 
 /// Metrics that appear when something goes wrong for the first time.
@@ -137,7 +139,7 @@ pub(super) fn metrics(cluster: &Cluster) -> Result<()> {
     let guide = read(DOCUMENTED)?;
     // A response that an interceptor makes itself, from each of them sooner or later.
     let client = Client::new(cluster, "nobody.e2e")?;
-    cluster.wait_for("metrics of all processes", PATIENCE, || {
+    cluster.wait_for("metrics of all processes", SOON, || {
         ensure!(client.get("/")?.code == 404, "there is a route for nobody");
         let mut known = String::new();
         for (service, port) in
@@ -177,12 +179,12 @@ fn collect(value: &Value, names: &mut BTreeSet<String>) {
     }
 }
 
-fn rendered(cluster: &Cluster, chart: &str, settings: &[&str]) -> Result<String> {
-    let mut args = vec!["template", "http-add-on", chart, "--namespace", SYSTEM, "--kube-version", "1.36"];
+fn rendered(tenant: &Tenant<'_>, chart: &str, settings: &[&str]) -> Result<String> {
+    let mut args = vec!["template", "settings", chart, "--namespace", &tenant.namespace, "--kube-version", "1.36"];
     for setting in settings {
         args.extend(["--set", setting]);
     }
-    cluster.helm(&args)
+    tenant.cluster.helm(&args)
 }
 
 /// The chart's folder, for Helm's command line.

@@ -6,14 +6,13 @@ use anyhow::{Context as _, Result};
 
 use super::{
     client::Client,
-    tenant::{App, Metric, SYSTEM, Tenant, roll, route, scaled_object},
+    tenant::{App, Metric, SOON, SYSTEM, Tenant, roll, route, scaled_object},
 };
 use crate::cluster::Cluster;
 
 const INTERCEPTOR: &str = "keda-add-ons-http-interceptor";
 const SCALER: &str = "keda-add-ons-http-external-scaler";
 const OPERATOR: &str = "keda-add-ons-http-controller-manager";
-const SOON: Duration = Duration::from_secs(10);
 
 /// All interceptors are replaced under load, and no request fails.
 pub(super) fn interceptors_rolled(cluster: &Cluster) -> Result<()> {

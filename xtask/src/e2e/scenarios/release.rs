@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{
     chart,
     client::Client,
-    tenant::{App, Metric, SCALING, SYSTEM, Tenant, route},
+    tenant::{App, Metric, SCALING, SOON, SYSTEM, Tenant, route},
 };
 use crate::{
     cluster::Cluster,
@@ -125,6 +125,6 @@ fn served<'a>(cluster: &'a Cluster, name: &str) -> Result<Tenant<'a>> {
     tenant.apply(&App::new("app").replicas(2).objects())?;
     tenant.apply(&[route("app", &host, Metric::Concurrency(10))])?;
     tenant.at_least("app", 2)?;
-    Client::new(cluster, &host)?.until(200, Duration::from_secs(10))?;
+    Client::new(cluster, &host)?.until(200, SOON)?;
     Ok(tenant)
 }

@@ -7,12 +7,9 @@ use serde_json::json;
 
 use super::{
     client::Client,
-    tenant::{App, Metric, PATIENCE, Tenant, condition, route, scaled_object},
+    tenant::{App, Metric, PATIENCE, SOON, Tenant, condition, route, scaled_object},
 };
 use crate::cluster::Cluster;
-
-/// How soon an edit must be seen by clients: far longer than it takes, far shorter than any period of resync.
-const SOON: Duration = Duration::from_secs(5);
 
 /// A route's host is edited: requests for the new one are answered, those for the old one are not any more.
 pub(super) fn edited_live(cluster: &Cluster) -> Result<()> {

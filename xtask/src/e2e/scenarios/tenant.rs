@@ -11,6 +11,8 @@ use crate::cluster::Cluster;
 pub(super) const SYSTEM: &str = "keda";
 /// What one step may take: pods start within a second here, but the machine may have other work.
 pub(super) const PATIENCE: Duration = Duration::from_mins(1);
+/// What needs no pod and no timer: far longer than it takes, far shorter than any period of a resync.
+pub(super) const SOON: Duration = Duration::from_secs(10);
 /// What KEDA and the autoscaler may take together: the latter looks every 15 seconds.
 pub(super) const SCALING: Duration = Duration::from_mins(2);
 
