@@ -12,6 +12,8 @@ use std::{
 
 use anyhow::{Context as _, bail};
 
+use crate::process;
+
 /// Where the object is put, below the workspace's root.
 pub(crate) const OBJECT: &str = "target/bpf/interceptor-ebpf";
 /// Where set-up puts tools that are not Debian packages, below the workspace's root.
@@ -24,7 +26,7 @@ const PACKAGE: &str = "interceptor-ebpf";
 const TARGET_DIR: &str = "target/bpf-build";
 const TARGET: &str = "bpfel-unknown-none";
 /// `--btf`: socket storage maps need type information; it is made of the debug information.
-const RUSTFLAGS: &str = "-C linker=bpf-linker -C link-arg=--btf -C debuginfo=2";
+const RUSTFLAGS: [&str; 3] = ["-Clinker=bpf-linker", "-Clink-arg=--btf", "-Cdebuginfo=2"];
 /// The caller's own build settings, which are for the host.
 const FOREIGN: [&str; 9] = [
     "CARGO",
@@ -104,7 +106,11 @@ impl Toolchain {
         let path = env::var_os("PATH").unwrap_or_default();
         command.env("PATH", env::join_paths([folder].into_iter().chain(env::split_paths(&path)))?);
         // Building `core` is an unstable feature of cargo, also where the compiler is a stable one.
-        command.env("RUSTC_BOOTSTRAP", "1").env("RUSTFLAGS", RUSTFLAGS).current_dir(root).stdin(Stdio::null());
+        command
+            .env("RUSTC_BOOTSTRAP", "1")
+            .env("CARGO_ENCODED_RUSTFLAGS", process::rustflags(root, &RUSTFLAGS))
+            .current_dir(root)
+            .stdin(Stdio::null());
         Ok(command)
     }
 }

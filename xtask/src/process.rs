@@ -1,7 +1,7 @@
 //! Starting other programs: cargo without the variables `cargo run` left behind, and errors that name what was run.
 
 use std::{
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     path::{Path, PathBuf},
     process::{Child, Command},
 };
@@ -22,6 +22,22 @@ pub(crate) fn cargo(root: &Path) -> Command {
         }
     }
     command
+}
+
+/// Flags for the compiler as `CARGO_ENCODED_RUSTFLAGS` takes them: these, and what makes the result the same wherever the
+/// sources and the crates lie.
+pub(crate) fn rustflags(root: &Path, flags: &[&str]) -> OsString {
+    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
+    let cargo = std::env::var_os("CARGO_HOME").map_or_else(|| home.join(".cargo"), PathBuf::from);
+    let mut all = OsString::from(flags.join("\x1f"));
+    // The later wins where both fit.
+    for (from, to) in [(cargo.as_path(), "/cargo"), (root, "/rouse")] {
+        all.push("\x1f--remap-path-prefix=");
+        all.push(from);
+        all.push("=");
+        all.push(to);
+    }
+    all
 }
 
 /// The command as one would type it.

@@ -18,7 +18,7 @@ use crate::{
         services,
         teardown::{self, Remains},
     },
-    process,
+    process, setup,
 };
 
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -60,6 +60,7 @@ pub(crate) fn run(root: &Path, args: &UpArgs) -> Result<Cluster> {
     if !Remains::of(&place).is_nothing() {
         bail!("there is a cluster {name}, or what is left of one; `cargo xtask cluster down --name {name}` removes it");
     }
+    setup::for_cluster()?;
     let programs = Programs::of(root)?;
     programs.build(modules(*nodes, *keda))?;
     let progress = Progress(Instant::now());

@@ -1,8 +1,6 @@
 //! Building programs that stand alone: static, without paths of this machine, for this architecture or another.
 
 use std::{
-    env,
-    ffi::OsString,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -14,9 +12,6 @@ use crate::{
     image::{Arch, Effort},
     process, setup,
 };
-
-/// What separates flags in `CARGO_ENCODED_RUSTFLAGS`.
-const UNIT: &str = "\x1f";
 
 /// What to build for, and with what.
 #[derive(Clone, Debug)]
@@ -74,7 +69,7 @@ impl Target {
     }
 
     fn cargo(&self, root: &Path) -> Command {
-        let mut flags = flags(root);
+        let mut flags = process::rustflags(root, &["-Ctarget-feature=+crt-static"]);
         let Some(Cross { gcc, sysroot }) = &self.cross else {
             let mut cargo = process::cargo(root);
             cargo.env_remove("RUSTFLAGS").env("CARGO_ENCODED_RUSTFLAGS", flags);
@@ -84,8 +79,7 @@ impl Target {
         if let Some(sysroot) = sysroot {
             cargo = Command::new("/usr/bin/cargo");
             cargo.current_dir(root).env_remove("CARGO").env_remove("RUSTUP_TOOLCHAIN").env("RUSTC", "/usr/bin/rustc");
-            flags.push(UNIT);
-            flags.push("--sysroot=");
+            flags.push("\x1f--sysroot=");
             flags.push(sysroot);
         }
         let variable = self.triple.replace('-', "_");
@@ -93,22 +87,6 @@ impl Target {
         cargo.env_remove("RUSTFLAGS").env("CARGO_ENCODED_RUSTFLAGS", flags);
         cargo
     }
-}
-
-/// Static, and the same wherever the sources and the crates lie.
-fn flags(root: &Path) -> OsString {
-    let home = env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
-    let cargo = env::var_os("CARGO_HOME").map_or_else(|| home.join(".cargo"), PathBuf::from);
-    let mut flags = OsString::from("-Ctarget-feature=+crt-static");
-    // The later wins where both fit.
-    for (from, to) in [(cargo.as_path(), "/cargo"), (root, "/rouse")] {
-        flags.push(UNIT);
-        flags.push("--remap-path-prefix=");
-        flags.push(from);
-        flags.push("=");
-        flags.push(to);
-    }
-    flags
 }
 
 /// Where rustup's compiler has its library for a target, whether it is there or not.
