@@ -9,6 +9,7 @@ mod examples;
 mod load;
 mod readiness;
 mod release;
+mod rights;
 mod routing;
 mod tenant;
 
@@ -37,6 +38,7 @@ pub(crate) const ALL: &[Scenario] = &[
     scenario("fallback", routing::fallback),
     scenario("load-concurrency", load::by_concurrency),
     scenario("load-rate", load::by_rate),
+    scenario("load-of-interceptors", load::of_interceptors),
     scenario("examples", examples::all_work),
     scenario("chart-settings", chart::settings),
     scenario("metrics", chart::metrics),
@@ -45,6 +47,7 @@ pub(crate) const ALL: &[Scenario] = &[
     scenario("operator-rolled", disruption::operator_rolled),
     scenario("keda-restarted", disruption::keda_restarted),
     scenario("node-drained", disruption::node_drained),
+    scenario("rights", rights::of_interceptors),
     scenario("taken-over", release::taken_over),
     scenario("upgraded", release::upgraded),
     scenario("removed", release::removed),

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 
 use super::{
     client::Client,
-    tenant::{App, Metric, Tenant, route, scaled_object},
+    tenant::{App, Metric, SCALING, SYSTEM, Tenant, route, scaled_object},
 };
 use crate::cluster::Cluster;
 
@@ -16,6 +16,26 @@ pub(super) fn by_concurrency(cluster: &Cluster) -> Result<()> {
 /// Eight clients that ask for 20 ms each make about 400 requests per second, of which a replica shall have 120.
 pub(super) fn by_rate(cluster: &Cluster) -> Result<()> {
     grows(cluster, "rate", Metric::Rate(120), "/slow?ms=20", 8, 2)
+}
+
+/// Six hundred requests that are held at a target of two hundred: KEDA adds an interceptor.
+pub(super) fn of_interceptors(cluster: &Cluster) -> Result<()> {
+    const INTERCEPTORS: &str = "deployment/keda-add-ons-http-interceptor";
+
+    let tenant = Tenant::new(cluster, "held")?;
+    tenant.apply(&App::new("held").objects())?;
+    // Nobody wakes it: it has no ScaledObject.
+    tenant.apply(&[route("held", "held.e2e", Metric::Concurrency(10))])?;
+    tenant.condition("interceptorroute/held", "Accepted", "True")?;
+    let ready = || -> Result<u64> {
+        let deployed = cluster.json(&["get", "--namespace", SYSTEM, INTERCEPTORS])?;
+        Ok(deployed["status"]["readyReplicas"].as_u64().unwrap_or_default())
+    };
+    let before = ready()?;
+    let load = Client::new(cluster, "held.e2e")?.load("/", 600)?;
+    cluster.wait_for("one more interceptor", SCALING, || Ok((ready()? > before).then_some(())))?;
+    drop(load);
+    tenant.finish()
 }
 
 fn grows(cluster: &Cluster, name: &str, metric: Metric, path: &str, connections: u32, replicas: u64) -> Result<()> {
