@@ -44,7 +44,7 @@ pub fn findings(observed: &Observed, standing: &Standing, failure: Option<&str>)
         Some(failure) => Finding::no(condition::SCALED_OBJECT, reason::CREATE_ERROR, failed(failure)),
         None => scaled_object(observed, standing),
     };
-    let active = active(observed);
+    let active = active(observed, standing);
     let data_path = data_path(&accepted, &target);
     let ready = match observed.object.subject.kind {
         RouteKind::InterceptorRoute => route_ready(observed, [&accepted, &target], &scaled),
@@ -192,10 +192,15 @@ fn keda_says(scaled: &Scaled, reason: &'static str, message: String) -> Finding 
     }
 }
 
-fn active(observed: &Observed) -> Finding {
+fn active(observed: &Observed, standing: &Standing) -> Finding {
     const KIND: &str = condition::ACTIVE;
-    let Some(scaled) = observed.current() else {
-        return Finding::unknown(KIND, reason::NOT_FOUND, "there is no ScaledObject to ask".to_owned());
+    let pending = |name: &str| format!("KEDA has not looked at ScaledObject {name} yet");
+    let scaled = match (observed.current(), standing) {
+        (Some(scaled), _) => scaled,
+        (None, Standing::Created) => {
+            return Finding::unknown(KIND, reason::PENDING, pending(observed.object.subject.key.name()));
+        }
+        (None, _) => return Finding::unknown(KIND, reason::NOT_FOUND, "there is no ScaledObject to ask".to_owned()),
     };
     let name = scaled.key.name();
     if scaled.paused {
@@ -208,7 +213,7 @@ fn active(observed: &Observed) -> Finding {
             Finding::no(KIND, reason::IDLE, "no demand: KEDA keeps the least number of replicas".to_owned())
         }
         Some(false) => Finding::no(KIND, reason::IDLE, "no demand: the next request starts a replica".to_owned()),
-        None => Finding::unknown(KIND, reason::PENDING, format!("KEDA has not looked at ScaledObject {name} yet")),
+        None => Finding::unknown(KIND, reason::PENDING, pending(name)),
     }
 }
 

@@ -86,6 +86,8 @@ pub struct World {
     synced: BTreeSet<Kind>,
     absent: BTreeSet<Kind>,
     dirty: BTreeSet<Subject>,
+    /// Whether the index may find other problems than before.
+    unchecked: bool,
 }
 
 impl Kind {
@@ -115,6 +117,7 @@ impl Default for World {
             synced: BTreeSet::new(),
             absent: BTreeSet::new(),
             dirty: BTreeSet::new(),
+            unchecked: false,
         }
     }
 }
@@ -130,7 +133,9 @@ impl World {
                 Event::Absent(kind) => self.miss(kind),
             }
         }
-        self.compare_problems();
+        if std::mem::take(&mut self.unchecked) {
+            self.compare_problems();
+        }
     }
 
     /// Whether every kind was listed once, or is known not to be there.
@@ -217,12 +222,17 @@ impl World {
         self.named.get(subject).into_iter().flatten().filter_map(|key| self.scaled.get(key))
     }
 
+    fn index(&mut self, event: index::Event) {
+        self.index.apply(event);
+        self.unchecked = true;
+    }
+
     /// A `listed` object replaces a newer version too: the API server may have been restored to an earlier state.
     fn put(&mut self, item: Item, listed: bool) {
         match item {
             Item::Route(object) => self.put_object(*object, listed),
             Item::Scaled(scaled) => self.put_scaled(*scaled, listed),
-            Item::Service(service) => self.index.apply(index::Event::Service(service)),
+            Item::Service(service) => self.index(index::Event::Service(service)),
             Item::Workload(workload, generation) => {
                 if self.generations.insert(workload.clone(), generation) != Some(generation) {
                     self.workload_changed(&workload);
@@ -237,10 +247,13 @@ impl World {
         if self.objects.get(&subject).is_some_and(|old| outdated(old) || *old == object) {
             return;
         }
-        self.index.apply(match &object.route {
-            Ok(route) => index::Event::Route(route.clone()),
-            Err(_) => index::Event::RouteGone(subject.kind, subject.key.clone()),
-        });
+        // A status that was written changes no route.
+        if self.objects.get(&subject).is_none_or(|old| old.route != object.route) {
+            self.index(match &object.route {
+                Ok(route) => index::Event::Route(route.clone()),
+                Err(_) => index::Event::RouteGone(subject.kind, subject.key.clone()),
+            });
+        }
         self.objects.insert(subject.clone(), object);
         self.dirty.insert(subject);
     }
@@ -297,7 +310,7 @@ impl World {
                 self.unname(key);
                 self.scaled.remove(key);
             }
-            Kind::Services => self.index.apply(index::Event::ServiceGone(key.clone())),
+            Kind::Services => self.index(index::Event::ServiceGone(key.clone())),
             Kind::Deployments | Kind::StatefulSets => {
                 let workload = workload_of(kind, key);
                 self.generations.remove(&workload);
@@ -308,7 +321,7 @@ impl World {
 
     fn take_object(&mut self, kind: RouteKind, key: &ObjectKey) {
         let subject = Subject { kind, key: key.clone() };
-        self.index.apply(index::Event::RouteGone(kind, key.clone()));
+        self.index(index::Event::RouteGone(kind, key.clone()));
         self.objects.remove(&subject);
         self.dirty.remove(&subject);
         self.known.retain(|_, known| {
@@ -328,6 +341,7 @@ impl World {
                 _ => None,
             });
             self.index.reset(index::Relist::Services(services.collect()));
+            self.unchecked = true;
             return;
         }
         let listed: BTreeSet<ObjectKey> = items.iter().map(|item| item.key().clone()).collect();
