@@ -1,6 +1,6 @@
 //! The interceptor as a process of its own, with a folder of manifests as its source and ports that the system chose.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::Path};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -60,14 +60,28 @@ impl Interceptor {
         Self::run(command(world, &[], Some(descriptors), &level())).await
     }
 
-    async fn run((command, cgroup): (Command, Option<Cgroup>)) -> Self {
+    /// Starts one that reads a cluster; it is ready when it has.
+    pub async fn start_in(kubeconfig: &Path, namespace: &str) -> Self {
+        let (mut command, cgroup) = bare(&[], None, "none");
+        command.env("KEDA_HTTP_WATCH_NAMESPACE", namespace).arg("--kubeconfig").arg(kubeconfig);
+        Self::bound((command, cgroup)).await
+    }
+
+    /// Waits until it is ready.
+    pub async fn is_ready(self) -> Self {
+        eventually("the interceptor is ready", async || (self.ready().await.status() == 200).then_some(())).await;
+        self
+    }
+
+    async fn run(command: (Command, Option<Cgroup>)) -> Self {
+        Self::bound(command).await.is_ready().await
+    }
+
+    async fn bound((command, cgroup): (Command, Option<Cgroup>)) -> Self {
         let mut process = Process::start(command, cgroup);
         let line = process.says("interceptor starts").await;
         let [proxy, admin, metrics] = ["proxy", "admin", "metrics"].map(|field| local_addr(&line, field));
-        let interceptor = Self { process, proxy, admin, metrics };
-        eventually("the interceptor is ready", async || (interceptor.ready().await.status() == 200).then_some(()))
-            .await;
-        interceptor
+        Self { process, proxy, admin, metrics }
     }
 
     /// Starts one that is expected to give up, and waits for its end. Returns its status and what it said.
@@ -191,6 +205,13 @@ pub fn level() -> String {
 }
 
 fn command(world: &World, env: &[(&str, &str)], descriptors: Option<u32>, level: &str) -> (Command, Option<Cgroup>) {
+    let (mut command, cgroup) = bare(env, descriptors, level);
+    command.arg("--source").arg(format!("dir:{}", world.path().display()));
+    (command, cgroup)
+}
+
+/// One that is not told yet where its objects are.
+fn bare(env: &[(&str, &str)], descriptors: Option<u32>, level: &str) -> (Command, Option<Cgroup>) {
     let program = program("interceptor-under-test");
     let cgroup = (level != "none").then(Cgroup::new);
     let mut command = Command::new("/bin/sh");
@@ -211,7 +232,6 @@ fn command(world: &World, env: &[(&str, &str)], descriptors: Option<u32>, level:
             ("ROUSE_DATAPLANE", level),
         ])
         .envs(env.iter().copied())
-        .args(["--zap-encoder=json", "--source"])
-        .arg(format!("dir:{}", world.path().display()));
+        .arg("--zap-encoder=json");
     (command, cgroup)
 }

@@ -14,6 +14,7 @@
 #![allow(clippy::missing_panics_doc, reason = "as above, everywhere")]
 
 pub mod cgroup;
+pub mod cluster;
 pub mod h2;
 pub mod interceptor;
 pub mod peer;
@@ -23,6 +24,7 @@ pub mod scaler;
 pub mod world;
 
 pub use self::{
+    cluster::{CRDS, Cluster},
     interceptor::Interceptor,
     peer::{Head, Peer},
     pod::Pod,

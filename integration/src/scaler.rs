@@ -1,6 +1,6 @@
 //! The scaler as a process of its own, and KEDA's side of its API.
 
-use std::{collections::HashMap, net::SocketAddr};
+use std::{collections::HashMap, net::SocketAddr, path::Path};
 
 use proto::externalscaler::{GetMetricsRequest, ScaledObjectRef, external_scaler_client::ExternalScalerClient};
 use tokio::process::Command;
@@ -25,6 +25,8 @@ pub struct Scaler {
     pub keda: ExternalScalerClient<Channel>,
     /// Where it serves.
     pub addr: SocketAddr,
+    /// Where the routes are that it is asked for.
+    namespace: String,
 }
 
 // === impl Scaler ===
@@ -33,38 +35,38 @@ impl Scaler {
     /// Starts one that listens to the interceptor.
     pub async fn start(world: &World, interceptor: &Interceptor) -> Self {
         world.interceptors(&[interceptor.admin]);
-        let mut command = Command::new(program("scaler-under-test"));
-        command
-            .env_clear()
-            .envs([
-                ("KEDA_HTTP_SCALER_PORT", "0"),
-                ("OTEL_PROM_EXPORTER_PORT", "0"),
-                ("KEDA_HTTP_SCALER_TARGET_ADMIN_NAMESPACE", NAMESPACE),
-                ("KEDA_HTTP_SCALER_TARGET_ADMIN_SERVICE", INTERCEPTORS),
-                ("KEDA_HTTP_SCALER_TARGET_ADMIN_DEPLOYMENT", "interceptor"),
-                ("KEDA_HTTP_SCALER_TARGET_ADMIN_PORT", &interceptor.admin.port().to_string()),
-            ])
-            .args(["--zap-encoder=json", "--source"])
-            .arg(format!("dir:{}", world.path().display()));
+        let mut command = command(NAMESPACE, interceptor.admin.port());
+        command.arg("--source").arg(format!("dir:{}", world.path().display()));
+        Self::run(command, NAMESPACE).await
+    }
+
+    /// Starts one that reads a cluster, where the interceptors are listed by the Service [`INTERCEPTORS`].
+    pub async fn start_in(kubeconfig: &Path, namespace: &str, interceptor: &Interceptor) -> Self {
+        let mut command = command(namespace, interceptor.admin.port());
+        command.env("KEDA_HTTP_WATCH_NAMESPACE", namespace).arg("--kubeconfig").arg(kubeconfig);
+        Self::run(command, namespace).await
+    }
+
+    async fn run(command: Command, namespace: &str) -> Self {
         let mut process = Process::start(command, None);
         let addr = local_addr(&process.says("scaler is serving").await, "grpc_addr");
         let endpoint = Endpoint::from_shared(format!("http://{addr}")).unwrap();
         let channel = soon("a connection to the scaler", endpoint.connect()).await.unwrap();
-        Self { process, keda: ExternalScalerClient::new(channel), addr }
+        Self { process, keda: ExternalScalerClient::new(channel), addr, namespace: namespace.to_owned() }
     }
 
     /// The ScaledObject of a route.
-    pub fn scaled_object(route: &str) -> ScaledObjectRef {
+    pub fn scaled_object(&self, route: &str) -> ScaledObjectRef {
         ScaledObjectRef {
             name: route.to_owned(),
-            namespace: NAMESPACE.to_owned(),
+            namespace: self.namespace.clone(),
             scaler_metadata: HashMap::from([("interceptorRoute".to_owned(), route.to_owned())]),
         }
     }
 
     /// `IsActive`, if the scaler knows the route.
     pub async fn is_active(&mut self, route: &str) -> Option<bool> {
-        let asked = soon("IsActive", self.keda.is_active(Self::scaled_object(route))).await;
+        let asked = soon("IsActive", self.keda.is_active(self.scaled_object(route))).await;
         asked.ok().map(|answer| answer.into_inner().result)
     }
 
@@ -79,7 +81,7 @@ impl Scaler {
     /// `GetMetrics` of the concurrency, if the scaler knows the route.
     pub async fn concurrency(&mut self, route: &str) -> Option<f64> {
         let request = GetMetricsRequest {
-            scaled_object_ref: Some(Self::scaled_object(route)),
+            scaled_object_ref: Some(self.scaled_object(route)),
             metric_name: format!("http_{route}_concurrency"),
         };
         let answer = soon("GetMetrics", self.keda.get_metrics(request)).await.ok()?.into_inner();
@@ -88,6 +90,23 @@ impl Scaler {
 
     /// `StreamIsActive`.
     pub async fn stream(&mut self, route: &str) -> Streaming<proto::externalscaler::IsActiveResponse> {
-        soon("StreamIsActive", self.keda.stream_is_active(Self::scaled_object(route))).await.unwrap().into_inner()
+        soon("StreamIsActive", self.keda.stream_is_active(self.scaled_object(route))).await.unwrap().into_inner()
     }
+}
+
+/// One that is not told yet where its objects are.
+fn command(namespace: &str, admin: u16) -> Command {
+    let mut command = Command::new(program("scaler-under-test"));
+    command
+        .env_clear()
+        .envs([
+            ("KEDA_HTTP_SCALER_PORT", "0"),
+            ("OTEL_PROM_EXPORTER_PORT", "0"),
+            ("KEDA_HTTP_SCALER_TARGET_ADMIN_NAMESPACE", namespace),
+            ("KEDA_HTTP_SCALER_TARGET_ADMIN_SERVICE", INTERCEPTORS),
+            ("KEDA_HTTP_SCALER_TARGET_ADMIN_DEPLOYMENT", "interceptor"),
+            ("KEDA_HTTP_SCALER_TARGET_ADMIN_PORT", &admin.to_string()),
+        ])
+        .arg("--zap-encoder=json");
+    command
 }

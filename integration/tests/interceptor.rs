@@ -5,6 +5,7 @@
 use integration::{Interceptor, Pod, World};
 
 mod bad_input;
+mod cluster;
 mod counts;
 mod drain;
 mod endpoints;

@@ -73,6 +73,7 @@ async fn a_held_request_goes_to_a_pod_at_its_first_successful_probe() {
     assert_eq!(state["upstream"]["early"], json!([pod.addr.to_string()]));
     let start = interceptor.state().await["coldStarts"][0].clone();
     let time = |name: &str| start[name].as_u64().unwrap_or_else(|| panic!("{name} in {start}"));
+    assert!(time("signalled") >= time("arrived"));
     let times = [time("arrived"), time("probedReady"), time("endpointSeen"), time("connected"), time("firstByte")];
     assert!(times.is_sorted(), "{times:?}");
     let metrics = interceptor.metrics().await;

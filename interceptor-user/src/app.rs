@@ -118,7 +118,7 @@ pub async fn build(config: Config) -> Result<Bound, AppError> {
         workers: config.workers,
     };
     state.clone().register(registry.registry());
-    let publisher = Publisher::new(edges, reader.clone(), kernel.clone());
+    let publisher = Publisher::new(edges, reader.clone(), kernel.clone(), shared.cold_starts.signals());
     let exposition = registry.into_exposition();
     let admin = bind_admin(&config, &ready, &exposition, state, &publisher).await?;
     let metrics = match config.metrics {

@@ -1,12 +1,13 @@
 //! The last cold starts, for `/state`: where the time of each went.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use http::StatusCode;
-use interceptor_core::ObjectKey;
+use interceptor_core::{ObjectKey, RouteEntry, RouteId};
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::time::Instant;
@@ -23,6 +24,8 @@ pub(crate) struct ColdStart {
     namespace: String,
     name: String,
     arrived: u64,
+    /// When scalers were told that the route has turned active.
+    signalled: Option<u64>,
     /// When a pod answered its readiness probe, if that is why it counted as ready.
     probed_ready: Option<u64>,
     endpoint_seen: u64,
@@ -34,15 +37,21 @@ pub(crate) struct ColdStart {
 
 /// The last cold starts of all workers.
 #[derive(Debug, Default)]
-pub(crate) struct ColdStarts(Mutex<VecDeque<ColdStart>>);
+pub(crate) struct ColdStarts {
+    last: Mutex<VecDeque<ColdStart>>,
+    signals: Signals,
+}
+
+/// When scalers were told of each route, the last time, that it had turned active: as many as there are routes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Signals(Arc<Mutex<HashMap<RouteId, Instant>>>);
 
 // === impl ColdStart ===
 
 impl ColdStart {
-    /// The cold start of a request whose response's head has just come.
-    pub(crate) fn new(
+    fn new(
         route: &ObjectKey,
-        (arrived, probed): (Instant, Option<Instant>),
+        (arrived, [signalled, probed]): (Instant, [Option<Instant>; 2]),
         wait: ColdWait,
         status: StatusCode,
     ) -> Self {
@@ -53,7 +62,8 @@ impl ColdStart {
             namespace: route.namespace().to_owned(),
             name: route.name().to_owned(),
             arrived: unix(arrived),
-            probed_ready: probed.filter(|probed| (arrived..=endpoint_seen).contains(probed)).map(unix),
+            signalled: signalled.map(unix),
+            probed_ready: probed.map(unix),
             endpoint_seen: unix(endpoint_seen),
             connected: unix(connected),
             first_byte: micros(unix_now),
@@ -66,8 +76,19 @@ impl ColdStart {
 // === impl ColdStarts ===
 
 impl ColdStarts {
-    pub(crate) fn push(&self, cold_start: ColdStart) {
-        let mut last = self.0.lock();
+    /// Notes the cold start of a request whose response's head has just come, and when a pod last answered its probe.
+    pub(crate) fn note(
+        &self,
+        route: &RouteEntry,
+        (arrived, probed): (Instant, Option<Instant>),
+        wait: ColdWait,
+        status: StatusCode,
+    ) {
+        // What happened before it came woke the workload for another.
+        let [signalled, probed] = [self.signals.0.lock().get(&route.id).copied(), probed]
+            .map(|at| at.filter(|at| (arrived..=wait.connected).contains(at)));
+        let cold_start = ColdStart::new(&route.route.key, (arrived, [signalled, probed]), wait, status);
+        let mut last = self.last.lock();
         if last.len() == REMEMBERED {
             last.pop_front();
         }
@@ -75,7 +96,24 @@ impl ColdStarts {
     }
 
     pub(crate) fn last(&self) -> Vec<ColdStart> {
-        self.0.lock().iter().cloned().collect()
+        self.last.lock().iter().cloned().collect()
+    }
+
+    /// Where the publisher notes what it told.
+    pub(crate) fn signals(&self) -> Signals {
+        self.signals.clone()
+    }
+}
+
+// === impl Signals ===
+
+impl Signals {
+    pub(crate) fn rose(&self, route: RouteId, at: Instant) {
+        self.0.lock().insert(route, at);
+    }
+
+    pub(crate) fn gone(&self, route: RouteId) {
+        self.0.lock().remove(&route);
     }
 }
 

@@ -43,7 +43,6 @@ use self::{
     upgrade::Tunnel,
 };
 use crate::{
-    coldstart::ColdStart,
     h1::{
         client::is_switch,
         fields::{Fields, Known, Lazy},
@@ -257,9 +256,9 @@ impl Exchange {
     }
 
     fn record_cold_start(&self, route: &LocalRoute, cold: ColdWait, arrived: Instant, status: StatusCode) {
-        let route = &route.entry.route;
-        let probed = self.worker.shared.probing.answered(&route.target.service);
-        self.worker.shared.cold_starts.push(ColdStart::new(&route.key, (arrived, probed), cold, status));
+        let entry = &route.entry;
+        let probed = self.worker.shared.probing.answered(&entry.route.target.service);
+        self.worker.shared.cold_starts.note(entry, (arrived, probed), cold, status);
     }
 }
 

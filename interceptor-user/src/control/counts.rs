@@ -32,6 +32,7 @@ use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
 use tonic::{Request, Response, Status};
 
 use super::kernel::Kernel;
+use crate::coldstart::Signals;
 
 /// Between two reports of the same route, but for its turning active.
 const INTERVAL: Duration = Duration::from_millis(250);
@@ -62,6 +63,7 @@ pub(crate) struct Publisher {
     edges: Arc<Edges>,
     reader: Reader,
     kernel: Kernel,
+    signals: Signals,
     shared: Arc<Shared>,
     /// Routes whose counts may move.
     active: HashSet<RouteId>,
@@ -116,14 +118,15 @@ impl Edges {
 // === impl Publisher ===
 
 impl Publisher {
-    pub(crate) fn new(edges: Arc<Edges>, reader: Reader, kernel: Kernel) -> Self {
+    pub(crate) fn new(edges: Arc<Edges>, reader: Reader, kernel: Kernel, signals: Signals) -> Self {
         let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         let shared = Shared {
             updates: broadcast::Sender::new(BACKLOG),
             incarnation: format!("{}-{}", std::process::id(), started.as_nanos()),
             started: Instant::now(),
         };
-        Self { edges, reader, kernel, shared: Arc::new(shared), active: HashSet::new(), sent: HashMap::new() }
+        let (active, sent) = (HashSet::new(), HashMap::new());
+        Self { edges, reader, kernel, signals, shared: Arc::new(shared), active, sent }
     }
 
     /// Runs until the process ends.
@@ -211,7 +214,10 @@ impl Publisher {
         if same {
             return None;
         }
-        self.sent.insert(entry.id, Sent { counts, kernel, at: now });
+        let before = self.sent.insert(entry.id, Sent { counts, kernel, at: now });
+        if counts.in_flight > 0 && before.is_none_or(|sent| sent.counts.in_flight == 0) {
+            self.signals.rose(entry.id, now);
+        }
         Some(route_counts(entry, counts, kernel))
     }
 
@@ -227,6 +233,7 @@ impl Publisher {
             if let imbl::ordmap::DiffItem::Remove(key, entry) = change {
                 self.sent.remove(&entry.id);
                 self.active.remove(&entry.id);
+                self.signals.gone(entry.id);
                 removed.push(route_ref(key));
             }
         }

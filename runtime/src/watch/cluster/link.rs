@@ -9,13 +9,13 @@ use tokio::time::Instant;
 
 use super::{super::Kind, metrics::WatchMetrics};
 
-/// A server that has just started denies or does not know what it grants a moment later.
+/// A server that has just started denies or does not know what it grants a moment later, and one that is busy says so.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Why a watch does not work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Reason {
-    /// The server can't be reached, or does not answer.
+    /// The server can't be reached.
     Unreachable,
     /// The server does not know the kind.
     Missing,
@@ -25,7 +25,7 @@ pub(super) enum Reason {
     Expired,
     /// The server can't stream a list.
     NoStreaming,
-    /// The server says that it failed.
+    /// The server says that it can't answer now.
     Failed,
 }
 
@@ -83,10 +83,7 @@ impl Reason {
             (kube::Error::Api(status), Some(504)) if status.message.contains("Too large resource version") => {
                 Self::Expired
             }
-            (_, Some(429 | 503 | 504)) | (kube::Error::Service(_) | kube::Error::HyperError(_), None) => {
-                Self::Unreachable
-            }
-            (kube::Error::ReadEvents(_), None) => Self::Unreachable,
+            (kube::Error::Service(_) | kube::Error::HyperError(_) | kube::Error::ReadEvents(_), _) => Self::Unreachable,
             _ => Self::Failed,
         }
     }
@@ -160,7 +157,7 @@ impl Link {
     }
 
     /// This watch failed.
-    pub(super) fn down(&self, reason: Reason, error: &(dyn Error + 'static)) {
+    pub(super) fn down(&self, reason: Reason, error: &watcher::Error) {
         let mut watches = self.all.watches.lock();
         let kind = watches[self.index].kind;
         self.all.metrics.failed(kind, reason);
@@ -178,7 +175,9 @@ impl Link {
             return;
         }
         let is_outage = matches!(reason, Reason::Unreachable | Reason::Failed);
-        if down.is_outage() && !is_outage && known && down.since.elapsed() < GRACE {
+        let may_pass = reason == Reason::Failed || (down.is_outage() && !is_outage && known);
+        if may_pass && down.since.elapsed() < GRACE {
+            tracing::debug!(%kind, error = %Causes(error), "the Kubernetes API server is asked again soon");
             return;
         }
         *down = Down { reason, since: down.since, told: true };
@@ -186,7 +185,7 @@ impl Link {
     }
 }
 
-fn tell(reason: Reason, kind: Kind, outage: bool, error: &(dyn Error + 'static)) {
+fn tell(reason: Reason, kind: Kind, outage: bool, error: &watcher::Error) {
     let error = Causes(error);
     match reason {
         Reason::Unreachable | Reason::Failed if outage => {
@@ -217,14 +216,23 @@ impl Down {
     }
 }
 
-/// An error with all its causes, in one line, each once.
-struct Causes<'a>(&'a (dyn Error + 'static));
+/// What went wrong, in one line: the server's own words if it had any, or else the error with its causes, each once.
+struct Causes<'a>(&'a watcher::Error);
 
 impl fmt::Display for Causes<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut last = self.0.to_string();
+        use watcher::Error as E;
+        let inner: &(dyn Error + 'static) = match self.0 {
+            E::InitialListFailed(error) | E::WatchStartFailed(error) | E::WatchFailed(error) => error,
+            E::WatchError(status) => return write!(f, "{} ({})", status.message, status.code),
+            E::NoResourceVersion => self.0,
+        };
+        if let Some(kube::Error::Api(status)) = inner.downcast_ref() {
+            return write!(f, "{} ({})", status.message, status.code);
+        }
+        let mut last = inner.to_string();
         f.write_str(&last)?;
-        for cause in std::iter::successors(self.0.source(), |&cause| cause.source()) {
+        for cause in std::iter::successors(inner.source(), |&cause| cause.source()) {
             let text = cause.to_string();
             // kube's errors repeat their source.
             if !last.contains(&text) {
