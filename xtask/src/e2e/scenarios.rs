@@ -51,6 +51,7 @@ pub(crate) const ALL: &[Scenario] = &[
     scenario("taken-over", release::taken_over),
     scenario("upgraded", release::upgraded),
     scenario("removed", release::removed),
+    scenario("removed-for-good", release::removed_for_good),
 ];
 
 const fn scenario(name: &'static str, run: fn(&Cluster) -> Result<()>) -> Scenario {

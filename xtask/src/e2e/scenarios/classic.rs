@@ -1,7 +1,7 @@
 //! One HTTPScaledObject from its creation to its deletion: the operator writes its ScaledObject, tells its condition, cleans up.
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     client::Client,
@@ -13,20 +13,7 @@ use crate::cluster::Cluster;
 pub(super) fn http_scaled_object(cluster: &Cluster) -> Result<()> {
     let tenant = Tenant::new(cluster, "classic")?;
     tenant.apply(&App::new("classic").objects())?;
-    tenant.apply(&[json!({
-        "apiVersion": "http.keda.sh/v1alpha1",
-        "kind": "HTTPScaledObject",
-        "metadata": { "name": "classic", "labels": { "team": "e2e" } },
-        "spec": {
-            "hosts": ["classic.e2e"],
-            "scaleTargetRef": {
-                "apiVersion": "apps/v1", "kind": "Deployment", "name": "classic", "service": "classic", "port": 80,
-            },
-            "replicas": { "min": 0, "max": 3 },
-            "scaledownPeriod": 5,
-            "scalingMetric": { "concurrency": { "targetValue": 10 } },
-        },
-    })])?;
+    tenant.apply(&[object("classic", "classic.e2e")])?;
     tenant.condition("httpscaledobject/classic", "Ready", "True")?;
     tenant.scaled("classic")?;
     let scaled = tenant.get("scaledobject/classic")?;
@@ -43,7 +30,25 @@ pub(super) fn http_scaled_object(cluster: &Cluster) -> Result<()> {
     cluster
         .kubectl(&["delete", "--namespace", &tenant.namespace, "httpscaledobject/classic", "--timeout=30s"])
         .context("its finalizer must not hold it")?;
-    tenant.until("scaledobject/classic", "deletion", PATIENCE, serde_json::Value::is_null)?;
+    tenant.until("scaledobject/classic", "deletion", PATIENCE, Value::is_null)?;
     client.until(404, PATIENCE)?;
     tenant.finish()
+}
+
+/// An HTTPScaledObject for one host, whose workload and Service have its name.
+pub(super) fn object(name: &str, host: &str) -> Value {
+    json!({
+        "apiVersion": "http.keda.sh/v1alpha1",
+        "kind": "HTTPScaledObject",
+        "metadata": { "name": name, "labels": { "team": "e2e" } },
+        "spec": {
+            "hosts": [host],
+            "scaleTargetRef": {
+                "apiVersion": "apps/v1", "kind": "Deployment", "name": name, "service": name, "port": 80,
+            },
+            "replicas": { "min": 0, "max": 3 },
+            "scaledownPeriod": 5,
+            "scalingMetric": { "concurrency": { "targetValue": 10 } },
+        },
+    })
 }

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use super::{
-    chart,
+    chart, classic,
     client::Client,
     tenant::{App, Metric, SCALING, SOON, SYSTEM, Tenant, route},
 };
@@ -116,6 +116,30 @@ pub(super) fn removed(cluster: &Cluster) -> Result<()> {
     ensure!(!tenant.get("interceptorroute/app")?.is_null(), "the user's route is gone");
     release::install(cluster)?;
     Client::new(cluster, "removed.e2e")?.until(200, SCALING)?;
+    tenant.finish()
+}
+
+/// Removed with all its routes, as the guide tells how to: not even a definition is left.
+pub(super) fn removed_for_good(cluster: &Cluster) -> Result<()> {
+    const DEFINITIONS: [&str; 2] = ["httpscaledobjects.http.keda.sh", "interceptorroutes.http.keda.sh"];
+
+    let tenant = served(cluster, "for-good")?;
+    tenant.apply(&App::new("classic").objects())?;
+    tenant.apply(&[classic::object("classic", "classic.for-good.e2e")])?;
+    tenant.condition("httpscaledobject/classic", "Ready", "True")?;
+    cluster.kubectl(&[
+        "delete",
+        "httpscaledobjects,interceptorroutes",
+        "--all",
+        "--all-namespaces",
+        "--timeout=60s",
+    ])?;
+    release::uninstall(cluster)?;
+    cluster.kubectl(&[&["delete", "customresourcedefinitions", "--timeout=60s"], &DEFINITIONS[..]].concat())?;
+    let resources =
+        cluster.kubectl(&["api-resources", "--api-group=http.keda.sh", "--output=name", "--cached=false"])?;
+    ensure!(resources.trim().is_empty(), "left: {resources}");
+    release::install(cluster)?;
     tenant.finish()
 }
 

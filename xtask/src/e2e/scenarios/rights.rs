@@ -9,7 +9,7 @@ use crate::{
     process,
 };
 
-/// CAP_NET_ADMIN and CAP_BPF.
+/// `CAP_NET_ADMIN` and `CAP_BPF`.
 const TWO: u64 = 1 << 12 | 1 << 39;
 /// What the kernel says of all interceptors of a node; one that ends meanwhile is none of them.
 const STATUSES: &str = "for pid in $(pgrep -x interceptor); do cat /proc/$pid/status 2>/dev/null; done; true";
