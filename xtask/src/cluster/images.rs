@@ -44,6 +44,9 @@ const KEDA: [Own; 3] = [
     own("keda-webhooks", Module::Keda, "ghcr.io/kedacore/keda-admission-webhooks:rouse", "/keda-admission-webhooks"),
 ];
 
+/// gRPC's own test server, for scenarios.
+const GRPC_SERVER: Own = own("grpc-server", Module::Tools, Cluster::GRPC_SERVER, "/grpc-server");
+
 /// Archives of what a node needs: `pause` each; name server and KEDA only the first, where they run.
 pub(crate) fn archives(programs: &Programs, node: u8, keda: bool) -> Result<Vec<PathBuf>> {
     let mut images = vec![PAUSE_IMAGE];
@@ -78,6 +81,15 @@ impl Own {
 }
 
 impl Cluster {
+    /// The image that [`Cluster::load_grpc_server`] brings.
+    pub(crate) const GRPC_SERVER: &str = "docker.io/rouse/grpc-server:1";
+
+    /// Loads gRPC's own test server into every node's runtime.
+    pub(crate) fn load_grpc_server(&self) -> Result<()> {
+        self.programs().build(&[Module::Tools])?;
+        self.load_everywhere(&GRPC_SERVER.archive(self.programs())?)
+    }
+
     /// Loads an archive into a node's runtime.
     pub(crate) fn load(&self, node: u8, archive: &Path) -> Result<()> {
         let file = fs::File::open(archive).with_context(|| format!("cannot read {}", archive.display()))?;

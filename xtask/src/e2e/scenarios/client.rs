@@ -26,6 +26,13 @@ pub(super) struct Client<'a> {
     host: String,
 }
 
+/// gRPC's own test client, which calls the interceptors by their address.
+#[derive(Debug)]
+pub(super) struct GrpcClient<'a> {
+    cluster: &'a Cluster,
+    pub(super) proxy: String,
+}
+
 /// A response, as curl saw it.
 #[derive(Clone, Debug)]
 pub(super) struct Answer {
@@ -105,6 +112,21 @@ impl<'a> Client<'a> {
         command.args(["--timeout", "60s", "--header", &format!("Host: {}", self.host)]);
         command.arg(format!("http://{}{path}", self.proxy)).stdout(Stdio::piped()).stderr(Stdio::null());
         Ok(Load(Some(command.spawn().context("cannot start wrk")?)))
+    }
+}
+
+impl<'a> GrpcClient<'a> {
+    /// Through the Service of the installed interceptors.
+    pub(super) fn new(cluster: &'a Cluster) -> Result<Self> {
+        Ok(Self { cluster, proxy: cluster.service_address(SYSTEM, PROXY)? })
+    }
+
+    /// Runs one of its test cases, which is an error unless all is as gRPC wants it.
+    pub(super) fn call(&self, case: &str) -> Result<()> {
+        let mut command = self.cluster.beside(NODE);
+        command.arg(self.cluster.programs().path("grpc-client")?);
+        command.args(["--server_host", &self.proxy, "--server_port", "8080", "--test_case", case]);
+        process::output(&mut command).with_context(|| format!("gRPC's test case {case}")).map(drop)
     }
 }
 

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 
 use super::{
-    client::Client,
+    client::{Client, GrpcClient},
     tenant::{App, Metric, PATIENCE, Tenant, route, scaled_object},
 };
 use crate::cluster::Cluster;
@@ -30,16 +30,31 @@ pub(super) fn http(cluster: &Cluster) -> Result<()> {
     tenant.finish()
 }
 
-/// gRPC's health check over HTTP/2 with prior knowledge; the trailers say whether the call succeeded.
+/// Calls of gRPC's own test client, warm: streams, metadata, statuses in trailers.
+const CALLS: [&str; 7] = [
+    "empty_unary",
+    "client_streaming",
+    "server_streaming",
+    "ping_pong",
+    "custom_metadata",
+    "status_code_and_message",
+    "unimplemented_method",
+];
+
+/// gRPC's own test client and server, of which the latter sleeps: its first call is held, all kinds of calls work after it.
 pub(super) fn grpc(cluster: &Cluster) -> Result<()> {
     let tenant = Tenant::new(cluster, "cold-grpc")?;
-    tenant.apply(&App::new("greeter").grpc().objects())?;
-    tenant.apply(&[route("greeter", "greeter.e2e", Metric::Concurrency(10)), scaled_object("greeter", 3)])?;
+    cluster.load_grpc_server()?;
+    let client = GrpcClient::new(cluster)?;
+    tenant.apply(&App::new("greeter").grpc_server().objects())?;
+    // The client's calls have the address it connects to as their authority.
+    tenant.apply(&[route("greeter", &client.proxy, Metric::Concurrency(10)), scaled_object("greeter", 3)])?;
     tenant.scaled("greeter")?;
     tenant.asleep("greeter")?;
-    let said = Client::new(cluster, "greeter.e2e")?.call("/grpc.health.v1.Health/Check")?;
-    for line in [":status: 200", "grpc-status: 0", "x-keda-http-cold-start: true"] {
-        ensure!(said.contains(line), "no {line:?} in the response: {said}");
+    client.call("large_unary")?;
+    ensure!(tenant.replicas("greeter")? > 0, "the call succeeded but the workload is not scaled up");
+    for call in CALLS {
+        client.call(call)?;
     }
     tenant.finish()
 }

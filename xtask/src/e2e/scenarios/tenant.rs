@@ -16,7 +16,7 @@ pub(super) const SOON: Duration = Duration::from_secs(10);
 /// What KEDA and the autoscaler may take together: the latter looks every 15 seconds.
 pub(super) const SCALING: Duration = Duration::from_mins(2);
 
-const IMAGE: &str = "docker.io/rouse/demo-app:0.1.0";
+const DEMO: &str = "docker.io/rouse/demo-app:0.1.0";
 const PORT: u16 = 8000;
 
 /// A namespace that goes with the scenario, once that has passed; after a failure it stays, to be looked at.
@@ -30,6 +30,7 @@ pub(super) struct Tenant<'a> {
 #[derive(Clone, Debug)]
 pub(super) struct App {
     name: String,
+    image: &'static str,
     replicas: u32,
     start_delay_ms: u64,
     probe: Value,
@@ -148,6 +149,7 @@ impl App {
     pub(super) fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
+            image: DEMO,
             replicas: 0,
             start_delay_ms: 0,
             probe: json!({ "httpGet": { "path": "/healthz", "port": "http" } }),
@@ -156,10 +158,10 @@ impl App {
         }
     }
 
-    /// Speaks gRPC: HTTP/2 without TLS, and its probe too.
-    pub(super) fn grpc(self) -> Self {
-        let probe = json!({ "grpc": { "port": PORT } });
-        Self { probe, protocol: Some("kubernetes.io/h2c"), ..self }
+    /// gRPC's own test server instead of the demo's workload.
+    pub(super) fn grpc_server(self) -> Self {
+        let probe = json!({ "tcpSocket": { "port": "http" } });
+        Self { image: Cluster::GRPC_SERVER, probe, protocol: Some("kubernetes.io/h2c"), ..self }
     }
 
     /// Runs so many pods from the start.
@@ -174,16 +176,19 @@ impl App {
 
     /// Its objects.
     pub(super) fn objects(&self) -> [Value; 2] {
-        let Self { name, replicas, start_delay_ms, probe, probe_period, protocol } = self;
+        let Self { name, image, replicas, start_delay_ms, probe, probe_period, protocol } = self;
         let mut probe = probe.clone();
         probe["periodSeconds"] = json!(probe_period);
         let mut port = json!({ "name": "http", "port": 80, "targetPort": "http" });
         if let Some(protocol) = protocol {
             port["appProtocol"] = json!(protocol);
         }
+        // The demo's workload is told by its environment, gRPC's server by its arguments.
+        let args = if *image == DEMO { json!([]) } else { json!([format!("--port={PORT}")]) };
         let container = json!({
             "name": "app",
-            "image": IMAGE,
+            "args": args,
+            "image": image,
             "imagePullPolicy": "IfNotPresent",
             "env": [
                 { "name": "POD_IP", "value": "0.0.0.0" },
