@@ -21,6 +21,7 @@ use crate::{
     metrics::Metrics,
     plan::Settings,
     reconcile::Reconciler,
+    secure::{self, Security, SecurityError},
     watch as watching,
     world::Kind,
 };
@@ -39,6 +40,8 @@ pub struct Config {
     pub lease: Option<Terms>,
     /// Where Prometheus scrapes.
     pub metrics_addr: Option<SocketAddr>,
+    /// How metrics are kept from others.
+    pub security: Security,
     /// Where probes are answered.
     pub health_addr: Option<SocketAddr>,
     /// The namespace of the scaler and of the lease.
@@ -55,17 +58,24 @@ pub struct Bound {
     config: Config,
     ready: Ready,
     metrics: Metrics,
-    metrics_server: Option<admin::Bound>,
+    metrics_server: Option<secure::Bound>,
     health_server: Option<admin::Bound>,
 }
 
 /// A port can't be had.
 #[derive(Debug, Error)]
-#[error("{flag}: cannot listen on {addr}")]
-pub struct BindError {
-    flag: &'static str,
-    addr: SocketAddr,
-    source: io::Error,
+pub enum BindError {
+    /// That of probes.
+    #[error("--health-probe-bind-address: cannot listen on {addr}")]
+    Health {
+        /// Which port.
+        addr: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// That of metrics.
+    #[error(transparent)]
+    Metrics(#[from] SecurityError),
 }
 
 /// The operator ended without being asked to.
@@ -87,21 +97,15 @@ pub async fn build(config: Config) -> Result<Bound, BindError> {
     let ready = Ready::new();
     let ok = |_: &_| reply::text(StatusCode::OK, "ok");
     let health = admin::Server::new().probes(&ready).path("/healthz", ok);
-    let health_server = bind("--health-probe-bind-address", config.health_addr, health).await?;
-    let scrape = admin::Server::new().metrics(&exposition);
-    let metrics_server = bind("--metrics-bind-address", config.metrics_addr, scrape).await?;
+    let health_server = match config.health_addr {
+        Some(addr) => Some(health.bind(addr).await.map_err(|source| BindError::Health { addr, source })?),
+        None => None,
+    };
+    let metrics_server = match config.metrics_addr {
+        Some(addr) => Some(secure::bind(addr, &config.security, exposition).await?),
+        None => None,
+    };
     Ok(Bound { config, ready, metrics, metrics_server, health_server })
-}
-
-async fn bind(
-    flag: &'static str,
-    addr: Option<SocketAddr>,
-    server: admin::Server,
-) -> Result<Option<admin::Bound>, BindError> {
-    match addr {
-        Some(addr) => server.bind(addr).await.map(Some).map_err(|source| BindError { flag, addr, source }),
-        None => Ok(None),
-    }
 }
 
 // === impl Bound ===
@@ -109,7 +113,7 @@ async fn bind(
 impl Bound {
     /// Where Prometheus scrapes, if it may.
     pub fn metrics_addr(&self) -> Option<SocketAddr> {
-        self.metrics_server.as_ref().map(admin::Bound::addr)
+        self.metrics_server.as_ref().map(secure::Bound::addr)
     }
 
     /// Where probes are answered, if they are.
@@ -130,8 +134,11 @@ impl Bound {
         let client = Client::try_from(kube).map_err(RunError::Client)?;
         let latch = ready.latch("watch");
         let mut group = Group::new();
-        for server in [metrics_server, health_server].into_iter().flatten() {
-            group.spawn("server", server.serve());
+        if let Some(server) = health_server {
+            group.spawn("probes", server.serve());
+        }
+        if let Some(server) = metrics_server {
+            group.spawn("metrics", server.serve(client.clone()));
         }
         let (changes_tx, changes) = mpsc::channel(watching::MAX_WAITING);
         for kind in Kind::ALL {

@@ -12,7 +12,7 @@ use runtime::{
 };
 use thiserror::Error;
 
-use crate::{app, lease::Terms, plan::Settings};
+use crate::{app, lease::Terms, plan::Settings, secure::Security};
 
 /// The operator's command line. Settings of the KEDA HTTP Add-on come from its environment variables.
 #[derive(Clone, Debug, Parser)]
@@ -68,6 +68,23 @@ pub struct RunArgs {
     #[arg(long, value_name = "ADDRESS", default_value = ":8080")]
     pub metrics_bind_address: Address,
 
+    /// Serve metrics by TLS, and at port 8443 whatever the address above says.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false")]
+    pub metrics_secure: bool,
+
+    /// Serve metrics to those alone who may get /metrics, by bearer token; needs the right to create tokenreviews and
+    /// subjectaccessreviews.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false")]
+    pub metrics_auth: bool,
+
+    /// Folder of tls.crt and tls.key for metrics; without it a certificate is made that nobody has signed.
+    #[arg(long, value_name = "PATH", default_value = "")]
+    pub metrics_cert_dir: PathBuf,
+
+    /// Accepted for the sake of the add-on's manifests; there is no Go profile to serve.
+    #[arg(long, value_name = "ADDRESS", default_value = "")]
+    pub profiling_bind_address: String,
+
     /// Where /healthz and /readyz are answered; 0 for nowhere.
     #[arg(long, value_name = "ADDRESS", default_value = ":8081")]
     pub health_probe_bind_address: Address,
@@ -90,7 +107,15 @@ pub enum ConfigError {
 
 /// Reads the environment; `namespace` is where the process runs, if no variable says so.
 pub fn config(run: &RunArgs, env: &Env, kube: kube::Config) -> Result<app::Config, ConfigError> {
-    let RunArgs { leader_elect, metrics_bind_address, health_probe_bind_address } = run;
+    let RunArgs {
+        leader_elect,
+        metrics_bind_address,
+        metrics_secure,
+        metrics_auth,
+        metrics_cert_dir,
+        profiling_bind_address,
+        health_probe_bind_address,
+    } = run;
     let service = renamed(env, SERVICE, OLD_SERVICE)?;
     let service = match service {
         Some(service) => service,
@@ -104,15 +129,20 @@ pub fn config(run: &RunArgs, env: &Env, kube: kube::Config) -> Result<app::Confi
         }
         (None, None) => 8091,
     };
-    if env.optional_string("PROFILING_BIND_ADDRESS")?.is_some() {
-        tracing::warn!(variable = "PROFILING_BIND_ADDRESS", "there is no Go profile to serve");
+    if !profiling_bind_address.is_empty() {
+        tracing::warn!(flag = "--profiling-bind-address", "there is no Go profile to serve");
     }
     let namespace = env.optional_string("KEDA_HTTP_OPERATOR_NAMESPACE")?;
     let namespace = namespace.unwrap_or_else(|| kube.default_namespace.clone());
     Ok(app::Config {
         settings: Settings { scaler_address: format!("{service}.{namespace}:{port}") },
         lease: if *leader_elect { Some(terms(env)?) } else { None },
-        metrics_addr: metrics_bind_address.0,
+        metrics_addr: metrics_bind_address.0.map(|addr| if *metrics_secure { everywhere(SECURE_PORT) } else { addr }),
+        security: Security {
+            tls: *metrics_secure,
+            certificates: Some(metrics_cert_dir.clone()).filter(|folder| !folder.as_os_str().is_empty()),
+            auth: *metrics_auth,
+        },
         health_addr: health_probe_bind_address.0,
         watch_namespace: env.optional_string("KEDA_HTTP_OPERATOR_WATCH_NAMESPACE")?,
         name: env.string("HOSTNAME", "operator")?,
@@ -120,6 +150,9 @@ pub fn config(run: &RunArgs, env: &Env, kube: kube::Config) -> Result<app::Confi
         kube,
     })
 }
+
+/// Where secured metrics are, whatever the flag says.
+const SECURE_PORT: u16 = 8443;
 
 const SERVICE: &str = "KEDA_HTTP_OPERATOR_EXTERNAL_SCALER_SERVICE";
 const OLD_SERVICE: &str = "KEDAHTTP_OPERATOR_EXTERNAL_SCALER_SERVICE";
@@ -152,6 +185,10 @@ fn terms(env: &Env) -> Result<Terms, ConfigError> {
     }
 }
 
+fn everywhere(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))
+}
+
 // === impl Address ===
 
 impl std::str::FromStr for Address {
@@ -162,7 +199,7 @@ impl std::str::FromStr for Address {
             return Ok(Self(None));
         }
         let addr = match text.strip_prefix(':') {
-            Some(port) => port.parse().ok().map(|port: u16| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))),
+            Some(port) => port.parse().ok().map(everywhere),
             None => text.parse().ok(),
         };
         addr.map(|addr| Self(Some(addr)))
@@ -213,6 +250,16 @@ mod tests {
         assert_eq!(config.lease.unwrap().duration.as_secs(), 60);
         assert_eq!(config.metrics_addr.unwrap().to_string(), "127.0.0.1:9");
         assert_eq!(config.health_addr, None);
+    }
+
+    #[test]
+    fn secured_metrics_have_a_port_of_their_own() {
+        let args =
+            ["--metrics-secure", "--metrics-auth=true", "--metrics-bind-address=:9", "--metrics-cert-dir=/certs"];
+        let config = with(&args, &[SCALER]).unwrap();
+        assert_eq!(config.metrics_addr.unwrap().to_string(), "0.0.0.0:8443");
+        assert_eq!(config.security, Security { tls: true, certificates: Some("/certs".into()), auth: true });
+        assert_eq!(with(&["--metrics-secure", "--metrics-bind-address=0"], &[SCALER]).unwrap().metrics_addr, None);
     }
 
     #[test]

@@ -24,6 +24,7 @@ pub mod observe;
 pub mod plan;
 pub mod queue;
 pub mod reconcile;
+pub mod secure;
 pub mod status;
 pub mod watch;
 pub mod world;

@@ -1,5 +1,6 @@
 //! TLS for clients and for pods: settings under the add-on's names, certificates chosen by SNI and reloaded when their
-//! files change. Used by the interceptor alone; knows no request.
+//! files change. Used by the interceptor, and by the operator for its metrics; knows no
+//! request.
 //!
 //! ```text
 //! environment ─► Settings ─► server::config ─► Certificates (by SNI) ◄─ reload ◄─ files

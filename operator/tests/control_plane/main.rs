@@ -7,4 +7,5 @@ mod leader;
 mod malformed;
 mod reconcile;
 mod schema;
+mod secured;
 mod support;

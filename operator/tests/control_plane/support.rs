@@ -8,7 +8,7 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
     runtime::wait::await_condition,
 };
-use operator::{app, lease::Terms, plan::Settings};
+use operator::{app, lease::Terms, plan::Settings, secure::Security};
 use runtime::signal::{self, Trigger};
 use serde_json::{Value, json};
 use tokio::sync::RwLock;
@@ -31,6 +31,7 @@ pub(crate) struct Namespace {
 
 /// An operator that runs in this process.
 pub(crate) struct Operator {
+    pub(crate) metrics_addr: Option<std::net::SocketAddr>,
     trigger: Trigger,
     task: tokio::task::JoinHandle<Result<(), app::RunError>>,
 }
@@ -91,6 +92,19 @@ impl Namespace {
         for document in documents.split("---\n").filter(|document| !document.trim().is_empty()) {
             let object: Value = serde_yaml_ng::from_str(document).unwrap();
             self.apply_value(&object).await.unwrap_or_else(|error| panic!("{object}: {error}"));
+        }
+    }
+
+    /// The same for objects of which some belong to no namespace.
+    pub(crate) async fn apply_everywhere(&self, documents: &str) {
+        for document in documents.split("---\n").filter(|document| !document.trim().is_empty()) {
+            let object: Value = serde_yaml_ng::from_str(document).unwrap();
+            let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap().to_owned();
+            let (version, kind) = (text("/apiVersion"), text("/kind"));
+            let kinds = (version.as_str(), kind.as_str());
+            let api = if kind.starts_with("Cluster") { self.all_api(kinds) } else { self.api(kinds) };
+            let params = PatchParams::apply("user").force();
+            api.patch(&text("/metadata/name"), &params, &Patch::Apply(&object)).await.unwrap();
         }
     }
 
@@ -189,23 +203,22 @@ impl Namespace {
 
     /// Starts an operator for this namespace.
     pub(crate) async fn operator(&self, name: &str, lease: Option<Terms>) -> Operator {
-        self.operator_as(self.config.clone(), name, lease).await
+        start(app::Config { lease, ..self.config(name) }).await
     }
 
-    pub(crate) async fn operator_as(&self, kube: kube::Config, name: &str, lease: Option<Terms>) -> Operator {
-        let config = app::Config {
-            kube,
+    /// Settings of an operator for this namespace, without a lease and without ports.
+    pub(crate) fn config(&self, name: &str) -> app::Config {
+        app::Config {
+            kube: self.config.clone(),
             settings: Settings { scaler_address: "scaler.keda:9090".to_owned() },
-            lease,
+            lease: None,
             metrics_addr: None,
+            security: Security::default(),
             health_addr: None,
             namespace: self.name.clone(),
             watch_namespace: Some(self.name.clone()),
             name: name.to_owned(),
-        };
-        let bound = app::build(config).await.unwrap();
-        let (trigger, shutdown) = signal::manual();
-        Operator { trigger, task: runtime::task::spawn("operator", bound.run(shutdown)) }
+        }
     }
 
     pub(crate) async fn version(&self, kind: (&str, &str), name: &str) -> String {
@@ -218,7 +231,7 @@ impl Namespace {
 impl Operator {
     /// Ends it in order.
     pub(crate) async fn end(self) {
-        let Self { trigger, task } = self;
+        let Self { metrics_addr: _, trigger, task } = self;
         trigger.fire();
         within("the operator's end", task).await.unwrap().unwrap();
     }
@@ -228,6 +241,14 @@ impl Operator {
         self.task.abort();
         assert!(self.task.await.unwrap_err().is_cancelled());
     }
+}
+
+/// Starts an operator.
+pub(crate) async fn start(config: app::Config) -> Operator {
+    let bound = app::build(config).await.unwrap();
+    let metrics_addr = bound.metrics_addr();
+    let (trigger, shutdown) = signal::manual();
+    Operator { metrics_addr, trigger, task: runtime::task::spawn("operator", bound.run(shutdown)) }
 }
 
 fn resource(version: &str, kind: &str) -> ApiResource {
