@@ -79,7 +79,7 @@ pub struct RunArgs {
 
     /// Folder of tls.crt and tls.key for metrics; without it a certificate is made that nobody has signed.
     #[arg(long, value_name = "PATH", default_value = "")]
-    pub metrics_cert_dir: PathBuf,
+    pub metrics_cert_dir: String,
 
     /// Accepted for the sake of the add-on's manifests; there is no Go profile to serve.
     #[arg(long, value_name = "ADDRESS", default_value = "")]
@@ -140,7 +140,7 @@ pub fn config(run: &RunArgs, env: &Env, kube: kube::Config) -> Result<app::Confi
         metrics_addr: metrics_bind_address.0.map(|addr| if *metrics_secure { everywhere(SECURE_PORT) } else { addr }),
         security: Security {
             tls: *metrics_secure,
-            certificates: Some(metrics_cert_dir.clone()).filter(|folder| !folder.as_os_str().is_empty()),
+            certificates: Some(metrics_cert_dir).filter(|folder| !folder.is_empty()).map(PathBuf::from),
             auth: *metrics_auth,
         },
         health_addr: health_probe_bind_address.0,
