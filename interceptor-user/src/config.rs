@@ -35,6 +35,7 @@ const OTHER_DESCRIPTORS: u64 = 600;
     version = version(),
     about = "HTTP proxy that holds requests while their workload wakes from zero replicas",
     after_long_help = "Ports and timeouts are read from the environment variables of the KEDA HTTP Add-on, among them:\n  \
+        KEDA_HTTP_WATCH_NAMESPACE (all namespaces)\n  \
         KEDA_HTTP_PROXY_PORT (required)   KEDA_HTTP_ADMIN_PORT (required)   OTEL_PROM_EXPORTER_PORT (2223)\n  \
         KEDA_HTTP_READINESS_TIMEOUT (0s)  KEDA_HTTP_REQUEST_TIMEOUT (0s)    KEDA_HTTP_RESPONSE_HEADER_TIMEOUT (300s)\n  \
         KEDA_HTTP_CONNECT_TIMEOUT (500ms) KEDA_HTTP_SHUTDOWN_DELAY (5s)     KEDA_HTTP_DRAIN_TIMEOUT (30s)\n  \

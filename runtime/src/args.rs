@@ -38,7 +38,7 @@ pub struct LogArgs {
 /// Where the Kubernetes API is found.
 #[derive(Args, Clone, Debug, Default)]
 pub struct KubeArgs {
-    /// Path of a kubeconfig file; without it the pod's service account is used.
+    /// Path of a kubeconfig file; without it that of `KUBECONFIG`, the pod's service account, or `~/.kube/config`.
     #[arg(long, value_name = "PATH")]
     pub kubeconfig: Option<PathBuf>,
 }

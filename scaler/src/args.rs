@@ -30,6 +30,7 @@ const OFFER_STREAM: Duration = Duration::from_secs(30);
         KEDA_HTTP_SCALER_PORT (8080)                 where KEDA calls\n  \
         KEDA_HTTP_QUEUE_TICK_DURATION (500ms)        how often an interceptor that can't stream is asked\n  \
         KEDA_HTTP_SCALER_STREAM_INTERVAL_MS (200)    least time from a pushed true to the false after it\n  \
+        KEDA_HTTP_WATCH_NAMESPACE (all)              the routes' namespace\n  \
         OTEL_PROM_EXPORTER_ENABLED (true), OTEL_PROM_EXPORTER_PORT (2223)\n  \
         ROUSE_RATE_PER_GRANULARITY (false)           request rates per granularity, as the add-on, not per second\n  \
         ROUSE_LOG                                    a log filter such as info,scaler=debug"

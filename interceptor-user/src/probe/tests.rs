@@ -1,3 +1,5 @@
+//! Who is asked, when, and what becomes of an answer.
+
 use interceptor_core::{
     Index, Route, UpstreamId,
     index::Event,

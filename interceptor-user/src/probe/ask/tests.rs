@@ -1,3 +1,5 @@
+//! Probes of pods that a test plays.
+
 use std::{net::Ipv4Addr, sync::Arc};
 
 use ::http::{HeaderValue, header};

@@ -1,9 +1,13 @@
+//! What watches bring, and what is told of it.
+
 use serde_json::{Value, json};
 
 use super::{
     Item, Kind, WatchEvent,
     objects::{Objects, Step},
 };
+
+mod server;
 
 const SERVICES: usize = 0;
 const ROUTES: usize = 1;
@@ -25,15 +29,17 @@ fn route(name: &str, spec: &Value) -> Item {
 }
 
 fn told(objects: &mut Objects, steps: Vec<Step>) -> Vec<String> {
-    let told = objects.take(steps.into_iter());
-    let name = |event: WatchEvent| match event {
+    objects.take(steps.into_iter()).into_iter().map(told_of).collect()
+}
+
+fn told_of(event: WatchEvent) -> String {
+    match event {
         WatchEvent::Applied(object) => format!("{} {}", object.kind(), object.key().unwrap()),
         WatchEvent::Deleted(kind, key) => format!("no {kind} {key}"),
         WatchEvent::Invalid(invalid) => format!("bad {invalid}"),
         WatchEvent::Repaired(invalid) => format!("not bad {invalid}"),
         WatchEvent::Synced => "synced".to_owned(),
-    };
-    told.into_iter().map(name).collect()
+    }
 }
 
 fn list(index: usize, items: Vec<Item>) -> Vec<Step> {
