@@ -7,6 +7,7 @@
 //! ```
 
 mod api_tests;
+mod archives;
 mod artefacts;
 mod crash;
 pub(crate) mod release;
@@ -126,7 +127,8 @@ impl Run<'_> {
             && self.needed("images", || {
                 archives = image::build(root, &root.join(IMAGES), Arch::HOST, Effort::Quick)?;
                 emptied(&artefacts)
-            });
+            })
+            && self.needed("images as skopeo reads them", || archives.iter().try_for_each(|one| archives::read(one)));
         if !ready {
             return;
         }

@@ -41,7 +41,7 @@ const BENCH: [Package; 5] = [
 ];
 
 /// What `cluster` and `e2e` need beside Go.
-const CLUSTER: [Package; 10] = [
+const CLUSTER: [Package; 11] = [
     Package::new("gcc", Probe::Command("gcc"), "the C compiler, for runc and the pause container"),
     Package::new("libc6-dev", Probe::File("/usr/include/stdlib.h"), "the C library, for runc and the pause container"),
     Package::new("libseccomp-dev", Probe::File("/usr/include/seccomp.h"), "system call filters, for runc"),
@@ -52,6 +52,7 @@ const CLUSTER: [Package; 10] = [
     Package::new("util-linux", Probe::Command("unshare"), "namespaces of the cluster's machines"),
     Package::new("curl", Probe::Command("curl"), "an HTTP client for the scenarios"),
     Package::new("wrk", Probe::Command("wrk"), "HTTP load for the scenarios"),
+    Package::new("skopeo", Probe::Command("skopeo"), "a foreign reader of our images"),
 ];
 
 const NO_BPF: &str = "no eBPF object can be built, so the data plane stays at level none";

@@ -39,6 +39,9 @@ pub(crate) struct ColdstartArgs {
     /// How many cold starts.
     #[arg(long, default_value_t = 12)]
     rounds: usize,
+    /// Images without link-time optimisation, built in a fraction of the time.
+    #[arg(long)]
+    quick: bool,
     /// Install this chart instead of ours: another implementation of the same routes and Services.
     #[arg(long, value_name = "FOLDER")]
     chart: Option<PathBuf>,
@@ -95,7 +98,8 @@ pub(crate) fn run(root: &Path, args: &ColdstartArgs) -> Result<()> {
 
 /// A fresh cluster with what is to be measured.
 fn install(root: &Path, args: &ColdstartArgs) -> Result<Cluster> {
-    let mut archives = image::build(root, &root.join("target/images"), Arch::HOST, Effort::Release)?;
+    let effort = if args.quick { Effort::Quick } else { Effort::Release };
+    let mut archives = image::build(root, &root.join("target/images"), Arch::HOST, effort)?;
     archives.extend(args.archive.iter().map(|archive| root.join(archive)));
     let cluster = Cluster::up(root, &args.name, 2, true)?;
     cluster.programs().build_all()?;
