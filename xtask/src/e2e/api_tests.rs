@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 
 use crate::{
     cluster::Cluster,
+    e2e::{ARTEFACTS, artefacts},
     process,
     test::{Counts, marked},
 };
@@ -34,6 +35,9 @@ pub(super) fn run(root: &Path, name: &str) -> Result<Counts> {
     arguments(&mut command);
     command.args(["--offline", "--", "--ignored"]).args(tests.iter().map(|test| &test.name));
     let ran = installed.and_then(|()| crate::test::cargo_test(command.env(KUBECONFIG, cluster.place().kubeconfig())));
+    if !ran.as_ref().is_ok_and(|counts| counts.failed == 0 && !counts.broken) {
+        artefacts::keep(&cluster, &root.join(ARTEFACTS).join("api"));
+    }
     let down = Cluster::down_to_nothing(root, name);
     let counts = ran?;
     down?;
