@@ -53,3 +53,8 @@ that `helm upgrade` works from any version of it.
 {{- define "rouse.interceptor.proxyService" -}}{{ .Chart.Name }}-{{ .Values.interceptor.proxy.service }}{{- end -}}
 {{- define "rouse.scaler.service" -}}{{ .Chart.Name }}-{{ .Values.scaler.service }}{{- end -}}
 {{- define "rouse.operator.metricsService" -}}{{ .Chart.Name }}-controller-manager-metrics-service{{- end -}}
+
+{{/* The operator takes no other port for metrics by TLS. */}}
+{{- define "rouse.operator.metricsPort" -}}
+{{ ternary 8443 .Values.operator.metrics.port .Values.operator.metrics.secure }}
+{{- end -}}

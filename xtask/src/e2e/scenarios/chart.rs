@@ -23,6 +23,18 @@ const MATRIX: &[(&str, &[&str])] = &[
         &["interceptor.watchNamespace=default", "scaler.watchNamespace=default", "operator.watchNamespace=default"],
     ),
     ("level self", &["interceptor.dataplane.level=self", "interceptor.dataplane.required=true"]),
+    (
+        "secured metrics",
+        &[
+            "operator.metrics.secure=true",
+            "operator.metrics.auth=true",
+            "operator.metrics.certDir=/certs",
+            "operator.extraVolumes[0].name=certs",
+            "operator.extraVolumes[0].secret.secretName=certs",
+            "operator.extraVolumeMounts[0].name=certs",
+            "operator.extraVolumeMounts[0].mountPath=/certs",
+        ],
+    ),
     ("network policies", &["networkPolicy.enabled=true"]),
     (
         "network policies with peers",
@@ -88,7 +100,6 @@ const MATRIX: &[(&str, &[&str])] = &[
             "operator.metrics.auth=true",
             "scaler.healthPort=9091",
             "operator.kubeRbacProxy.resources.limits.cpu=300m",
-            "operator.metrics.secure=true",
             "profiling.interceptor.enabled=true",
             "podSecurityContext.fsGroup=1000",
             "securityContext.interceptor.readOnlyRootFilesystem=true",
