@@ -26,6 +26,7 @@ pub struct Interceptor {
     pub admin: SocketAddr,
     /// Where Prometheus connects.
     pub metrics: SocketAddr,
+    tls: Option<SocketAddr>,
 }
 
 /// What `/queue` says of a route.
@@ -81,7 +82,8 @@ impl Interceptor {
         let mut process = Process::start(command, cgroup);
         let line = process.says("interceptor starts").await;
         let [proxy, admin, metrics] = ["proxy", "admin", "metrics"].map(|field| local_addr(&line, field));
-        Self { process, proxy, admin, metrics }
+        let tls = line["tls"].is_string().then(|| local_addr(&line, "tls"));
+        Self { process, proxy, admin, metrics, tls }
     }
 
     /// Starts one that is expected to give up, and waits for its end. Returns its status and what it said.
@@ -89,6 +91,11 @@ impl Interceptor {
         let output = soon("the interceptor gives up", command(world, env, None, &level()).0.output()).await.unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         (output.status.code(), said)
+    }
+
+    /// The proxy port for TLS.
+    pub fn tls(&self) -> SocketAddr {
+        self.tls.expect("the interceptor was started with TLS")
     }
 
     /// A new connection to the proxy port.

@@ -8,12 +8,12 @@ use tokio::process::Command;
 use crate::{HOST, cold, warm};
 
 /// Runs a foreign program; the test fails when it is not installed.
-async fn run(program: &str, args: &[&str]) -> Output {
+pub(crate) async fn run(program: &str, args: &[&str]) -> Output {
     let output = soon(program, Command::new(program).args(args).output()).await;
     output.unwrap_or_else(|error| panic!("{program}, which `cargo xtask setup` installs: {error}"))
 }
 
-fn text(output: &Output) -> String {
+pub(crate) fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 

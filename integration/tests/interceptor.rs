@@ -24,6 +24,7 @@ mod probe;
 mod routing;
 mod scaler;
 mod streaming;
+mod tls;
 mod upgrade;
 
 /// The host of the app that most tests use.

@@ -163,7 +163,7 @@ mod tests {
     use crate::{
         Endpoint, ObjectKey,
         route::{PortRef, Target},
-        upstream::{Protocol, Resolution},
+        upstream::{Encryption, Protocol, Resolution},
     };
 
     const AMPLE: Room = Room { addresses: 1000, new_slots: 1000 };
@@ -181,6 +181,7 @@ mod tests {
             target: Target { service: ObjectKey::new("ns", service), port: PortRef::Number(80) },
             resolution: Resolution::Found,
             protocol: Protocol::Http1,
+            encryption: Encryption::AsReceived,
             endpoints: endpoints.into(),
             early: [].into(),
             pending: [].into(),

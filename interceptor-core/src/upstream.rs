@@ -19,6 +19,18 @@ pub enum Protocol {
     H2c,
 }
 
+/// Whether requests to the endpoints are encrypted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Encryption {
+    /// If they were on their way here, as the KEDA HTTP Add-on has it.
+    #[default]
+    AsReceived,
+    /// Never: `appProtocol: http` or `kubernetes.io/ws`.
+    Never,
+    /// Always: `appProtocol: https` or `kubernetes.io/wss`.
+    Always,
+}
+
 /// Whether the target's Service and port exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resolution {
@@ -41,6 +53,8 @@ pub struct Upstream {
     pub resolution: Resolution,
     /// How to speak to its endpoints.
     pub protocol: Protocol,
+    /// Whether that is encrypted.
+    pub encryption: Encryption,
     /// Ready endpoints that have the port, sorted by address, without duplicates.
     pub endpoints: Arc<[Endpoint]>,
     /// Those of `endpoints` that are ready by their own word, not by the slices'.
@@ -49,4 +63,17 @@ pub struct Upstream {
     pub pending: Arc<[Endpoint]>,
     /// How to ask them.
     pub probe: Option<Arc<Probe>>,
+}
+
+// === impl Encryption ===
+
+impl Encryption {
+    /// Whether a request that was or was not received encrypted goes on encrypted.
+    pub fn applies(self, received: bool) -> bool {
+        match self {
+            Self::AsReceived => received,
+            Self::Never => false,
+            Self::Always => true,
+        }
+    }
 }

@@ -3,6 +3,8 @@
 use std::{
     io,
     net::{SocketAddr, TcpListener as StdListener},
+    num::NonZeroUsize,
+    rc::Rc,
     sync::Arc,
     thread,
     time::Duration,
@@ -21,6 +23,7 @@ use runtime::{
 };
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{net::TcpListener, sync::oneshot};
+use tokio_rustls::TlsAcceptor;
 
 use crate::{
     config::Config,
@@ -31,6 +34,7 @@ use crate::{
         queue,
         state::State,
     },
+    encryption::{self, Serving, TlsError},
     metrics::Metrics,
     probe::{self, ProbeMetrics, Prober},
     rt, server,
@@ -47,13 +51,23 @@ const JOIN_GRACE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Bound {
     config: Config,
-    listeners: Vec<StdListener>,
+    listeners: Vec<Listeners>,
     proxy: SocketAddr,
+    encrypted: Option<SocketAddr>,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    serving: Option<Serving>,
     admin: admin::Bound,
     metrics: Option<admin::Bound>,
     control: Control,
     drain: drain::Drain,
     watch: drain::Watch,
+}
+
+/// What one worker accepts clients on.
+#[derive(Debug)]
+struct Listeners {
+    plain: StdListener,
+    encrypted: Option<StdListener>,
 }
 
 /// What runs beside the workers.
@@ -82,6 +96,9 @@ pub enum AppError {
         #[source]
         source: io::Error,
     },
+    /// Certificates, keys or their settings can't be used.
+    #[error("cannot set up TLS")]
+    Tls(#[source] TlsError),
     /// The level of the data plane that was required is not to be had.
     #[error("data plane level is required, and not to be had")]
     Dataplane(#[source] dataplane::OpenError),
@@ -95,7 +112,14 @@ pub enum AppError {
 
 /// Binds all sockets and starts nothing else. Must be called within the control runtime.
 pub async fn build(config: Config) -> Result<Bound, AppError> {
-    let (proxy, listeners) = listeners(&config)?;
+    let (proxy, plain) = listeners("proxy", config.proxy, config.workers)?;
+    let (encrypted, over_tls) = match config.encrypted {
+        Some(addr) => listeners("TLS proxy", addr, config.workers).map(|(addr, all)| (Some(addr), all))?,
+        None => (None, Vec::new()),
+    };
+    let mut over_tls = over_tls.into_iter();
+    let listeners = plain.into_iter().map(|plain| Listeners { plain, encrypted: over_tls.next() }).collect();
+    let (tls, upstreams, serving) = encryption::open(config.tls.clone()).map_err(AppError::Tls)?;
     let ready = Ready::new();
     let edges = Arc::new(Edges::default());
     let index = Index::new(config.workers.get(), Arc::clone(&edges) as _);
@@ -105,7 +129,7 @@ pub async fn build(config: Config) -> Result<Bound, AppError> {
     let metrics = Arc::new(Metrics::register(registry.registry()));
     let probe_metrics = ProbeMetrics::register(registry.registry());
     let (prober, probing, verdicts) = probe::channel(reader.clone(), probe_metrics);
-    let shared = Arc::new(Shared::new(config.proxying, metrics, probing));
+    let shared = Arc::new(Shared::new(config.proxying, upstreams, metrics, probing));
     let watch_metrics = WatchMetrics::register(registry.registry());
     let sources = (config.sources.clone(), watch_metrics);
     let discover = Discover::new(sources, verdicts, index, writer, &ready, registry.registry());
@@ -127,7 +151,7 @@ pub async fn build(config: Config) -> Result<Bound, AppError> {
     };
     let (drain, watch) = drain::channel();
     let control = Control { ready, reader, shared, discover, prober, publisher, kernel };
-    Ok(Bound { config, listeners, proxy, admin, metrics, control, drain, watch })
+    Ok(Bound { config, listeners, proxy, encrypted, tls, serving, admin, metrics, control, drain, watch })
 }
 
 async fn bind_admin(
@@ -164,6 +188,11 @@ impl Bound {
         self.proxy
     }
 
+    /// Where clients with TLS connect, if any may.
+    pub fn encrypted_addr(&self) -> Option<SocketAddr> {
+        self.encrypted
+    }
+
     /// Where probes, counts and state are served.
     pub fn admin_addr(&self) -> SocketAddr {
         self.admin.addr()
@@ -178,10 +207,11 @@ impl Bound {
     ///
     /// Not cancel safe: dropping the future leaves the workers running without a control side.
     pub async fn run(self, mut shutdown: Shutdown) -> Result<Outcome, AppError> {
-        let Self { config, listeners, proxy, admin, metrics, control, drain, watch } = self;
+        let Self { config, listeners, proxy, encrypted, tls, serving, admin, metrics, control, drain, watch } = self;
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             %proxy,
+            tls = encrypted.map(tracing::field::display),
             admin = %admin.addr(),
             metrics = metrics.as_ref().map(|metrics| tracing::field::display(metrics.addr())),
             workers = listeners.len(),
@@ -190,7 +220,8 @@ impl Bound {
             "interceptor starts"
         );
         let Control { ready, reader, shared, discover, prober, publisher, kernel } = control;
-        let workers = start_workers(listeners, &shared, &reader, &watch)?;
+        let tls = tls.map(TlsAcceptor::from);
+        let workers = start_workers(listeners, tls.as_ref(), &shared, &reader, &watch)?;
         drop(watch);
         let mut tasks = task::Group::new();
         tasks.spawn("admin", admin.serve());
@@ -201,6 +232,9 @@ impl Bound {
         tasks.spawn("probe", prober.run());
         tasks.spawn("counts", publisher.run());
         tasks.spawn("kernel", kernel.run());
+        if let Some(serving) = serving {
+            tasks.spawn("certificates", serving.run(Arc::clone(&shared.metrics)));
+        }
         let ended = tokio::select! {
             () = shutdown.requested() => None,
             ended = tasks.ended() => Some(ended),
@@ -228,16 +262,17 @@ struct Running {
 }
 
 fn start_workers(
-    listeners: Vec<StdListener>,
+    listeners: Vec<Listeners>,
+    tls: Option<&TlsAcceptor>,
     shared: &Arc<Shared>,
     reader: &Reader,
     watch: &drain::Watch,
 ) -> Result<Vec<Running>, AppError> {
-    let start = |(id, listener)| {
-        let (shared, reader, watch) = (Arc::clone(shared), reader.clone(), watch.clone());
+    let start = |(id, listeners)| {
+        let (shared, reader, watch, tls) = (Arc::clone(shared), reader.clone(), watch.clone(), tls.cloned());
         let (end, ended) = oneshot::channel();
         let main = move || async move {
-            run_worker(Worker::new(id, shared, reader, watch), listener).await;
+            run_worker(Worker::new(id, shared, reader, watch), listeners, tls).await;
             // Nobody listens when the control side is gone already.
             let _ = end.send(());
         };
@@ -247,20 +282,23 @@ fn start_workers(
     listeners.into_iter().enumerate().map(start).collect()
 }
 
-async fn run_worker(worker: std::rc::Rc<Worker>, listener: StdListener) {
-    let listener = match TcpListener::from_std(listener) {
-        Ok(listener) => listener,
-        Err(error) => {
-            tracing::error!(%error, "worker cannot use its listener");
-            return;
-        }
+async fn run_worker(worker: Rc<Worker>, listeners: Listeners, tls: Option<TlsAcceptor>) {
+    let Listeners { plain, encrypted } = listeners;
+    let listen = |listener: StdListener| {
+        TcpListener::from_std(listener).inspect_err(|error| tracing::error!(%error, "worker cannot use its listener"))
     };
-    task::spawn_local("sweep", std::rc::Rc::clone(&worker).sweep_loop());
+    let (Ok(plain), Ok(encrypted)) = (listen(plain), encrypted.map(listen).transpose()) else { return };
+    task::spawn_local("sweep", Rc::clone(&worker).sweep_loop());
     let mut tunnels = worker.tunnel_watch();
-    let accepting = task::spawn_local("accept", server::accept_loop(std::rc::Rc::clone(&worker), listener));
+    let mut accepting = vec![task::spawn_local("accept", server::accept_loop(Rc::clone(&worker), plain, None))];
+    if let Some(listener) = encrypted {
+        accepting.push(task::spawn_local("accept-tls", server::accept_loop(Rc::clone(&worker), listener, tls)));
+    }
     worker.end().await;
-    // The listener is closed once the loop has ended; tunnels end by themselves when they are cut.
-    let _ = accepting.await;
+    // Listeners are closed once the loops have ended; tunnels end by themselves when they are cut.
+    for accepting in accepting {
+        let _ = accepting.await;
+    }
     tunnels.reached(Phase::Cut).await;
 }
 
@@ -275,12 +313,16 @@ async fn join(workers: Vec<Running>) {
 }
 
 /// One listener per worker on the same port: the kernel spreads connections over them.
-fn listeners(config: &Config) -> Result<(SocketAddr, Vec<StdListener>), AppError> {
-    let error = |source| AppError::Bind { purpose: "proxy", addr: config.proxy, source };
-    let first = listen(config.proxy).map_err(error)?;
+fn listeners(
+    purpose: &'static str,
+    addr: SocketAddr,
+    workers: NonZeroUsize,
+) -> Result<(SocketAddr, Vec<StdListener>), AppError> {
+    let error = |source| AppError::Bind { purpose, addr, source };
+    let first = listen(addr).map_err(error)?;
     let addr = first.local_addr().map_err(error)?;
     let mut all = vec![first];
-    for _ in 1..config.workers.get() {
+    for _ in 1..workers.get() {
         all.push(listen(addr).map_err(error)?);
     }
     Ok((addr, all))

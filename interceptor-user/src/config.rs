@@ -104,6 +104,10 @@ pub struct Config {
     pub workers: NonZeroUsize,
     /// The kernel's part.
     pub dataplane: dataplane::Config,
+    /// Where clients with TLS connect, if any may.
+    pub encrypted: Option<SocketAddr>,
+    /// Certificates, and whom to believe.
+    pub tls: tls::Settings,
     /// What the request path needs.
     pub proxying: ProxyConfig,
     /// Between the signal and closed listeners, so that load balancers learn of it.
@@ -166,6 +170,8 @@ impl Config {
             Some(cgroup) => Some(cgroup),
             None => env.optional_string("ROUSE_CGROUP")?.map(PathBuf::from),
         };
+        let tls = tls::Settings::from_env(env)?;
+        let tls_port = env.port("KEDA_HTTP_PROXY_TLS_PORT", 8443)?;
         let metrics = env.bool("OTEL_PROM_EXPORTER_ENABLED", true)?;
         let metrics_port = env.port("OTEL_PROM_EXPORTER_PORT", 2223)?;
         let mode = match dataplane {
@@ -182,6 +188,8 @@ impl Config {
             sources: Sources::new(sources, || cluster(kube, namespace.as_deref())),
             workers,
             dataplane: dataplane::Config { mode, required, cgroup },
+            encrypted: tls.serving.is_some().then(|| any(tls_port)),
+            tls,
             proxying: ProxyConfig::new(env, workers)?,
             shutdown_delay: env.duration("KEDA_HTTP_SHUTDOWN_DELAY", Duration::from_secs(5))?,
             drain_timeout: Some(drain_timeout).filter(|timeout| !timeout.is_zero()),

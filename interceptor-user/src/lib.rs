@@ -16,8 +16,10 @@ pub mod config;
 
 mod coldstart;
 mod control;
+pub mod encryption;
 mod h1;
 mod metrics;
+mod net;
 mod probe;
 mod proxy;
 mod rt;

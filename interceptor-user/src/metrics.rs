@@ -14,6 +14,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Registry, Unit},
 };
+use tls::reload::Reload;
 
 use crate::proxy::Verdict;
 
@@ -33,6 +34,8 @@ pub(crate) struct Metrics {
     connect_failures: Family<Labels, Counter>,
     fallbacks: Family<Labels, Counter>,
     accept_errors: Counter,
+    handshake_errors: Counter,
+    certificate_reloads: Family<[(&'static str, &'static str); 1], Counter>,
     connection_limit: Counter,
     slow_heads: Counter,
     /// Clients connected now.
@@ -87,6 +90,8 @@ impl Metrics {
             connect_failures: Family::default(),
             fallbacks: Family::default(),
             accept_errors: Counter::default(),
+            handshake_errors: Counter::default(),
+            certificate_reloads: Family::default(),
             connection_limit: Counter::default(),
             slow_heads: Counter::default(),
             connections: Gauge::default(),
@@ -118,6 +123,16 @@ impl Metrics {
             metrics.fallbacks.clone(),
         );
         ours.register("accept_errors", "Failures to accept a client", metrics.accept_errors.clone());
+        ours.register(
+            "tls_handshake_errors",
+            "Clients that could not agree upon TLS",
+            metrics.handshake_errors.clone(),
+        );
+        ours.register(
+            "tls_certificate_reloads",
+            "Times that certificates were read again, by outcome",
+            metrics.certificate_reloads.clone(),
+        );
         ours.register(
             "connection_limit_reached",
             "Times that clients had to wait for others to disconnect",
@@ -170,6 +185,18 @@ impl Metrics {
 
     pub(crate) fn accept_failed(&self) {
         self.accept_errors.inc();
+    }
+
+    pub(crate) fn handshake_failed(&self) {
+        self.handshake_errors.inc();
+    }
+
+    pub(crate) fn certificates_read(&self, reload: Reload) {
+        let outcome = match reload {
+            Reload::Done => "done",
+            Reload::Failed => "failed",
+        };
+        self.certificate_reloads.get_or_create(&[("outcome", outcome)]).inc();
     }
 
     pub(crate) fn connection_limit_reached(&self) {

@@ -37,7 +37,7 @@ use self::{
     fixed::{Asked, Static},
     forward::{Deadlines, Outbound, Sent},
     headers::{Hop, Outgoing},
-    hold::{Acquired, Limits},
+    hold::{Acquired, Limits, Manner},
     inflight::{InFlight, Line},
     pool::Lease,
     upgrade::Tunnel,
@@ -133,6 +133,7 @@ impl Exchange {
             outgoing: Outgoing {
                 host: &host,
                 client: connection.peer_ip(),
+                encrypted: connection.is_encrypted(),
                 hop: &hop,
                 upgradable: version == Version::HTTP_11,
             },
@@ -179,7 +180,8 @@ impl Exchange {
             body.wait_for_continue();
         }
         for _ in 0..MAX_TRIES {
-            let (mut lease, cold) = self.acquire(route, &body, due).await?;
+            let upgraded = outbound.outgoing.upgradable && outbound.outgoing.hop.upgrade.is_some();
+            let (mut lease, cold) = self.acquire(route, &body, due, upgraded).await?;
             let addr = lease.addr();
             let sent = forward::send(&mut lease, outbound, &mut body, deadlines, &mut timer.timer).await?;
             let status = match &sent {
@@ -210,9 +212,11 @@ impl Exchange {
         route: &Rc<LocalRoute>,
         body: &RequestBody,
         due: Due,
+        upgraded: bool,
     ) -> Result<(Lease, Option<ColdWait>), ProxyError> {
         let limits = Limits { readiness: due.readiness, request: due.request };
-        match hold::acquire(&self.worker, route, limits, body).await {
+        let manner = Manner { encrypted: self.connection.is_encrypted(), upgraded };
+        match hold::acquire(&self.worker, route, (limits, manner), body).await {
             Ok(Acquired { lease, backend, cold }) => {
                 match backend {
                     // A second try of the same request is no cold start of its own.

@@ -1,8 +1,12 @@
-//! Accepts clients on one worker and serves them over HTTP/1.1 or cleartext HTTP/2, whichever they speak first.
+//! Accepts clients on one worker and serves them over HTTP/1.1 or HTTP/2: in clear whichever they speak first, with TLS what
+//! the handshake agreed upon.
 
 use std::{io, pin::pin, rc::Rc, time::Duration};
 
+use bytes::Bytes;
+
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::{TlsAcceptor, TlsStream};
 
 pub(crate) mod connection;
 mod date;
@@ -13,13 +17,13 @@ use self::{
     connection::{Connection, Serve},
     h1::Ended,
 };
-use crate::worker::Worker;
+use crate::{net::Stream, worker::Worker};
 
 /// Pause after an accept error that is not the client's: out of descriptors, mostly.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Accepts until the worker closes.
-pub(crate) async fn accept_loop(worker: Rc<Worker>, listener: TcpListener) {
+/// Accepts until the worker closes; with `tls`, clients shake hands first.
+pub(crate) async fn accept_loop(worker: Rc<Worker>, listener: TcpListener, tls: Option<TlsAcceptor>) {
     let mut failing = false;
     loop {
         let accepted = tokio::select! {
@@ -33,7 +37,8 @@ pub(crate) async fn accept_loop(worker: Rc<Worker>, listener: TcpListener) {
         match accepted {
             Ok((stream, peer)) => {
                 failing = false;
-                serve(Rc::clone(&worker), Rc::new(Connection::new(peer)), stream_options(stream));
+                let connection = Rc::new(Connection::new(peer, tls.is_some()));
+                serve(Rc::clone(&worker), connection, stream_options(stream), tls.clone());
             }
             Err(error) if is_clients_fault(&error) => {}
             Err(error) => {
@@ -48,11 +53,25 @@ pub(crate) async fn accept_loop(worker: Rc<Worker>, listener: TcpListener) {
     }
 }
 
-fn serve(worker: Rc<Worker>, connection: Rc<Connection>, stream: TcpStream) {
+fn serve(worker: Rc<Worker>, connection: Rc<Connection>, stream: TcpStream, tls: Option<TlsAcceptor>) {
     let place = worker.register(&connection);
     runtime::task::spawn_local("client", async move {
         let _place = place;
         let served = pin!(async {
+            let stream = match tls {
+                None => Stream::Plain(stream),
+                // As long as a request's head may take: the same watch ends it.
+                Some(tls) => match Box::pin(tls.accept(stream)).await {
+                    Ok(stream) => Stream::Tls(Box::new(TlsStream::Server(stream))),
+                    Err(error) => {
+                        tracing::debug!(client = %connection.peer(), %error, "client could not agree upon TLS");
+                        return worker.shared.metrics.handshake_failed();
+                    }
+                },
+            };
+            if stream.alpn() == Some(b"h2") {
+                return Box::pin(h2::serve(&worker, &connection, stream, Bytes::new())).await;
+            }
             if let Ended::Http2(stream, ahead) = h1::serve(&worker, &connection, stream).await {
                 // Few connections are, and each of their futures is large.
                 Box::pin(h2::serve(&worker, &connection, stream, ahead)).await;

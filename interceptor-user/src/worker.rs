@@ -3,7 +3,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     fmt,
     rc::Rc,
     sync::{
@@ -30,6 +30,7 @@ use tokio::{sync::Notify, time::Instant};
 use crate::{
     coldstart::ColdStarts,
     config::ProxyConfig,
+    encryption::Upstreams,
     metrics::{MethodLabel, Metrics, RouteMetrics, Series},
     probe,
     proxy::{Balancer, ProxyError},
@@ -47,6 +48,7 @@ pub(crate) struct Shared {
     pub(crate) cold_starts: ColdStarts,
     pub(crate) probing: probe::Handle,
     pub(crate) held: AtomicUsize,
+    pub(crate) tls: Upstreams,
 }
 
 /// A place in the hold queue; given up when dropped.
@@ -73,7 +75,8 @@ pub(crate) struct Worker {
     /// `None` once the worker has ended all that the process's end waits for.
     drain: RefCell<Option<drain::Watch>>,
     routes: RefCell<HashMap<RouteId, Rc<LocalRoute>, RandomState>>,
-    balancers: RefCell<HashMap<UpstreamId, Rc<Balancer>, RandomState>>,
+    /// Those whose connections are encrypted apart from the others.
+    balancers: RefCell<HashMap<(UpstreamId, bool), Rc<Balancer>, RandomState>>,
     connections: RefCell<HashMap<u64, Rc<Connection>, RandomState>>,
     next_connection: Cell<u64>,
     room: Notify,
@@ -89,8 +92,8 @@ pub(crate) struct Registered {
 // === impl Shared ===
 
 impl Shared {
-    pub(crate) fn new(config: ProxyConfig, metrics: Arc<Metrics>, probing: probe::Handle) -> Self {
-        Self { config, metrics, cold_starts: ColdStarts::default(), probing, held: AtomicUsize::new(0) }
+    pub(crate) fn new(config: ProxyConfig, tls: Upstreams, metrics: Arc<Metrics>, probing: probe::Handle) -> Self {
+        Self { config, metrics, cold_starts: ColdStarts::default(), probing, held: AtomicUsize::new(0), tls }
     }
 
     /// A place for one more held request of `route`, if the limits allow.
@@ -192,17 +195,32 @@ impl Worker {
 
     /// The endpoints of one of the route's Services as of the latest snapshot. The upstream's id alone would not do: it
     /// may have been given to another target since the route was looked up.
-    pub(crate) fn balancer(&self, entry: &RouteEntry, backend: Backend) -> Rc<Balancer> {
+    ///
+    /// `encrypted` says how the request was received.
+    pub(crate) fn balancer(
+        &self,
+        entry: &RouteEntry,
+        backend: Backend,
+        encrypted: bool,
+    ) -> Result<Rc<Balancer>, ProxyError> {
+        let Shared { config, tls, .. } = &*self.shared;
+        let new =
+            |client, id: u32| Rc::new(Balancer::new(config.max_idle_per_endpoint, client, self.seed ^ u64::from(id)));
+        let mut snapshot = self.snapshot.borrow_mut();
+        let Some(upstream) = snapshot.load().backend_of(entry, backend) else {
+            return Ok(new(None, entry.upstream.0));
+        };
+        let encrypted = upstream.encryption.applies(encrypted);
         let mut balancers = self.balancers.borrow_mut();
-        let new = |id: u32| Rc::new(Balancer::new(self.shared.config.max_idle_per_endpoint, self.seed ^ u64::from(id)));
-        match self.snapshot.borrow_mut().load().backend_of(entry, backend) {
-            Some(upstream) => {
-                let balancer = balancers.entry(upstream.id).or_insert_with(|| new(upstream.id.0));
-                balancer.update(upstream);
-                Rc::clone(balancer)
+        let balancer = match balancers.entry((upstream.id, encrypted)) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(vacant) => {
+                let client = encrypted.then(|| tls.client().cloned()).transpose()?;
+                vacant.insert(new(client, upstream.id.0))
             }
-            None => new(entry.upstream.0),
-        }
+        };
+        balancer.update(upstream);
+        Ok(Rc::clone(balancer))
     }
 
     /// Told when the upstream's endpoints change.
@@ -266,7 +284,7 @@ impl Worker {
             .borrow_mut()
             .retain(|id, local| snapshot.routes.get(&local.entry.route.key).is_some_and(|current| current.id == *id));
         let mut left = self.shared.config.max_idle_per_worker;
-        self.balancers.borrow_mut().retain(|id, balancer| {
+        self.balancers.borrow_mut().retain(|(id, _), balancer| {
             if snapshot.upstream(*id).is_none() {
                 balancer.retire();
                 return false;

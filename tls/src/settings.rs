@@ -64,6 +64,11 @@ impl Variable {
 // === impl Settings ===
 
 impl Settings {
+    /// Cipher suites, key exchange and signatures.
+    pub fn provider(&self) -> &CryptoProvider {
+        &self.provider
+    }
+
     /// Reads the variables.
     pub fn from_env(env: &Env) -> Result<Self, EnvError> {
         let serving = env.bool("KEDA_HTTP_PROXY_TLS_ENABLED", false)?;

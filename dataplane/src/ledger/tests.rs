@@ -7,7 +7,7 @@ use interceptor_common::{Conn, Event, Phase, Step};
 use interceptor_core::{
     Endpoint, ObjectKey,
     route::{PortRef, Target},
-    upstream::{Protocol, Resolution},
+    upstream::{Encryption, Protocol, Resolution},
 };
 use proptest::{collection::vec, prelude::*};
 
@@ -98,6 +98,7 @@ fn upstream(id: u32, service: &str, addrs: &[u8]) -> Arc<Upstream> {
         target: Target { service: ObjectKey::new("ns", service), port: PortRef::Number(80) },
         resolution: Resolution::Found,
         protocol: Protocol::Http1,
+        encryption: Encryption::AsReceived,
         endpoints: endpoints.into(),
         early: [].into(),
         pending: [].into(),

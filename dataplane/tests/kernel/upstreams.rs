@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use interceptor_core::{
     Endpoint, ObjectKey, Upstream, UpstreamId,
     route::{PortRef, Target},
-    upstream::{Protocol, Resolution},
+    upstream::{Encryption, Protocol, Resolution},
 };
 
 pub(crate) fn upstream(id: u32, service: &str, addrs: &[SocketAddr]) -> Arc<Upstream> {
@@ -16,6 +16,7 @@ pub(crate) fn upstream(id: u32, service: &str, addrs: &[SocketAddr]) -> Arc<Upst
         target: Target { service: ObjectKey::new("test", service), port: PortRef::Number(80) },
         resolution: Resolution::Found,
         protocol: Protocol::Http1,
+        encryption: Encryption::AsReceived,
         endpoints: endpoints.into(),
         early: [].into(),
         pending: [].into(),

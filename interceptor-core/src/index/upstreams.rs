@@ -14,11 +14,18 @@ use crate::{
     probe::{Probe, Probing},
     route::{Backend, PortRef, Target},
     service::{Service, ServicePort, Slice, SliceEndpoint, SlicePort},
-    upstream::{Protocol, Resolution},
+    upstream::{Encryption, Protocol, Resolution},
 };
 
-/// `appProtocol` of a port that speaks HTTP/2 without TLS.
-const H2C: &str = "kubernetes.io/h2c";
+/// What a port's `appProtocol` says of how its pods are spoken to.
+fn spoken(app_protocol: Option<&str>) -> (Protocol, Encryption) {
+    match app_protocol {
+        Some("kubernetes.io/h2c") => (Protocol::H2c, Encryption::AsReceived),
+        Some("http" | "kubernetes.io/ws") => (Protocol::Http1, Encryption::Never),
+        Some("https" | "kubernetes.io/wss") => (Protocol::Http1, Encryption::Always),
+        _ => (Protocol::Http1, Encryption::AsReceived),
+    }
+}
 
 /// All targets that routes refer to, and what they are made of.
 #[derive(Debug, Default)]
@@ -273,12 +280,12 @@ fn join<'a>(
     is_early: impl Fn(IpAddr) -> bool,
 ) -> Upstream {
     let port = service.and_then(|service| service.ports.iter().find(|port| target.port.names(port)));
-    let (resolution, protocol) = match (service, port) {
-        (None, _) => (Resolution::NoService, Protocol::Http1),
-        (Some(_), None) => (Resolution::NoPort, Protocol::Http1),
-        (Some(_), Some(port)) if port.app_protocol.as_deref() == Some(H2C) => (Resolution::Found, Protocol::H2c),
-        (Some(_), Some(_)) => (Resolution::Found, Protocol::Http1),
+    let resolution = match (service, port) {
+        (None, _) => Resolution::NoService,
+        (Some(_), None) => Resolution::NoPort,
+        (Some(_), Some(_)) => Resolution::Found,
     };
+    let (protocol, encryption) = spoken(port.and_then(|port| port.app_protocol.as_deref()));
     let (mut ready, mut early, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
     for slice in slices {
         let target_port = match (resolution, port) {
@@ -304,8 +311,17 @@ fn join<'a>(
     }
     early.sort_unstable();
     early.dedup();
-    let (endpoints, early) = (sorted(ready), early.into());
-    Upstream { id, target: target.clone(), resolution, protocol, endpoints, early, pending: sorted(waiting), probe }
+    Upstream {
+        id,
+        target: target.clone(),
+        resolution,
+        protocol,
+        encryption,
+        endpoints: sorted(ready),
+        early: early.into(),
+        pending: sorted(waiting),
+        probe,
+    }
 }
 
 /// By address, each once.

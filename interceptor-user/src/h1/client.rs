@@ -7,7 +7,6 @@ use std::{
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
-use tokio::net::TcpStream;
 
 use super::{
     Malformed,
@@ -18,7 +17,10 @@ use super::{
     io::{HIGH_WATER, Io},
     parse::{Progress, ResponseHead},
 };
-use crate::proxy::body::{RequestBody, RequestBodyError};
+use crate::{
+    net::Stream,
+    proxy::body::{RequestBody, RequestBodyError},
+};
 
 /// A connection, and how far it is with its request.
 #[derive(Debug)]
@@ -60,7 +62,7 @@ pub(crate) enum ClientError {
 // === impl Connection ===
 
 impl Connection {
-    pub(crate) fn new(stream: TcpStream) -> Self {
+    pub(crate) fn new(stream: Stream) -> Self {
         Self {
             io: Io::new(stream),
             reused: false,
@@ -228,7 +230,7 @@ impl Connection {
     }
 
     /// The socket after `101`, and what came behind it.
-    pub(crate) fn into_parts(self) -> (TcpStream, Bytes) {
+    pub(crate) fn into_parts(self) -> (Stream, Bytes) {
         self.io.into_parts()
     }
 }

@@ -7,8 +7,10 @@ use std::{
 };
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use tokio::{io::AsyncWrite as _, net::TcpStream};
+use tokio::io::AsyncWrite as _;
 use tokio_util::io::poll_read_buf;
+
+use crate::net::Stream;
 
 /// Room for one read: at first, and at most, once reads fill what they are given.
 const READ_FIRST: usize = 4 * 1024;
@@ -26,7 +28,7 @@ pub(crate) const HIGH_WATER: usize = 64 * 1024;
 /// One end of a connection.
 #[derive(Debug)]
 pub(crate) struct Io {
-    stream: TcpStream,
+    stream: Stream,
     pub(crate) input: BytesMut,
     room: usize,
     ended: bool,
@@ -43,7 +45,7 @@ pub(crate) struct Io {
 // === impl Io ===
 
 impl Io {
-    pub(crate) fn new(stream: TcpStream) -> Self {
+    pub(crate) fn new(stream: Stream) -> Self {
         Self {
             stream,
             input: BytesMut::new(),
@@ -74,13 +76,9 @@ impl Io {
         Poll::Ready(Ok(count))
     }
 
-    /// Whether the peer has ended or sent something since the last read; asks the kernel only if it has told of either.
+    /// Whether the peer has ended or sent something since the last read.
     pub(crate) fn has_news(&mut self) -> bool {
-        if self.ended || !self.input.is_empty() {
-            return true;
-        }
-        let mut byte = [0; 1];
-        !matches!(self.stream.try_read(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        self.ended || !self.input.is_empty() || !self.stream.is_quiet()
     }
 
     /// Whether the peer has ended what it sends.
@@ -171,6 +169,7 @@ impl Io {
             }
             self.tail = &self.tail[count - of_piece..];
         }
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
         if self.output.capacity() > HIGH_WATER {
             self.output = Vec::new();
             self.sent = 0;
@@ -200,12 +199,12 @@ impl Io {
         output
     }
 
-    pub(crate) fn stream(&self) -> &TcpStream {
+    pub(crate) fn stream(&self) -> &Stream {
         &self.stream
     }
 
     /// The socket, and what was read ahead of it.
-    pub(crate) fn into_parts(self) -> (TcpStream, Bytes) {
+    pub(crate) fn into_parts(self) -> (Stream, Bytes) {
         (self.stream, self.input.freeze())
     }
 }

@@ -7,9 +7,10 @@ use std::{
 };
 
 use interceptor_core::{Upstream, pick};
+use tls::client::Client;
 use tokio::{sync::Notify, time::Instant};
 
-use super::pool::{Endpoint, Offer};
+use super::pool::{Endpoint, Offer, Tls};
 
 /// One upstream's endpoints with their connections. Owned by a worker; brought up to date by whoever uses it.
 #[derive(Debug)]
@@ -17,6 +18,8 @@ pub(crate) struct Balancer {
     seen: RefCell<Option<Arc<Upstream>>>,
     endpoints: RefCell<Vec<Rc<Endpoint>>>,
     max_idle: usize,
+    /// How its endpoints are encrypted, if they are.
+    client: Option<Client>,
     random: Cell<u64>,
     /// Told when an endpoint has proved that it accepts, or an attempt was given up.
     changed: Notify,
@@ -35,11 +38,12 @@ pub(crate) enum Choice {
 // === impl Balancer ===
 
 impl Balancer {
-    pub(crate) fn new(max_idle: usize, seed: u64) -> Self {
+    pub(crate) fn new(max_idle: usize, client: Option<Client>, seed: u64) -> Self {
         Self {
             seen: RefCell::default(),
             endpoints: RefCell::default(),
             max_idle,
+            client,
             random: Cell::new(seed | 1),
             changed: Notify::new(),
         }
@@ -53,10 +57,13 @@ impl Balancer {
         let mut current = self.endpoints.borrow_mut();
         let mut old = std::mem::take(&mut *current);
         for wanted in upstream.endpoints.iter() {
-            let kept = old.iter().position(|have| have.addr == wanted.addr && have.protocol == upstream.protocol);
+            let tls = self.client.as_ref().map(|client| Tls::new(&upstream.target, wanted.addr, client));
+            let kept = old.iter().position(|have| {
+                have.addr == wanted.addr && have.protocol == upstream.protocol && have.is_known_as(tls.as_ref())
+            });
             current.push(match kept {
                 Some(index) => old.swap_remove(index),
-                None => Rc::new(Endpoint::new(wanted.addr, upstream.protocol, self.max_idle)),
+                None => Rc::new(Endpoint::new(wanted.addr, upstream.protocol, tls, self.max_idle)),
             });
         }
         for gone in old {
@@ -73,12 +80,12 @@ impl Balancer {
         self.seen.replace(None);
     }
 
-    /// Where a request may go now.
-    pub(crate) fn choose(&self, now: Instant) -> Choice {
+    /// Where a request may go now; `upgraded` says that its connection is to become another protocol's.
+    pub(crate) fn choose(&self, now: Instant, upgraded: bool) -> Choice {
         let endpoints = self.endpoints.borrow();
         let picked = pick::two_choices(endpoints.len(), self.next_random(), |index| endpoints[index].usable_load(now));
         if let Some(index) = picked {
-            return Choice::Offer(endpoints[index].offer());
+            return Choice::Offer(endpoints[index].offer(upgraded));
         }
         if !endpoints.is_empty() {
             return Choice::Wait(endpoints.iter().filter_map(|endpoint| endpoint.retry_at()).min());

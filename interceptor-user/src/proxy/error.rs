@@ -1,6 +1,6 @@
 //! Why a request could not be proxied. Made by the stages, turned into a response by `respond` alone.
 
-use std::io;
+use std::{io, sync::Arc};
 
 use api::names::RESPONSE_BODY_LABEL;
 
@@ -44,6 +44,10 @@ pub(crate) enum ProxyError {
     UpgradeMismatch,
     #[error("client's body is malformed")]
     BadBody(#[source] RequestBodyError),
+    #[error("upstream could not agree upon TLS")]
+    Handshake(#[source] io::Error),
+    #[error("TLS for upstreams cannot be had: {0}")]
+    Tls(Arc<str>),
     #[error("client left")]
     ClientGone,
 }

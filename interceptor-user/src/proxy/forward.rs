@@ -101,9 +101,9 @@ impl Outbound<'_> {
     }
 
     /// The head in the form of HTTP/2; `None` when the host can't be an authority.
-    fn head(&self, framing: Framing) -> Option<Request<()>> {
+    fn head(&self, framing: Framing, encrypted: bool) -> Option<Request<()>> {
         let mut parts = http::uri::Parts::default();
-        parts.scheme = Some(http::uri::Scheme::HTTP);
+        parts.scheme = Some(if encrypted { http::uri::Scheme::HTTPS } else { http::uri::Scheme::HTTP });
         parts.authority = Some(http::uri::Authority::try_from(self.outgoing.host).ok()?);
         parts.path_and_query = Some(http::uri::PathAndQuery::from_maybe_shared(self.path_and_query.clone()).ok()?);
         let mut request = Request::new(());
@@ -207,7 +207,7 @@ async fn send_http2(
     timer: &mut Timer,
 ) -> Result<Sent, ProxyError> {
     let framing = body.framing();
-    let head = outbound.head(framing).ok_or(ProxyError::BadTarget)?;
+    let head = outbound.head(framing, lease.is_encrypted()).ok_or(ProxyError::BadTarget)?;
     // What is left here has the same clock, which the deadlines look at.
     let rest = body.leave();
     let request = head.map(|()| std::mem::replace(body, rest));

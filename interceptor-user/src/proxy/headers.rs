@@ -28,6 +28,8 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) host: &'a [u8],
     /// The client's address.
     pub(crate) client: &'a [u8],
+    /// It speaks TLS.
+    pub(crate) encrypted: bool,
     pub(crate) hop: &'a Hop,
     /// Whether the next hop can be upgraded, too.
     pub(crate) upgradable: bool,
@@ -65,7 +67,7 @@ impl Hop {
 
 /// Writes the fields that a request goes on with, but for host and framing, which depend on the connection.
 pub(crate) fn request(fields: &Fields, outgoing: &Outgoing<'_>, sink: &mut impl Sink) {
-    let Outgoing { host, client, hop, upgradable } = *outgoing;
+    let Outgoing { host, client, encrypted, hop, upgradable } = *outgoing;
     let (mut chain, mut has_host, mut has_proto) = (Vec::new(), false, false);
     for field in fields.iter().filter(|field| !hop.ends(fields, field)) {
         match field.known {
@@ -92,7 +94,7 @@ pub(crate) fn request(fields: &Fields, outgoing: &Outgoing<'_>, sink: &mut impl 
         sink.pair("x-forwarded-host", host);
     }
     if !has_proto {
-        sink.pair("x-forwarded-proto", b"http");
+        sink.pair("x-forwarded-proto", if encrypted { b"https" } else { b"http" });
     }
     if fields.has(Known::Te) && accepts_trailers(fields) {
         sink.pair("te", b"trailers");

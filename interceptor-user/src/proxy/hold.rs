@@ -61,18 +61,28 @@ pub(crate) struct Limits {
     pub(crate) request: Option<Instant>,
 }
 
+/// What kind of connection a request needs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Manner {
+    /// It was received encrypted.
+    pub(crate) encrypted: bool,
+    /// It asks for another protocol.
+    pub(crate) upgraded: bool,
+}
+
 /// Gets an open connection for a request of `route`.
 ///
 /// Cancel safe: dropping the future gives up the place in the queue and any connection attempt.
 pub(crate) async fn acquire(
     worker: &Rc<Worker>,
     route: &Rc<LocalRoute>,
-    limits: Limits,
+    (limits, manner): (Limits, Manner),
     body: &RequestBody,
 ) -> Result<Acquired, AcquireError> {
-    let balancer = worker.balancer(&route.entry, Backend::Target);
+    let failed = |error| AcquireError { error, past_hold: false, cold: false };
+    let balancer = worker.balancer(&route.entry, Backend::Target, manner.encrypted).map_err(failed)?;
     // The warm path: no subscription, no place, no timer.
-    if let Choice::Offer(Offer::Lease(lease)) = balancer.choose(Instant::now()) {
+    if let Choice::Offer(Offer::Lease(lease)) = balancer.choose(Instant::now(), manner.upgraded) {
         return Ok(Acquired { lease, backend: Backend::Target, cold: None });
     }
     let mut wait = Wait {
@@ -81,6 +91,7 @@ pub(crate) async fn acquire(
         entry: Arc::clone(&route.entry),
         backend: Backend::Target,
         limits,
+        manner,
         balancer,
         cold: false,
         endpoint_seen: None,
@@ -107,6 +118,7 @@ struct Wait<'a> {
     entry: Arc<RouteEntry>,
     backend: Backend,
     limits: Limits,
+    manner: Manner,
     balancer: Rc<Balancer>,
     cold: bool,
     /// When the first ready endpoint was seen, or when the fallback took its place.
@@ -128,9 +140,9 @@ impl Wait<'_> {
                 upstream = id;
                 subscription = self.worker.subscribe(upstream);
             }
-            self.balancer = self.worker.balancer(&self.entry, self.backend);
+            self.balancer = self.worker.balancer(&self.entry, self.backend, self.manner.encrypted)?;
             let now = Instant::now();
-            let choice = self.balancer.choose(now);
+            let choice = self.balancer.choose(now, self.manner.upgraded);
             if !matches!(choice, Choice::Cold) {
                 self.endpoint_seen.get_or_insert(now);
             }
@@ -178,7 +190,7 @@ impl Wait<'_> {
         let error = match attempt {
             Ok(Ok(stream)) => {
                 let _ = stream.set_nodelay(true);
-                return permit.accepted(stream).await.map(Some).map_err(ProxyError::Http2);
+                return permit.accepted(stream).await.map(Some);
             }
             Ok(Err(error)) => error,
             Err(_elapsed) => io::Error::from(io::ErrorKind::TimedOut),

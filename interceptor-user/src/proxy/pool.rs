@@ -18,11 +18,14 @@ use hyper::{
     client::conn::{TrySendError, http2},
 };
 use hyper_util::rt::TokioIo;
-use interceptor_core::upstream::Protocol;
+use interceptor_core::{route::Target, upstream::Protocol};
+use rustls::pki_types::ServerName;
+use tls::client::{Client, Offer as Offered};
 use tokio::{net::TcpStream, time::Instant};
+use tokio_rustls::{TlsConnector, TlsStream};
 
-use super::body::RequestBody;
-use crate::{h1::client, rt::LocalExec};
+use super::{body::RequestBody, error::ProxyError};
+use crate::{h1::client, net::Stream, rt::LocalExec};
 
 /// How long an unused connection is kept; Go's transport's value, which the add-on has.
 pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
@@ -37,11 +40,16 @@ const BURST: usize = 4096;
 const BACKOFF_FIRST: Duration = Duration::from_millis(5);
 const BACKOFF_MAX: Duration = Duration::from_millis(250);
 
+/// How long the handshake with an endpoint may take; Go's transport's value.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// One endpoint as a worker sees it.
 #[derive(Debug)]
 pub(crate) struct Endpoint {
     pub(crate) addr: SocketAddr,
     pub(crate) protocol: Protocol,
+    /// With whom connections are encrypted; in clear without.
+    tls: Option<Tls>,
     /// Requests in flight from this worker.
     load: Cell<u32>,
     idle: RefCell<Vec<Idle>>,
@@ -49,6 +57,14 @@ pub(crate) struct Endpoint {
     h2: RefCell<Option<http2::SendRequest<RequestBody>>>,
     health: Cell<Health>,
     retired: Cell<bool>,
+}
+
+/// How connections to an endpoint are encrypted.
+#[derive(Clone, Debug)]
+pub(crate) struct Tls {
+    /// The name that the certificate must have: that of the Service.
+    name: ServerName<'static>,
+    client: Client,
 }
 
 /// What this worker knows of an endpoint's accepting connections.
@@ -92,16 +108,30 @@ pub(crate) enum Offer {
 /// Leave to open a connection; given up when dropped.
 pub(crate) struct Permit {
     endpoint: Rc<Endpoint>,
+    upgraded: bool,
     done: bool,
+}
+
+// === impl Tls ===
+
+impl Tls {
+    /// Of an endpoint of `target`, under the name that the KEDA HTTP Add-on gives it.
+    pub(crate) fn new(target: &Target, addr: SocketAddr, client: &Client) -> Self {
+        let name = format!("{}.{}", target.service.name(), target.service.namespace());
+        // A Service has no name that can't be one of DNS; if one had, no certificate would fit it.
+        let name = ServerName::try_from(name).unwrap_or_else(|_no_name| ServerName::from(addr.ip()));
+        Self { name, client: client.clone() }
+    }
 }
 
 // === impl Endpoint ===
 
 impl Endpoint {
-    pub(crate) fn new(addr: SocketAddr, protocol: Protocol, max_idle: usize) -> Self {
+    pub(crate) fn new(addr: SocketAddr, protocol: Protocol, tls: Option<Tls>, max_idle: usize) -> Self {
         Self {
             addr,
             protocol,
+            tls,
             load: Cell::new(0),
             idle: RefCell::default(),
             max_idle,
@@ -109,6 +139,11 @@ impl Endpoint {
             health: Cell::new(Health::Unproven { failures: 0, retry_at: Instant::now(), connecting: false }),
             retired: Cell::new(false),
         }
+    }
+
+    /// Whether its certificate is asked for under the same name, or it has none either.
+    pub(crate) fn is_known_as(&self, tls: Option<&Tls>) -> bool {
+        self.tls.as_ref().map(|tls| &tls.name) == tls.map(|tls| &tls.name)
     }
 
     /// Requests in flight, or `None` while no request may be sent here.
@@ -128,9 +163,11 @@ impl Endpoint {
         }
     }
 
-    /// An open connection, or leave to make one.
-    pub(crate) fn offer(self: &Rc<Self>) -> Offer {
-        if let Some(sender) = self.h2.borrow().as_ref().filter(|sender| !sender.is_closed()) {
+    /// An open connection, or leave to make one. To be `upgraded` it must be one of HTTP/1.1, if the endpoint speaks that.
+    pub(crate) fn offer(self: &Rc<Self>, upgraded: bool) -> Offer {
+        let shared = self.h2.borrow();
+        let shared = shared.as_ref().filter(|sender| !sender.is_closed());
+        if let Some(sender) = shared.filter(|_| !upgraded || self.protocol == Protocol::H2c) {
             return Offer::Lease(Lease::new(Rc::clone(self), Connection::H2(sender.clone())));
         }
         // The last one in is the likeliest to be open still, and the others may run out.
@@ -143,7 +180,7 @@ impl Endpoint {
         if let Health::Unproven { failures, retry_at, .. } = self.health.get() {
             self.health.set(Health::Unproven { failures, retry_at, connecting: true });
         }
-        Offer::Connect(Permit { endpoint: Rc::clone(self), done: false })
+        Offer::Connect(Permit { endpoint: Rc::clone(self), upgraded, done: false })
     }
 
     /// No request is sent here any more: what comes back is closed.
@@ -201,14 +238,15 @@ impl Permit {
     }
 
     /// The endpoint accepted `stream`.
-    pub(crate) async fn accepted(mut self, stream: TcpStream) -> hyper::Result<Lease> {
+    pub(crate) async fn accepted(mut self, stream: TcpStream) -> Result<Lease, ProxyError> {
         self.done = true;
         self.endpoint.health.set(Health::Accepting);
         let endpoint = Rc::clone(&self.endpoint);
-        let connection = match endpoint.protocol {
+        let (stream, protocol) = self.encrypted(stream).await?;
+        let connection = match protocol {
             Protocol::Http1 => Connection::H1(Box::new(client::Connection::new(stream))),
             Protocol::H2c => {
-                let sender = handshake_h2(stream).await?;
+                let sender = handshake_h2(stream).await.map_err(ProxyError::Http2)?;
                 if !endpoint.retired.get() {
                     endpoint.h2.replace(Some(sender.clone()));
                 }
@@ -216,6 +254,25 @@ impl Permit {
             }
         };
         Ok(Lease::new(endpoint, connection))
+    }
+
+    /// Shakes hands if the endpoint wants it, and tells what is spoken then.
+    async fn encrypted(&self, stream: TcpStream) -> Result<(Stream, Protocol), ProxyError> {
+        let Endpoint { protocol, tls, .. } = &*self.endpoint;
+        let Some(Tls { name, client }) = tls else { return Ok((Stream::Plain(stream), *protocol)) };
+        let offer = match protocol {
+            Protocol::H2c => Offered::H2,
+            Protocol::Http1 if self.upgraded => Offered::Http1,
+            Protocol::Http1 => Offered::Any,
+        };
+        let connecting = TlsConnector::from(client.config(offer)).connect(name.clone(), stream);
+        let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, Box::pin(connecting)).await {
+            Ok(connected) => connected.map_err(ProxyError::Handshake)?,
+            Err(_elapsed) => return Err(ProxyError::ConnectTimeout(None)),
+        };
+        let stream = Stream::Tls(Box::new(TlsStream::Client(stream)));
+        let is_h2 = *protocol == Protocol::H2c || stream.alpn() == Some(b"h2");
+        Ok((stream, if is_h2 { Protocol::H2c } else { Protocol::Http1 }))
     }
 }
 
@@ -229,7 +286,7 @@ impl Drop for Permit {
     }
 }
 
-async fn handshake_h2(stream: TcpStream) -> hyper::Result<http2::SendRequest<RequestBody>> {
+async fn handshake_h2(stream: Stream) -> hyper::Result<http2::SendRequest<RequestBody>> {
     let (sender, connection) =
         http2::Builder::new(LocalExec).timer(hyper_util::rt::TokioTimer::new()).handshake(TokioIo::new(stream)).await?;
     runtime::task::spawn_local("upstream-h2", async move {
@@ -248,8 +305,17 @@ impl Lease {
         Self { endpoint, connection }
     }
 
+    /// What is spoken on it.
     pub(crate) fn protocol(&self) -> Protocol {
-        self.endpoint.protocol
+        match &self.connection {
+            Connection::H1(_) | Connection::Gone => Protocol::Http1,
+            Connection::H2(_) => Protocol::H2c,
+        }
+    }
+
+    /// Whether it is encrypted.
+    pub(crate) fn is_encrypted(&self) -> bool {
+        self.endpoint.tls.is_some()
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
@@ -284,7 +350,7 @@ impl Lease {
     }
 
     /// The socket of an HTTP/1.1 connection that was upgraded, and what was read ahead of it.
-    pub(crate) fn into_socket(mut self) -> Option<(TcpStream, Bytes)> {
+    pub(crate) fn into_socket(mut self) -> Option<(Stream, Bytes)> {
         match std::mem::replace(&mut self.connection, Connection::Gone) {
             Connection::H1(connection) => Some(connection.into_parts()),
             Connection::H2(_) | Connection::Gone => None,

@@ -57,6 +57,8 @@ pub(crate) fn verdict(error: &ProxyError) -> Verdict {
         ProxyError::ResponseHeaderTimeout => (StatusCode::GATEWAY_TIMEOUT, "response_header_timeout", Upstream),
         ProxyError::RequestTimeout => (StatusCode::GATEWAY_TIMEOUT, "request_timeout", Upstream),
         ProxyError::Http1(_) | ProxyError::Http2(_) => (StatusCode::BAD_GATEWAY, "upstream_error", Upstream),
+        ProxyError::Handshake(_) => (StatusCode::BAD_GATEWAY, "tls_handshake", Upstream),
+        ProxyError::Tls(_) => (StatusCode::BAD_GATEWAY, "tls_settings", Us),
         ProxyError::UpstreamClosed => (StatusCode::BAD_GATEWAY, "upstream_closed", Upstream),
         ProxyError::UpgradeMismatch => (StatusCode::BAD_GATEWAY, "upgrade_mismatch", Upstream),
         ProxyError::ClientGone => {

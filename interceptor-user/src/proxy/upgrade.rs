@@ -4,10 +4,10 @@ use std::io;
 
 use bytes::Bytes;
 use runtime::drain::Phase;
-use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::Instant};
+use tokio::{io::AsyncWriteExt as _, time::Instant};
 
 use super::{inflight::InFlight, pool::Lease};
-use crate::worker::Worker;
+use crate::{net::Stream, worker::Worker};
 
 /// Buffer of each direction; measured best for tunnels against 8 KiB and `splice(2)` for mixed traffic.
 const BUFFER: usize = 64 * 1024;
@@ -26,7 +26,7 @@ pub(crate) struct Tunnel {
 /// The client's half.
 #[derive(Debug)]
 pub(crate) struct Handover {
-    pub(crate) client: TcpStream,
+    pub(crate) client: Stream,
     /// Was read from the client behind its request.
     pub(crate) ahead: Bytes,
     /// Is still to be written to the client: the response.
@@ -61,10 +61,11 @@ impl Tunnel {
 }
 
 /// Copies both ways, first what was read ahead of either side.
-async fn copy(handover: Handover, (mut upstream, greeting): (TcpStream, Bytes)) -> io::Result<()> {
+async fn copy(handover: Handover, (mut upstream, greeting): (Stream, Bytes)) -> io::Result<()> {
     let Handover { mut client, ahead, mut head } = handover;
     head.extend_from_slice(&greeting);
     tokio::try_join!(upstream.write_all(&ahead), client.write_all(&head))?;
+    tokio::try_join!(upstream.flush(), client.flush())?;
     tokio::io::copy_bidirectional_with_sizes(&mut client, &mut upstream, BUFFER, BUFFER).await?;
     Ok(())
 }

@@ -35,6 +35,8 @@ pub(crate) enum Phase {
 pub(crate) struct Connection {
     peer: SocketAddr,
     peer_ip: Box<[u8]>,
+    /// The client speaks TLS.
+    encrypted: bool,
     phase: Cell<Phase>,
     waker: RefCell<Option<Waker>>,
     requests: Cell<u32>,
@@ -61,11 +63,12 @@ pub(crate) struct Serve<'a, C> {
 // === impl Connection ===
 
 impl Connection {
-    pub(crate) fn new(peer: SocketAddr) -> Self {
+    pub(crate) fn new(peer: SocketAddr, encrypted: bool) -> Self {
         let ip = peer.ip().to_canonical().to_string();
         Self {
             peer,
             peer_ip: ip.into_bytes().into(),
+            encrypted,
             heard: Cell::new(false),
             phase: Cell::default(),
             waker: RefCell::default(),
@@ -82,6 +85,11 @@ impl Connection {
     /// The client's address as `X-Forwarded-For` has it.
     pub(crate) fn peer_ip(&self) -> &[u8] {
         &self.peer_ip
+    }
+
+    /// Whether the client speaks TLS.
+    pub(crate) fn is_encrypted(&self) -> bool {
+        self.encrypted
     }
 
     pub(crate) fn phase(&self) -> Phase {

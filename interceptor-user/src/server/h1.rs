@@ -12,7 +12,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use http::{Method, StatusCode, Version};
-use tokio::{net::TcpStream, time::Instant};
+use tokio::time::Instant;
 
 use super::{
     connection::{Connection, Phase},
@@ -28,6 +28,7 @@ use crate::{
         io::{HIGH_WATER, Io},
         parse::{Progress, RequestHead},
     },
+    net::Stream,
     proxy::{
         self, Ask, Reply,
         body::{BodyError, RequestBody},
@@ -54,7 +55,7 @@ const MAX_LINGERED: usize = 4 * 1024 * 1024;
 pub(crate) enum Ended {
     Closed,
     /// The client speaks HTTP/2; this was read ahead of the socket.
-    Http2(TcpStream, Bytes),
+    Http2(Stream, Bytes),
 }
 
 /// What comes next from a client.
@@ -85,7 +86,7 @@ struct Plan {
 }
 
 /// Serves until the connection ends, or turns out to be one of HTTP/2.
-pub(crate) async fn serve(worker: &Rc<Worker>, connection: &Rc<Connection>, stream: TcpStream) -> Ended {
+pub(crate) async fn serve(worker: &Rc<Worker>, connection: &Rc<Connection>, stream: Stream) -> Ended {
     let wire = Rc::new(RefCell::new(Wire::new(Io::new(stream))));
     let mut progress = Progress::default();
     let mut first = true;
@@ -397,11 +398,12 @@ async fn refuse(wire: &RefCell<Wire>, error: Malformed) {
     }
 }
 
-/// Ends the response's direction, and waits a moment for the client to have read it.
+/// Ends the response's direction, and waits a moment for the client to have read it. Nothing needs to be said in clear to a
+/// client that has nothing more to say itself.
 async fn linger(wire: &RefCell<Wire>) {
     {
         let mut wire = wire.borrow_mut();
-        if wire.decoder.is_done() && wire.io.input.is_empty() {
+        if wire.decoder.is_done() && wire.io.input.is_empty() && !wire.io.stream().is_encrypted() {
             return;
         }
         wire.io.input.clear();

@@ -1,4 +1,4 @@
-//! Serves a client over cleartext HTTP/2, which hyper speaks.
+//! Serves a client over HTTP/2, which hyper speaks.
 
 use std::{
     convert::Infallible,
@@ -13,14 +13,12 @@ use bytes::{Buf as _, Bytes};
 use http::Request;
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::connection::{Connection, Phase};
 use crate::{
     h1::MAX_HEAD,
+    net::Stream,
     proxy::{self, Ask},
     rt::LocalExec,
     worker::Worker,
@@ -32,11 +30,11 @@ const MAX_STREAMS: u32 = 250;
 /// A socket of which something was read already.
 struct Prefixed {
     ahead: Bytes,
-    stream: TcpStream,
+    stream: Stream,
 }
 
 /// Serves until the connection ends.
-pub(crate) async fn serve(worker: &Rc<Worker>, connection: &Rc<Connection>, stream: TcpStream, ahead: Bytes) {
+pub(crate) async fn serve(worker: &Rc<Worker>, connection: &Rc<Connection>, stream: Stream, ahead: Bytes) {
     let service = service_fn(|request: Request<Incoming>| {
         let handled = proxy::handle(Rc::clone(worker), Rc::clone(connection), Ask::http2(request));
         async { Ok::<_, Infallible>(handled.await.into_http2()) }

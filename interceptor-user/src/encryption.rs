@@ -1,0 +1,81 @@
+//! TLS as the app sets it up: the listener's side, and connections to pods, which is made when the first is needed.
+
+use std::sync::{Arc, OnceLock};
+
+use tls::{
+    Certificates, Resolver, Settings,
+    client::{self, Client},
+    reload::Reload,
+    server,
+};
+
+use crate::{metrics::Metrics, proxy::ProxyError};
+
+/// TLS could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A certificate, a key or a folder of them can't be used.
+    #[error(transparent)]
+    File(#[from] tls::FileError),
+    /// The settings do not go together.
+    #[error("TLS settings cannot be used for clients: {0}")]
+    Server(rustls::Error),
+    /// Whom to believe can't be found out.
+    #[error(transparent)]
+    Client(#[from] client::ClientError),
+}
+
+/// Configurations for connections to pods.
+#[derive(Debug)]
+pub(crate) struct Upstreams {
+    settings: Settings,
+    client: OnceLock<Result<Client, Arc<str>>>,
+}
+
+/// The listener's side, and what has to be followed.
+#[derive(Debug)]
+pub(crate) struct Serving {
+    settings: Settings,
+    resolver: Option<Resolver>,
+    client: Client,
+}
+
+// === impl Upstreams ===
+
+impl Upstreams {
+    /// For a new upstream.
+    pub(crate) fn client(&self) -> Result<&Client, ProxyError> {
+        let client = self
+            .client
+            .get_or_init(|| Client::new(self.settings.clone(), None).map_err(|error| error.to_string().into()));
+        client.as_ref().map_err(|error| ProxyError::Tls(Arc::clone(error)))
+    }
+}
+
+/// Reads all files that the settings name.
+pub(crate) fn open(
+    settings: Settings,
+) -> Result<(Option<Arc<rustls::ServerConfig>>, Upstreams, Option<Serving>), TlsError> {
+    if settings.serving.is_none() && settings.ca_folders.is_empty() {
+        // The system's authorities are many: who has no pod with TLS need not have them in memory.
+        return Ok((None, Upstreams { settings, client: OnceLock::new() }, None));
+    }
+    let certificates =
+        settings.serving.as_ref().map(|paths| Certificates::load(paths, settings.provider())).transpose()?;
+    let client = Client::new(settings.clone(), certificates.as_ref())?;
+    let resolver = certificates.map(Resolver::new);
+    let config = resolver.clone().map(|resolver| server::config(&settings, resolver));
+    let config = config.transpose().map_err(TlsError::Server)?;
+    let upstreams = Upstreams { settings: settings.clone(), client: OnceLock::from(Ok(client.clone())) };
+    Ok((config, upstreams, Some(Serving { settings, resolver, client })))
+}
+
+// === impl Serving ===
+
+impl Serving {
+    /// Follows the files until the process ends.
+    pub(crate) async fn run(self, metrics: Arc<Metrics>) -> Result<(), std::convert::Infallible> {
+        let Self { settings, resolver, client } = self;
+        match client::follow(settings, resolver, client, |reload: Reload| metrics.certificates_read(reload)).await {}
+    }
+}
