@@ -202,7 +202,8 @@ async fn a_web_socket_passes_over_tls_to_a_pod_that_could_speak_http_2() {
     inner.endpoints("app", &[pod.addr]);
     fs::copy(authority.path().join("pod/app.crt"), authority.path().join("default.crt")).unwrap();
     fs::copy(authority.path().join("pod/app.key"), authority.path().join("default.key")).unwrap();
-    let second = authority.interceptor(&inner).await;
+    // Of two workers, the second would have a connection of its own to the pod.
+    let second = authority.interceptor_with(&inner, &[("ROUSE_WORKERS", "1")]).await;
     second.endpoints("app", 1).await;
     outer.endpoints("app", &[second.tls()]);
     let first = authority.interceptor(&outer).await;

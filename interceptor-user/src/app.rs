@@ -34,7 +34,7 @@ use crate::{
         queue,
         state::State,
     },
-    encryption::{self, Serving, TlsError},
+    encryption::{self, Files, Opened, TlsError},
     metrics::Metrics,
     probe::{self, ProbeMetrics, Prober},
     rt, server,
@@ -55,7 +55,7 @@ pub struct Bound {
     proxy: SocketAddr,
     encrypted: Option<SocketAddr>,
     tls: Option<Arc<rustls::ServerConfig>>,
-    serving: Option<Serving>,
+    certificates: Option<Files>,
     admin: admin::Bound,
     metrics: Option<admin::Bound>,
     control: Control,
@@ -119,7 +119,7 @@ pub async fn build(config: Config) -> Result<Bound, AppError> {
     };
     let mut over_tls = over_tls.into_iter();
     let listeners = plain.into_iter().map(|plain| Listeners { plain, encrypted: over_tls.next() }).collect();
-    let (tls, upstreams, serving) = encryption::open(config.tls.clone()).map_err(AppError::Tls)?;
+    let Opened { server: tls, upstreams, files } = encryption::open(config.tls.clone()).map_err(AppError::Tls)?;
     let ready = Ready::new();
     let edges = Arc::new(Edges::default());
     let index = Index::new(config.workers.get(), Arc::clone(&edges) as _);
@@ -151,7 +151,7 @@ pub async fn build(config: Config) -> Result<Bound, AppError> {
     };
     let (drain, watch) = drain::channel();
     let control = Control { ready, reader, shared, discover, prober, publisher, kernel };
-    Ok(Bound { config, listeners, proxy, encrypted, tls, serving, admin, metrics, control, drain, watch })
+    Ok(Bound { config, listeners, proxy, encrypted, tls, certificates: files, admin, metrics, control, drain, watch })
 }
 
 async fn bind_admin(
@@ -207,7 +207,8 @@ impl Bound {
     ///
     /// Not cancel safe: dropping the future leaves the workers running without a control side.
     pub async fn run(self, mut shutdown: Shutdown) -> Result<Outcome, AppError> {
-        let Self { config, listeners, proxy, encrypted, tls, serving, admin, metrics, control, drain, watch } = self;
+        let Self { config, listeners, proxy, encrypted, tls, certificates, admin, metrics, control, drain, watch } =
+            self;
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             %proxy,
@@ -232,8 +233,8 @@ impl Bound {
         tasks.spawn("probe", prober.run());
         tasks.spawn("counts", publisher.run());
         tasks.spawn("kernel", kernel.run());
-        if let Some(serving) = serving {
-            tasks.spawn("certificates", serving.run(Arc::clone(&shared.metrics)));
+        if let Some(certificates) = certificates {
+            tasks.spawn("certificates", certificates.run(Arc::clone(&shared.metrics)));
         }
         let ended = tokio::select! {
             () = shutdown.requested() => None,

@@ -32,9 +32,19 @@ pub(crate) struct Upstreams {
     client: OnceLock<Result<Client, Arc<str>>>,
 }
 
-/// The listener's side, and what has to be followed.
+/// All that the settings ask for.
 #[derive(Debug)]
-pub(crate) struct Serving {
+pub(crate) struct Opened {
+    /// For clients, if any may speak TLS.
+    pub(crate) server: Option<Arc<rustls::ServerConfig>>,
+    pub(crate) upstreams: Upstreams,
+    /// Files to be followed, if any were named.
+    pub(crate) files: Option<Files>,
+}
+
+/// What is read from files, and has to be read again when they change.
+#[derive(Debug)]
+pub(crate) struct Files {
     settings: Settings,
     resolver: Option<Resolver>,
     client: Client,
@@ -53,12 +63,11 @@ impl Upstreams {
 }
 
 /// Reads all files that the settings name.
-pub(crate) fn open(
-    settings: Settings,
-) -> Result<(Option<Arc<rustls::ServerConfig>>, Upstreams, Option<Serving>), TlsError> {
+pub(crate) fn open(settings: Settings) -> Result<Opened, TlsError> {
     if settings.serving.is_none() && settings.ca_folders.is_empty() {
         // The system's authorities are many: who has no pod with TLS need not have them in memory.
-        return Ok((None, Upstreams { settings, client: OnceLock::new() }, None));
+        let upstreams = Upstreams { settings, client: OnceLock::new() };
+        return Ok(Opened { server: None, upstreams, files: None });
     }
     let certificates =
         settings.serving.as_ref().map(|paths| Certificates::load(paths, settings.provider())).transpose()?;
@@ -67,12 +76,12 @@ pub(crate) fn open(
     let config = resolver.clone().map(|resolver| server::config(&settings, resolver));
     let config = config.transpose().map_err(TlsError::Server)?;
     let upstreams = Upstreams { settings: settings.clone(), client: OnceLock::from(Ok(client.clone())) };
-    Ok((config, upstreams, Some(Serving { settings, resolver, client })))
+    Ok(Opened { server: config, upstreams, files: Some(Files { settings, resolver, client }) })
 }
 
-// === impl Serving ===
+// === impl Files ===
 
-impl Serving {
+impl Files {
     /// Follows the files until the process ends.
     pub(crate) async fn run(self, metrics: Arc<Metrics>) -> Result<(), std::convert::Infallible> {
         let Self { settings, resolver, client } = self;

@@ -122,29 +122,30 @@ impl Metrics {
             "Requests that went to their route's fallback, since no endpoint became ready in time",
             metrics.fallbacks.clone(),
         );
-        ours.register("accept_errors", "Failures to accept a client", metrics.accept_errors.clone());
-        ours.register(
-            "tls_handshake_errors",
-            "Clients that could not agree upon TLS",
-            metrics.handshake_errors.clone(),
-        );
+        metrics.register_clients(ours);
+        metrics
+    }
+
+    /// What concerns clients' connections rather than their requests.
+    fn register_clients(&self, ours: &mut Registry) {
+        ours.register("accept_errors", "Failures to accept a client", self.accept_errors.clone());
+        ours.register("tls_handshake_errors", "Clients that could not agree upon TLS", self.handshake_errors.clone());
         ours.register(
             "tls_certificate_reloads",
             "Times that certificates were read again, by outcome",
-            metrics.certificate_reloads.clone(),
+            self.certificate_reloads.clone(),
         );
         ours.register(
             "connection_limit_reached",
             "Times that clients had to wait for others to disconnect",
-            metrics.connection_limit.clone(),
+            self.connection_limit.clone(),
         );
         ours.register(
             "slow_heads",
             "Connections closed because a request's head took too long",
-            metrics.slow_heads.clone(),
+            self.slow_heads.clone(),
         );
-        ours.register("client_connections", "Clients connected now", metrics.connections.clone());
-        metrics
+        ours.register("client_connections", "Clients connected now", self.connections.clone());
     }
 
     /// The series of the route `key`.

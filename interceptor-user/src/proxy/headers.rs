@@ -191,7 +191,8 @@ mod tests {
     fn sent(pairs: &[(&str, &str)]) -> HeaderMap {
         let fields = fields(pairs);
         let hop = Hop::of(&fields);
-        let outgoing = Outgoing { host: b"a.com:80", client: b"10.0.0.9", hop: &hop, upgradable: true };
+        let outgoing =
+            Outgoing { host: b"a.com:80", client: b"10.0.0.9", encrypted: false, hop: &hop, upgradable: true };
         let (mut map, mut bytes) = (HeaderMap::new(), Vec::new());
         request(&fields, &outgoing, &mut map);
         request(&fields, &outgoing, &mut bytes);
