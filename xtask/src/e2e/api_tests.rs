@@ -21,9 +21,10 @@ pub(super) fn run(root: &Path, name: &str) -> Result<Counts> {
     if tests.is_empty() {
         bail!("no test is marked `{}`", marked::CONTROL_PLANE);
     }
+    // Of all packages, as `cargo xtask test` builds them: with other features for each choice of packages, most of what they
+    // depend on would be built once more.
     let arguments = |command: &mut std::process::Command| {
-        command.arg("test").args(marked::packages(&tests).iter().flat_map(|package| ["--package", package]));
-        command.args(["--lib", "--bins", "--tests", "--no-fail-fast"]);
+        command.args(["test", "--lib", "--bins", "--tests", "--no-fail-fast"]);
     };
     // Crates come from outside; where the tests run there is none.
     let mut build = process::cargo(root);
@@ -33,7 +34,7 @@ pub(super) fn run(root: &Path, name: &str) -> Result<Counts> {
     let installed = cluster.install_keda_crds();
     let mut command = cluster.joined(&process::cargo(root));
     arguments(&mut command);
-    command.args(["--offline", "--", "--ignored"]).args(tests.iter().map(|test| &test.name));
+    command.args(["--offline", "--", "--ignored"]).args(&tests);
     let ran = installed.and_then(|()| crate::test::cargo_test(command.env(KUBECONFIG, cluster.place().kubeconfig())));
     if !ran.as_ref().is_ok_and(|counts| counts.failed == 0 && !counts.broken) {
         artefacts::keep(&cluster, &root.join(ARTEFACTS).join("api"));

@@ -1,10 +1,6 @@
 //! Tests that say in their source what they need, so that each is run by the command that has it, and none by another.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -13,32 +9,16 @@ use crate::sizes;
 /// The reason that tests give which need an API server.
 pub(crate) const CONTROL_PLANE: &str = "needs a control plane: run by cargo xtask e2e";
 
-/// A marked test.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Marked {
-    /// Its package.
-    pub(crate) package: String,
-    /// The function's name.
-    pub(crate) name: String,
-}
-
-/// All that need an API server.
-pub(crate) fn control_plane(root: &Path) -> Result<Vec<Marked>> {
+/// Names of all tests that need an API server.
+pub(crate) fn control_plane(root: &Path) -> Result<Vec<String>> {
     let mut marked = Vec::new();
     for (path, text) in sizes::texts(root)? {
         // This program names the mark itself.
         if !path.starts_with("xtask") {
-            for name in names(&text, CONTROL_PLANE).with_context(|| path.display().to_string())? {
-                marked.push(Marked { package: package(root, &path)?, name });
-            }
+            marked.extend(names(&text, CONTROL_PLANE).with_context(|| path.display().to_string())?);
         }
     }
     Ok(marked)
-}
-
-/// Their packages, each once.
-pub(crate) fn packages(tests: &[Marked]) -> BTreeSet<&str> {
-    tests.iter().map(|test| test.package.as_str()).collect()
 }
 
 /// Names of the functions that are ignored for this reason.
@@ -57,15 +37,6 @@ fn names(text: &str, reason: &str) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// The package that a file belongs to.
-fn package(root: &Path, path: &Path) -> Result<String> {
-    let folder = path.ancestors().skip(1).find(|folder| root.join(folder).join("Cargo.toml").is_file());
-    let manifest: PathBuf = root.join(folder.context("no Cargo.toml above")?).join("Cargo.toml");
-    let text = fs::read_to_string(&manifest).with_context(|| format!("cannot read {}", manifest.display()))?;
-    let name = text.lines().find_map(|line| line.strip_prefix("name = \"")?.strip_suffix('"'));
-    name.map(str::to_owned).with_context(|| format!("{} names no package", manifest.display()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,11 +46,5 @@ mod tests {
         let text = "#[tokio::test]\n#[ignore = \"it\"]\n#[x]\nasync fn a_b1() {}\n#[ignore = \"other\"]\nfn c() {}";
         assert_eq!(names(text, "it").unwrap(), ["a_b1"]);
         assert!(names("#[ignore = \"it\"]", "it").is_err());
-    }
-
-    #[test]
-    fn a_file_belongs_to_the_package_above_it() {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-        assert_eq!(package(root, Path::new("xtask/src/test/marked.rs")).unwrap(), "xtask");
     }
 }
