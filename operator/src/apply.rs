@@ -55,6 +55,7 @@ impl Writer {
         for action in &plan.actions {
             match self.act(subject, action).await {
                 Ok(item) => outcome.items.extend(item),
+                Err(error) if is_ending(&error) => return outcome,
                 Err(error) => {
                     outcome.failure = Some(describe(&error));
                     break;
@@ -170,7 +171,9 @@ impl Writer {
             action: notice.action.to_owned(),
             secondary: None,
         };
-        if let Err(error) = self.recorder.publish(&event, &reference).await {
+        if let Err(error) = self.recorder.publish(&event, &reference).await
+            && !is_ending(&error)
+        {
             let error = describe(&error);
             tracing::warn!(route = %subject.key, event = notice.reason, error, "cannot write an event");
         }
@@ -202,6 +205,14 @@ fn gone_is_none<T>(result: Result<T, kube::Error>) -> Result<Option<T>, kube::Er
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Whether the namespace goes, or has gone, with all that is in it.
+fn is_ending(error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else { return false };
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    let gone = status.code == 404 && status.details.as_ref().is_some_and(|details| details.kind == "namespaces");
+    gone || causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating")
 }
 
 /// What the API server says, in its own words; of other errors, all causes.

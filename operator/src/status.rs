@@ -185,7 +185,9 @@ fn not_found(observed: &Observed) -> String {
 fn keda_says(scaled: &Scaled, reason: &'static str, message: String) -> Finding {
     match &scaled.ready {
         Some(ready) if ready.holds == Some(false) => {
-            let message = format!("{message}, and KEDA says of it: {}", ready.message);
+            let name = scaled.key.name();
+            let said = &ready.message;
+            let message = format!("{message}, and KEDA says of it: {said}: see kubectl describe scaledobject {name}");
             Finding::no(condition::SCALED_OBJECT, reason::KEDA_ERROR, message)
         }
         _ => Finding::yes(condition::SCALED_OBJECT, reason, message),

@@ -408,3 +408,17 @@ fn conditions_of_the_old_form_go() {
     server.step();
     assert!(server.plan().is_empty());
 }
+
+#[test]
+fn what_keda_complains_of_is_repeated_with_where_to_look() {
+    let mut mine = users("mine", &json!({"interceptorRoute": "r"}));
+    mine["status"] = json!({"conditions": [{"type": "Ready", "status": "False", "message": "no such Deployment"}]});
+    let mut server = Server::with(route(&json!({})), vec![mine]);
+    server.step();
+    let (status, reason, message) = finding(&server, "ScaledObject");
+    assert_eq!((status, reason), ("False", "KedaError"));
+    assert!(
+        message.ends_with("KEDA says of it: no such Deployment: see kubectl describe scaledobject mine"),
+        "{message}"
+    );
+}
