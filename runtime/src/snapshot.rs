@@ -60,15 +60,28 @@ struct Shared {
     /// One sender per upstream that is waited for: no more than there are held requests, which their queue bounds.
     waiters: Mutex<HashMap<UpstreamId, watch::Sender<()>>>,
     generation: watch::Sender<()>,
-    /// Told when an upstream gets its first waiter, and when it loses its last.
+    /// Told when an upstream without an endpoint gets its first waiter, and when it loses its last.
     waited_for: watch::Sender<()>,
 }
 
-/// Tells which upstreams are waited for.
+/// Tells which upstreams are waited for. Of those that have an endpoint no change is told: who opens a connection waits
+/// for a moment too, and no more is to be done for him.
 #[derive(Clone, Debug)]
 pub struct Waited {
     shared: Arc<Shared>,
     changes: watch::Receiver<()>,
+}
+
+// === impl Shared ===
+
+impl Shared {
+    fn tell_waited(&self, id: UpstreamId) {
+        let has_endpoint = self.current.load().upstream(id).is_some_and(|upstream| !upstream.endpoints.is_empty());
+        // When it loses its last endpoint, that is published.
+        if !has_endpoint {
+            self.waited_for.send_replace(());
+        }
+    }
 }
 
 // === impl Writer ===
@@ -107,7 +120,7 @@ impl Reader {
             Entry::Vacant(vacant) => (vacant.insert(watch::Sender::new(())).subscribe(), true),
         };
         if is_first {
-            self.shared.waited_for.send_replace(());
+            self.shared.tell_waited(id);
         }
         Subscription { shared: Arc::clone(&self.shared), id, changes: Some(changes) }
     }
@@ -179,7 +192,7 @@ impl Drop for Subscription {
         {
             sender.remove();
             drop(waiters);
-            self.shared.waited_for.send_replace(());
+            self.shared.tell_waited(self.id);
         }
     }
 }

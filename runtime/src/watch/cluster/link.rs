@@ -202,7 +202,7 @@ fn tell(reason: Reason, kind: Kind, outage: bool, error: &watcher::Error) {
         Reason::Forbidden => tracing::warn!(
             %kind,
             %error,
-            "the Kubernetes API server does not let us list and watch the kind: check the ClusterRole; it is asked again"
+            "the Kubernetes API server does not let us list and watch the kind: check the rules of RBAC; it is asked again"
         ),
         Reason::Expired | Reason::NoStreaming => {}
     }
