@@ -1,8 +1,5 @@
 {{/* What the values ask for and this version can't do is refused here, with a sentence that says what to do instead. */}}
 {{- define "rouse.validate" -}}
-{{- if .Values.interceptor.tls.enabled -}}
-{{- fail "interceptor.tls.enabled: the interceptor does not serve TLS yet. Set it to false and end TLS in front of it, at an Ingress or a Gateway." -}}
-{{- end -}}
 {{- if .Values.agent.enabled -}}
 {{- fail "agent.enabled: there is no node agent yet. Set it to false; interceptor.dataplane.level=self counts connections without one." -}}
 {{- end -}}

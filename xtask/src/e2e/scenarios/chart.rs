@@ -77,6 +77,15 @@ const MATRIX: &[(&str, &[&str])] = &[
             "monitoring.dashboard.enabled=true",
         ],
     ),
+    (
+        "TLS for clients",
+        &[
+            "interceptor.tls.enabled=true",
+            "interceptor.tls.certStores={first,second}",
+            "interceptor.tls.caSecrets[0]=authority",
+            "interceptor.tls.minVersion=1.3",
+        ],
+    ),
     ("pods that must stay", &["interceptor.pdb.minAvailable=50%", "scaler.pdb.enabled=false"]),
     ("a load balancer", &["interceptor.proxy.serviceType=LoadBalancer", "interceptor.proxy.appProtocol=http"]),
     (
@@ -108,11 +117,10 @@ const MATRIX: &[(&str, &[&str])] = &[
 ];
 
 /// Settings that the chart must refuse, and what the reason names.
-const REFUSED: [(&str, &str); 7] = [
+const REFUSED: [(&str, &str); 6] = [
     ("interceptor.replcas.min=1", "replcas"),
     ("interceptor.readinessTimeout=soon", "readinessTimeout"),
     ("interceptor.replicas.max=2", "interceptor.replicas"),
-    ("interceptor.tls.enabled=true", "interceptor.tls.enabled"),
     ("interceptor.dataplane.level=most", "level"),
     ("agent.enabled=true", "agent.enabled"),
     ("scaler.grpcPort=70000", "grpcPort"),
