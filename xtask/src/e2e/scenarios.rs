@@ -12,6 +12,7 @@ mod release;
 mod rights;
 mod routing;
 mod tenant;
+mod tls;
 
 use anyhow::Result;
 
@@ -48,6 +49,7 @@ pub(crate) const ALL: &[Scenario] = &[
     scenario("keda-restarted", disruption::keda_restarted),
     scenario("node-drained", disruption::node_drained),
     scenario("rights", rights::of_interceptors),
+    scenario("tls", tls::served),
     scenario("taken-over", release::taken_over),
     scenario("upgraded", release::upgraded),
     scenario("removed", release::removed),

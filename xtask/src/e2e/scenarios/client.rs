@@ -8,13 +8,12 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::tenant::SYSTEM;
+use super::tenant::{PROXY, SYSTEM};
 use crate::{
     cluster::{Cluster, Machine},
     process,
 };
 
-const PROXY: &str = "keda-add-ons-http-interceptor-proxy";
 /// Where clients run.
 pub(super) const NODE: Machine = Machine::Node(1);
 

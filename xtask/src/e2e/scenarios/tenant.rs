@@ -9,6 +9,8 @@ use crate::cluster::Cluster;
 
 /// Where KEDA and Rouse run.
 pub(super) const SYSTEM: &str = "keda";
+/// The Service that clients are sent to.
+pub(super) const PROXY: &str = "keda-add-ons-http-interceptor-proxy";
 /// What one step may take: pods start within a second here, but the machine may have other work.
 pub(super) const PATIENCE: Duration = Duration::from_mins(1);
 /// What needs no pod and no timer: far longer than it takes, far shorter than any period of a resync.
