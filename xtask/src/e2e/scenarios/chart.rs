@@ -78,7 +78,7 @@ const MATRIX: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "TLS for clients",
+        "TLS",
         &[
             "interceptor.tls.enabled=true",
             "interceptor.tls.certStores={first,second}",

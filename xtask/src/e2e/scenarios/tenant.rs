@@ -166,6 +166,11 @@ impl App {
         Self { image: Cluster::GRPC_SERVER, probe, protocol: Some("kubernetes.io/h2c"), ..self }
     }
 
+    /// Gets requests without TLS, however they came.
+    pub(super) fn never_encrypted(self) -> Self {
+        Self { protocol: Some("http"), ..self }
+    }
+
     /// Runs so many pods from the start.
     pub(super) fn replicas(self, replicas: u32) -> Self {
         Self { replicas, ..self }

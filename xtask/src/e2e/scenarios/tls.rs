@@ -16,7 +16,7 @@ const SECRETS: [(&str, &str); 2] = [("keda-tls-certs", "default.e2e"), ("e2e-mor
 /// The chart mounts both; each host gets its own certificate, and requests get through as without TLS.
 pub(super) fn served(cluster: &Cluster) -> Result<()> {
     let tenant = Tenant::new(cluster, "tls")?;
-    tenant.apply(&App::new("app").replicas(1).objects())?;
+    tenant.apply(&App::new("app").never_encrypted().replicas(1).objects())?;
     let mut both = route("app", SECRETS[0].1, Metric::Concurrency(10));
     both["spec"]["rules"][0]["hosts"] = SECRETS.map(|(_, host)| host).into_iter().collect();
     tenant.apply(&[both])?;
