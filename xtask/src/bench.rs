@@ -34,6 +34,14 @@ pub(crate) enum BenchCommand {
     Routes(routes::RoutesArgs),
     /// Phases of a cold start on real nodes with real KEDA.
     Coldstart(coldstart::ColdstartArgs),
+    /// The client of `coldstart`; started by that alone.
+    #[command(hide = true)]
+    Request {
+        /// Where to.
+        proxy: std::net::SocketAddr,
+        /// Which host to ask for.
+        host: String,
+    },
 }
 
 /// Runs one of the benches.
@@ -42,5 +50,6 @@ pub(crate) fn run(root: &Path, command: &BenchCommand) -> Result<()> {
         BenchCommand::Proxy(args) => proxy::run(root, args),
         BenchCommand::Routes(args) => routes::run(root, args),
         BenchCommand::Coldstart(args) => coldstart::run(root, args),
+        BenchCommand::Request { proxy, host } => coldstart::request::run(*proxy, host),
     }
 }

@@ -3,6 +3,7 @@
 
 mod clock;
 mod page;
+pub(super) mod request;
 mod watch;
 mod workload;
 
@@ -12,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 
 use self::{
@@ -31,7 +32,7 @@ use crate::{
 const PATIENCE: Duration = Duration::from_mins(2);
 const PROXY: &str = "keda-add-ons-http-interceptor-proxy";
 /// What the scaler of ours logs at level debug when it tells KEDA that a workload is wanted.
-const SIGNAL: (&str, &str) = ("app.kubernetes.io/component=external-scaler", "told KEDA");
+const SIGNAL: (&str, &str) = ("app.kubernetes.io/component=scaler", "active=true");
 
 /// Arguments of `bench coldstart`.
 #[derive(Args, Debug)]
@@ -128,16 +129,10 @@ fn measure(cluster: &Cluster, args: &ColdstartArgs) -> Result<Vec<Round>> {
 /// One cold start.
 fn one(cluster: &Cluster, watch: &Watch, proxy: &str) -> Result<Round> {
     watch.forget();
-    let host = format!("Host: {}", workload::HOST);
-    let url = format!("http://{proxy}:8080/");
-    let mut curl = cluster.beside(Machine::Node(2));
-    curl.env("TZ", "UTC").args(["curl", "--silent", "--show-error", "--max-time", "90", "--output", "/dev/null"]);
-    curl.args(["--trace-ascii", "-", "--trace-time", "--fail", "--header", &host, &url]);
-    let trace = process::output(&mut curl)?;
-    let said = |what: &str| trace.lines().find(|line| line.contains(what)).and_then(Moment::parse_clock);
-    let (Some(request), Some(answer)) = (said("=> Send header"), said("<= Recv header")) else {
-        bail!("curl's trace tells no request or no answer: {trace}");
-    };
+    let this = std::env::current_exe().context("cannot find this program")?;
+    let mut client = cluster.beside(Machine::Node(2));
+    client.arg(this).args(["bench", "request", &format!("{proxy}:8080"), workload::HOST]);
+    let (request, answer) = request::parse(&process::output(&mut client)?)?;
     let seen = watch.wait(cluster, PATIENCE)?;
     let listens = log_moment(
         &cluster.kubectl(&[

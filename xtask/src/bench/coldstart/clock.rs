@@ -1,4 +1,4 @@
-//! Moments of the machine's clock, from wherever they are written: curl's trace, container logs, this process. A difference is
+//! Moments of the machine's clock, from wherever they are written: container logs, this process, another of ours. A difference is
 //! right as long as it is less than half a day.
 
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -16,17 +16,23 @@ impl Moment {
         Self(since.as_secs_f64() % DAY)
     }
 
-    /// Reads `12:34:56.789012 …`.
-    pub(super) fn parse_clock(line: &str) -> Option<Self> {
-        let mut parts = line.split_whitespace().next()?.trim_end_matches('Z').split(':');
-        let mut next = || parts.next()?.parse::<f64>().ok();
-        let (hours, minutes, seconds) = (next()?, next()?, next()?);
-        Some(Self(hours.mul_add(3600.0, minutes.mul_add(60.0, seconds))))
+    /// As seconds, for [`Moment::parse`].
+    pub(super) fn seconds(self) -> f64 {
+        self.0
+    }
+
+    /// Reads [`Moment::seconds`] again.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        text.parse().ok().map(Self)
     }
 
     /// Reads `2026-01-02T12:34:56.789012345Z …`.
     pub(super) fn parse_date(line: &str) -> Option<Self> {
-        Self::parse_clock(line.split_once('T')?.1)
+        let (_, clock) = line.split_whitespace().next()?.split_once('T')?;
+        let mut parts = clock.trim_end_matches('Z').split(':');
+        let mut next = || parts.next()?.parse::<f64>().ok();
+        let (hours, minutes, seconds) = (next()?, next()?, next()?);
+        Some(Self(hours.mul_add(3600.0, minutes.mul_add(60.0, seconds))))
     }
 
     /// Seconds since another moment, before or after it.
@@ -41,11 +47,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn moments_of_curl_and_of_logs_are_on_one_clock() {
-        let sent = Moment::parse_clock("23:59:59.900000 => Send header, 80 bytes (0x50)").unwrap();
+    fn moments_of_clients_and_of_logs_are_on_one_clock() {
+        let sent = Moment::parse("86399.9").unwrap();
         let listening = Moment::parse_date("2026-01-02T00:00:00.150000000Z INFO listening").unwrap();
         assert!((listening.since(sent) - 0.25).abs() < 1e-6);
         assert!((sent.since(listening) + 0.25).abs() < 1e-6);
-        assert_eq!(Moment::parse_clock("== Info: Trying"), None);
+        assert_eq!(Moment::parse_date("no date: 12:34:56"), None);
     }
 }

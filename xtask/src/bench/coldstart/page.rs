@@ -88,7 +88,7 @@ impl Results {
         let _ = writeln!(
             page,
             "{} cold starts through KEDA on two nodes; the workload listens {} ms after its start, the kubelet probes \
-             every {} s. From the request's last byte, as curl, logs and a watcher of the API see it; median (least to \
+             every {} s. From the moment the request was sent, as its client, logs and a watcher of the API see it; median (least to \
              greatest).\n",
             self.rounds.len(),
             self.start_delay,
