@@ -33,6 +33,10 @@ use crate::{
 
 /// Where logs, events and objects of what failed go, below the repository's root.
 const ARTEFACTS: &str = ".rouse/e2e";
+/// What `--only` calls the tests that need no more than a control plane.
+const API: &str = "api";
+/// What it calls the one that kills clusters.
+const CRASH: &str = "crash";
 /// Where the images' archives go.
 const IMAGES: &str = "target/images";
 
@@ -45,7 +49,8 @@ pub(crate) struct E2eArgs {
     /// The cluster is up and has everything installed, as `--keep` left it: only run scenarios.
     #[arg(long, conflicts_with = "keep")]
     installed: bool,
-    /// Only these scenarios; `api` is all tests that need no more than a control plane.
+    /// Only these scenarios; `api` is all tests that need no more than a control plane, `crash` the one that
+    /// kills clusters.
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
     /// The cluster's name.
@@ -61,7 +66,10 @@ pub(crate) fn run(root: &Path, args: &E2eArgs) -> Result<()> {
     if !process::is_root() {
         bail!("namespaces and mounts of a cluster need root");
     }
-    if run.wants("api") && !args.installed {
+    if run.wants(CRASH) && !args.installed {
+        run.crash();
+    }
+    if run.wants(API) && !args.installed {
         run.api_tests();
     }
     let wanted: Vec<&Scenario> = scenarios::ALL.iter().filter(|scenario| run.wants(scenario.name)).collect();
@@ -94,7 +102,7 @@ impl Run<'_> {
     }
 
     fn known_names(&self) -> Result<()> {
-        let names: Vec<&str> = scenarios::ALL.iter().map(|scenario| scenario.name).chain(["api"]).collect();
+        let names: Vec<&str> = scenarios::ALL.iter().map(|scenario| scenario.name).chain([API, CRASH]).collect();
         match self.args.only.iter().find(|only| !names.contains(&only.as_str())) {
             Some(unknown) => bail!("no scenario is called {unknown}, expected one of {}", names.join(", ")),
             None => Ok(()),
@@ -104,6 +112,18 @@ impl Run<'_> {
     /// A step that everything after it needs.
     fn needed(&mut self, name: &str, step: impl FnOnce() -> Result<()>) -> bool {
         self.report.step(name, || step().map(|()| Outcome::Passed(String::new())))
+    }
+
+    /// A test of the cluster itself.
+    fn crash(&mut self) {
+        let (root, name) = (self.root, format!("{}-beside", self.args.name));
+        let passed = self.needed("a cluster killed half-way leaves nothing", || {
+            let beside = Cluster::up(root, &name, 0, false)?;
+            let crashed = crash::run(&beside);
+            Cluster::down_to_nothing(root, &name)?;
+            crashed
+        });
+        self.counts += Counts { passed: passed.into(), failed: (!passed).into(), ..Counts::default() };
     }
 
     fn api_tests(&mut self) {
@@ -139,9 +159,6 @@ impl Run<'_> {
             Ok(())
         });
         if let (true, Some(cluster)) = (up, &cluster) {
-            if self.args.only.is_empty() {
-                self.needed("another cluster, killed half-way", || crash::run(cluster));
-            }
             self.installed(cluster, &archives, wanted, &artefacts);
         }
         if self.args.keep {

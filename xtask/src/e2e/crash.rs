@@ -1,4 +1,4 @@
-//! A cluster whose `up` was killed half-way, and one of its machines too, goes without a trace; another beside it stays.
+//! A cluster whose `up` was killed half-way, and one of its machines too, goes without a trace; the one beside it stays.
 
 use std::{
     fs,
@@ -20,7 +20,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Runs it beside the cluster that is up.
 pub(super) fn run(beside: &Cluster) -> Result<()> {
     let root = beside.place().root();
-    let name = format!("{}-killed", beside.place().name());
+    let name = format!("{}-x", beside.place().name());
     let place = Place::new(root, &name.parse::<Name>()?);
     let this = std::env::current_exe().context("cannot find this program")?;
     let mut up = Command::new(this);
@@ -50,11 +50,7 @@ pub(super) fn run(beside: &Cluster) -> Result<()> {
     ensure!(traces.is_empty(), "left behind: {}", traces.join(", "));
     // To take away what is not there does no harm.
     Cluster::down_to_nothing(root, &name)?;
-    ensure!(
-        beside.json(&["get", "nodes"])?["items"]
-            .as_array()
-            .is_some_and(|nodes| nodes.len() == usize::from(beside.nodes()))
-    );
+    beside.kubectl(&["get", "--raw", "/readyz"]).context("the cluster beside it is gone too")?;
     Ok(())
 }
 
