@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::{
     notice::Notice,
-    object::{Object, Scaled, Subject, Workload},
+    object::{ORIGINAL, Object, Scaled, Subject, Workload},
     observe::{Observed, Probed},
     plan::{self, Action, Plan, StatusWrite},
     world::{Item, probe_of},
@@ -105,7 +105,10 @@ impl Writer {
                 let object = self.routes(subject).patch(name, &merge, &Patch::Merge(&patch)).await;
                 Ok(gone_is_none(object)?.and_then(|object| route(subject.kind, &object)))
             }
-            Action::Apply { body, over } => {
+            Action::Apply { body, over, inherit } => {
+                if let Some(at) = inherit {
+                    scaled.patch(name, &merge, &Patch::<()>::Json(inherit_from(*at))).await?;
+                }
                 let mut body = body.clone();
                 let mut params = PatchParams::apply(FIELD_MANAGER);
                 if let Some(uid) = over {
@@ -189,6 +192,17 @@ impl Writer {
     fn api<K: kube::Resource<DynamicType = ()>>(&self, namespace: &str) -> Api<DynamicObject> {
         Api::namespaced_with(self.client.clone(), namespace, &ApiResource::erase::<K>(&()))
     }
+}
+
+/// Puts our name in the place of the original's, and makes what it wrote what we applied.
+fn inherit_from(at: usize) -> json_patch::Patch {
+    let entry = format!("/metadata/managedFields/{at}");
+    let patch = json!([
+        {"op": "test", "path": format!("{entry}/manager"), "value": ORIGINAL},
+        {"op": "replace", "path": format!("{entry}/manager"), "value": FIELD_MANAGER},
+        {"op": "replace", "path": format!("{entry}/operation"), "value": "Apply"},
+    ]);
+    serde_json::from_value(patch).expect("the operations above are those of a patch")
 }
 
 fn route(kind: RouteKind, object: &DynamicObject) -> Option<Item> {

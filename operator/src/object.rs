@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 mod scaled;
 
-pub use self::scaled::{Owner, Scaled, Trigger, Verdict};
+pub use self::scaled::{ORIGINAL, Owner, Scaled, Trigger, Verdict};
 
 /// One route of either kind: what is reconciled.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -39,6 +39,9 @@ pub enum Action {
         body: Value,
         /// The identity of the one to be changed; without it, one is made.
         over: Option<String>,
+        /// Where in its list of managed fields the KEDA HTTP Add-on's operator stands, whose fields are ours from now on: in
+        /// its name those would stay that the route no longer asks for.
+        inherit: Option<usize>,
     },
     /// Deletes the ScaledObject.
     Delete {
@@ -146,11 +149,14 @@ fn wanted(observed: &Observed, spec: &Spec, settings: &Settings) -> (Standing, O
         return (Standing::Foreign(why), None);
     }
     let action = match &observed.same_name {
-        None => Some(Action::Apply { body, over: None }),
+        None => Some(Action::Apply { body, over: None, inherit: None }),
         // It goes, and is made anew when it is gone.
         Some(live) if live.meta.deleting => None,
         Some(live) if drift::is_as_desired(live, &body) => None,
-        Some(live) => Some(Action::Apply { body, over: Some(live.meta.uid.clone()) }),
+        Some(live) => {
+            let inherit = live.original.filter(|_| live.applied.is_empty());
+            Some(Action::Apply { body, over: Some(live.meta.uid.clone()), inherit })
+        }
     };
     (Standing::Created, action)
 }

@@ -10,6 +10,9 @@ use serde_json::{Value, json};
 
 use super::{Meta, Subject, Workload};
 
+/// The field manager of the KEDA HTTP Add-on's operator.
+pub const ORIGINAL: &str = "operator";
+
 /// A ScaledObject.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scaled {
@@ -29,6 +32,8 @@ pub struct Scaled {
     pub body: Value,
     /// The fields of labels, annotations and spec that the operator wrote.
     pub applied: BTreeSet<String>,
+    /// Where the KEDA HTTP Add-on's operator stands in the list of managed fields.
+    pub original: Option<usize>,
     /// KEDA's condition Ready.
     pub ready: Option<Verdict>,
     /// KEDA's condition Active.
@@ -88,6 +93,7 @@ impl Scaled {
                 .any(|field| spec.get(field).and_then(Value::as_i64).is_some_and(|count| count > 0)),
             body,
             applied: applied(&object.metadata),
+            original: original(&object.metadata),
             ready: condition("Ready"),
             active: condition("Active"),
             paused: condition("Paused").is_some_and(|paused| paused.holds == Some(true)),
@@ -170,6 +176,13 @@ fn condition(status: Option<&Value>, kind: &str) -> Option<Verdict> {
     };
     let message = condition.get("message").and_then(Value::as_str).unwrap_or_default().to_owned();
     Some(Verdict { holds, message })
+}
+
+fn original(metadata: &ObjectMeta) -> Option<usize> {
+    metadata.managed_fields.iter().flatten().position(|entry| {
+        let its = entry.manager.as_deref() == Some(ORIGINAL) && entry.operation.as_deref() == Some("Update");
+        its && entry.subresource.as_deref().unwrap_or_default().is_empty()
+    })
 }
 
 /// Paths of the fields that the operator applied, such as `spec.cooldownPeriod`.

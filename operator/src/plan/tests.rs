@@ -79,7 +79,7 @@ impl Server {
         for action in &plan.actions {
             match action {
                 Action::Unfinalize { rest, .. } => self.routes[0]["metadata"]["finalizers"] = json!(rest),
-                Action::Apply { body, over } => self.apply(body, over.is_none()),
+                Action::Apply { body, over, inherit: _ } => self.apply(body, over.is_none()),
                 Action::Delete { uid } => self.scaled.retain(|scaled| scaled["metadata"]["uid"] != **uid),
                 Action::Release { rest, .. } => self.named("r").unwrap()["metadata"]["ownerReferences"] = rest.clone(),
             }
@@ -199,7 +199,7 @@ fn an_http_scaled_object_gets_the_scaled_object_of_the_original() {
             "initialCooldownPeriod": 5, "replicas": {"min": 1, "max": 7}},
     });
     let mut server = Server::with(http(&more), vec![]);
-    let Action::Apply { body, over: None } = server.plan().actions.remove(0) else { panic!("not made") };
+    let Action::Apply { body, over: None, inherit: None } = server.plan().actions.remove(0) else { panic!("not made") };
     let expected = json!({
         "apiVersion": "keda.sh/v1alpha1",
         "kind": "ScaledObject",

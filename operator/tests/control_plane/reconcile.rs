@@ -216,3 +216,34 @@ async fn a_conflict_and_a_missing_target_are_told_until_they_are_gone() {
     assert!(message.contains("has no port http"), "{message}");
     operator.end().await;
 }
+
+#[tokio::test]
+#[ignore = "needs a control plane: run by cargo xtask e2e"]
+async fn a_scaled_object_that_the_original_made_is_taken_over_whole() {
+    let _as_they_are = SCHEMAS.read().await;
+    let namespace = Namespace::new("inherited").await;
+    namespace.apply(SERVICE).await;
+    namespace.apply(&http("old", "scaledownPeriod: 99")).await;
+    let route = namespace.api(HTTP).get("old").await.unwrap();
+    let owner = json!({"apiVersion": HTTP.0, "kind": HTTP.1, "name": "old", "uid": route.metadata.uid,
+        "controller": true, "blockOwnerDeletion": true});
+    let made = json!({
+        "apiVersion": SCALED.0, "kind": SCALED.1,
+        "metadata": {"name": "old", "labels": {"team": "a"}, "ownerReferences": [owner]},
+        "spec": {
+            "scaleTargetRef": {"name": "app", "kind": "Deployment", "apiVersion": "apps/v1"},
+            "pollingInterval": 15, "cooldownPeriod": 99,
+            "advanced": {"restoreToOriginalReplicaCount": true, "scalingModifiers": {}},
+            "triggers": [{"type": "external-push", "metadata": {"scalerAddress": "before:1", "httpScaledObject": "old"}}],
+        },
+    });
+    let params = kube::api::PostParams { field_manager: Some("operator".to_owned()), ..Default::default() };
+    let uid = namespace.api(SCALED).create(&params, &serde_json::from_value(made).unwrap()).await.unwrap().metadata.uid;
+    let operator = namespace.operator("a", None).await;
+    let ours = |it: &Value| it["spec"]["triggers"][0]["metadata"]["scalerAddress"] == "scaler.keda:9090";
+    let taken = namespace.until(SCALED, "old", "calls our scaler", ours).await;
+    assert_eq!(taken["metadata"]["uid"].as_str(), uid.as_deref(), "the same object");
+    namespace.merge(HTTP, "old", json!({"spec": {"scaledownPeriod": null}})).await;
+    namespace.until(SCALED, "old", "gives up what is gone", |it| it["spec"]["cooldownPeriod"].is_null()).await;
+    operator.end().await;
+}
