@@ -10,7 +10,7 @@ use interceptor_user::{
     app,
     config::{Args, Config},
 };
-use runtime::{args, env::Env, log, signal};
+use runtime::{args, env::Env, log, signal, watch};
 
 /// Read buffers are too large for glibc's per-thread cache, so each request would take its allocator's slow way.
 #[global_allocator]
@@ -37,6 +37,7 @@ fn run(args: Args) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
     runtime.block_on(async {
         let shutdown = signal::install().context("cannot receive signals")?;
+        watch::check(&config.sources).await?;
         let outcome = app::build(config).await?.run(shutdown).await?;
         tracing::debug!(?outcome, "ended");
         Ok(())

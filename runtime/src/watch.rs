@@ -61,6 +61,14 @@ pub enum WatchError {
     Notice(#[source] std::io::Error),
 }
 
+/// Whether sources are such that [`run`] can begin, so that a process ends before it serves anybody if they are not.
+pub async fn check(sources: &Sources) -> Result<(), WatchError> {
+    match sources {
+        Sources::Cluster(cluster) => Ok(cluster::check(cluster).await?),
+        Sources::Dirs(_) => Ok(()),
+    }
+}
+
 /// Reads all sources, then tells what changes, until the receiver is dropped.
 ///
 /// [`WatchEvent::Synced`] is in the batch, not always the first, that completes the first reading. A folder that can't be

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use runtime::{args::with_double_dashes, env::Env, log, signal};
+use runtime::{args::with_double_dashes, env::Env, log, signal, watch};
 use scaler::{
     app,
     args::{self, Args},
@@ -34,6 +34,7 @@ fn run(args: Args) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
     runtime.block_on(async {
         let shutdown = signal::install().context("cannot receive signals")?;
+        watch::check(&config.sources).await?;
         Ok(app::build(config).await?.run(shutdown).await?)
     })
 }

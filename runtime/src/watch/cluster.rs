@@ -100,6 +100,13 @@ impl Watch {
     }
 }
 
+/// Whether there is a configuration that can be used; asks nobody.
+pub(super) async fn check(cluster: &Cluster) -> Result<(), ApiError> {
+    let config = client::config(cluster.kubeconfig.as_deref()).await?;
+    let links = Arc::new(Links::new([Kind::Service].into_iter(), WatchMetrics::default()));
+    client::client(&config, Link::new(&links, 0)).map(drop)
+}
+
 /// Reads everything, then tells what changes, until nobody listens.
 pub(super) async fn watch(
     cluster: Cluster,

@@ -27,8 +27,13 @@ const ASK_TIMES: u32 = 3;
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
     /// A kubeconfig file was named and can't be used.
-    #[error("the kubeconfig of --kubeconfig or KUBECONFIG cannot be used")]
-    Kubeconfig(#[source] KubeconfigError),
+    #[error("the kubeconfig of {named} cannot be used")]
+    Kubeconfig {
+        /// By whom it was named.
+        named: String,
+        /// Why.
+        source: KubeconfigError,
+    },
     /// Nothing tells where the API server is.
     #[error(
         "no Kubernetes API server: expected --kubeconfig, KUBECONFIG, the service account of a pod, or ~/.kube/config \
@@ -42,11 +47,13 @@ pub enum ApiError {
 
 /// In the order of the add-on: the flag, `KUBECONFIG`, the pod's service account, the user's own file.
 pub(super) async fn config(kubeconfig: Option<&Path>) -> Result<Config, ApiError> {
-    let named = match kubeconfig {
-        Some(path) => Some(Kubeconfig::read_from(path).map_err(ApiError::Kubeconfig)?),
-        None => Kubeconfig::from_env().map_err(ApiError::Kubeconfig)?,
+    let named = kubeconfig.map_or_else(|| "KUBECONFIG".to_owned(), |path| format!("--kubeconfig {}", path.display()));
+    let unusable = |source| ApiError::Kubeconfig { named: named.clone(), source };
+    let read = match kubeconfig {
+        Some(path) => Some(Kubeconfig::read_from(path).map_err(unusable)?),
+        None => Kubeconfig::from_env().map_err(unusable)?,
     };
-    let (kubeconfig, in_cluster) = match named {
+    let (kubeconfig, in_cluster) = match read {
         Some(kubeconfig) => (kubeconfig, None),
         None => match Config::incluster_env() {
             Ok(config) => return Ok(config),
@@ -59,12 +66,15 @@ pub(super) async fn config(kubeconfig: Option<&Path>) -> Result<Config, ApiError
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
     config.map_err(|error| match in_cluster {
         Some(in_cluster) if matches!(error, KubeconfigError::CurrentContextNotSet) => ApiError::Nowhere(in_cluster),
-        _ => ApiError::Kubeconfig(error),
+        _ => unusable(error),
     })
 }
 
 /// A client of its own for one watch, which takes a connection anyway.
 pub(super) fn client(config: &Config, link: Link) -> Result<Client, ApiError> {
+    if let Some(proxy) = &config.proxy_url {
+        tracing::warn!(%proxy, "the Kubernetes API is asked directly: proxies are not supported");
+    }
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);

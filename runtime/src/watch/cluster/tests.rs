@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    Item, Kind, WatchEvent,
+    Cluster, Item, Kind, WatchEvent, check,
     objects::{Objects, Step},
 };
 
@@ -119,4 +119,19 @@ fn an_object_of_any_shape_can_be_listed() {
     }
     let odd = Item::new(json!({"metadata": {"name": "a", "labels": 7, "resourceVersion": "1"}}));
     assert!(odd.read(Kind::Service).is_err());
+}
+
+#[tokio::test]
+async fn a_kubeconfig_that_cannot_be_used_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let (missing, broken, empty) =
+        (folder.path().join("missing"), folder.path().join("broken"), folder.path().join("empty"));
+    std::fs::write(&broken, "clusters: {").unwrap();
+    std::fs::write(&empty, "{}").unwrap();
+    for path in [missing, broken, empty] {
+        let cluster = Cluster { kubeconfig: Some(path.clone()), watches: Vec::new() };
+        let error = check(&cluster).await.unwrap_err();
+        assert_eq!(error.to_string(), format!("the kubeconfig of --kubeconfig {} cannot be used", path.display()));
+        assert!(std::error::Error::source(&error).is_some());
+    }
 }
