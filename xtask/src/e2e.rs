@@ -118,6 +118,8 @@ impl Run<'_> {
     fn crash(&mut self) {
         let (root, name) = (self.root, format!("{}-beside", self.args.name));
         let passed = self.needed("a cluster killed half-way leaves nothing", || {
+            // The one that is killed must not be found building.
+            Programs::of(root)?.build_all()?;
             let beside = Cluster::up(root, &name, 0, false)?;
             let crashed = crash::run(&beside);
             Cluster::down_to_nothing(root, &name)?;
