@@ -18,7 +18,7 @@ const PORT: u16 = 8000;
 pub(super) fn apply(cluster: &Cluster, start_delay: u64, probe_period: u32) -> Result<()> {
     cluster
         .apply(&json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE } }).to_string())?;
-    let items = [deployment(start_delay, probe_period), service(), route(), scaled_object()];
+    let items = [deployment(start_delay, probe_period), service(), route(), scaled_object(probe_period)];
     cluster.apply(&json!({ "apiVersion": "v1", "kind": "List", "items": items }).to_string())?;
     cluster.wait_for("KEDA to take the workload over", Duration::from_mins(1), || {
         let object = cluster.json(&["get", "scaledobject", NAME, "--namespace", NAMESPACE])?;
@@ -83,7 +83,7 @@ fn route() -> Value {
     })
 }
 
-fn scaled_object() -> Value {
+fn scaled_object(probe_period: u32) -> Value {
     let trigger = json!({
         "type": "external-push",
         "metadata": {
@@ -97,7 +97,8 @@ fn scaled_object() -> Value {
             "scaleTargetRef": { "name": NAME },
             // Rarely, so that what wakes it is the push.
             "pollingInterval": 5,
-            "cooldownPeriod": 3,
+            // Not before the kubelet has seen what the interceptors may have seen sooner.
+            "cooldownPeriod": 2 * probe_period + 1,
             "minReplicaCount": 0,
             "maxReplicaCount": 3,
             "triggers": [trigger],
