@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
-use arc_swap::ArcSwap;
+use parking_lot::RwLock;
 use rustls::{
     crypto::CryptoProvider,
     pki_types::CertificateDer,
@@ -25,7 +25,7 @@ pub struct Certificates {
 
 /// Chooses the certificate of a handshake. Clones share the certificates.
 #[derive(Clone)]
-pub struct Resolver(Arc<ArcSwap<Certificates>>);
+pub struct Resolver(Arc<RwLock<Arc<Certificates>>>);
 
 // === impl Certificates ===
 
@@ -96,23 +96,23 @@ fn names(pair: &CertifiedKey) -> Vec<String> {
 impl Resolver {
     /// Serves these.
     pub fn new(certificates: Certificates) -> Self {
-        Self(Arc::new(ArcSwap::from_pointee(certificates)))
+        Self(Arc::new(RwLock::new(Arc::new(certificates))))
     }
 
     /// Serves others from the next handshake on; connections that are open keep what they have.
     pub fn replace(&self, certificates: Certificates) {
-        self.0.store(Arc::new(certificates));
+        *self.0.write() = Arc::new(certificates);
     }
 
     /// What is served now.
     pub fn current(&self) -> Arc<Certificates> {
-        self.0.load_full()
+        Arc::clone(&self.0.read())
     }
 }
 
 impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(self.0.load().find(hello.server_name())))
+        Some(Arc::clone(self.current().find(hello.server_name())))
     }
 }
 

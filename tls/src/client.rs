@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, sync::Arc};
 
-use arc_swap::ArcSwap;
+use parking_lot::RwLock;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
     client::{
@@ -36,7 +36,7 @@ pub enum Offer {
 #[derive(Clone, Debug)]
 pub struct Client {
     settings: Arc<Settings>,
-    configs: Arc<ArcSwap<Configs>>,
+    configs: Arc<RwLock<Configs>>,
 }
 
 /// Why there is no configuration.
@@ -73,13 +73,13 @@ struct Own(Arc<CertifiedKey>);
 impl Client {
     /// Reads the system's authorities, the private ones, and believes our own certificates too, as the add-on does.
     pub fn new(settings: Settings, serving: Option<&Certificates>) -> Result<Self, ClientError> {
-        let configs = Arc::new(ArcSwap::from_pointee(Configs::new(&settings, serving)?));
+        let configs = Arc::new(RwLock::new(Configs::new(&settings, serving)?));
         Ok(Self { settings: Arc::new(settings), configs })
     }
 
     /// For a new connection.
     pub fn config(&self, offer: Offer) -> Arc<ClientConfig> {
-        let configs = self.configs.load();
+        let configs = self.configs.read();
         Arc::clone(match offer {
             Offer::Any => &configs.any,
             Offer::H2 => &configs.h2,
@@ -89,7 +89,8 @@ impl Client {
 
     /// Reads the authorities again, for connections from now on.
     pub fn reload(&self, serving: Option<&Certificates>) -> Result<(), ClientError> {
-        self.configs.store(Arc::new(Configs::new(&self.settings, serving)?));
+        let configs = Configs::new(&self.settings, serving)?;
+        *self.configs.write() = configs;
         Ok(())
     }
 }
