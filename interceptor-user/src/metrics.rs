@@ -11,16 +11,15 @@ use http::Method;
 use interceptor_core::ObjectKey;
 use parking_lot::Mutex;
 use prometheus_client::{
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::{Registry, Unit},
 };
 use tls::reload::Reload;
 
-use crate::proxy::Verdict;
+mod spread;
 
-/// Upper bounds in seconds: the add-on's, with those that 0.16 added for cold starts.
-const BUCKETS: [f64; 19] =
-    [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0];
+use self::spread::Spread;
+use crate::proxy::Verdict;
 
 type Labels = Vec<(&'static str, String)>;
 
@@ -28,7 +27,7 @@ type Labels = Vec<(&'static str, String)>;
 #[derive(Debug)]
 pub(crate) struct Metrics {
     requests: Family<Labels, Counter>,
-    durations: Family<Labels, Histogram, fn() -> Histogram>,
+    durations: Family<Labels, Spread>,
     errors: Family<Labels, Counter>,
     hold_rejections: Family<Labels, Counter>,
     connect_failures: Family<Labels, Counter>,
@@ -48,7 +47,7 @@ pub(crate) struct Metrics {
 pub(crate) struct RouteMetrics {
     key: Option<ObjectKey>,
     requests: Family<Labels, Counter>,
-    durations: Family<Labels, Histogram, fn() -> Histogram>,
+    durations: Family<Labels, Spread>,
     hold_rejections: Family<Labels, Counter>,
     connect_failures: Family<Labels, Counter>,
     fallbacks: Family<Labels, Counter>,
@@ -59,7 +58,7 @@ pub(crate) struct RouteMetrics {
 #[derive(Clone, Debug)]
 pub(crate) struct Series {
     requests: Counter,
-    durations: Histogram,
+    durations: Spread,
 }
 
 /// A request's method as a label: a bounded set of words.
@@ -84,7 +83,7 @@ impl Metrics {
     pub(crate) fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
             requests: Family::default(),
-            durations: Family::new_with_constructor(histogram),
+            durations: Family::default(),
             errors: Family::default(),
             hold_rejections: Family::default(),
             connect_failures: Family::default(),
@@ -154,7 +153,10 @@ impl Metrics {
         if let Some(known) = routes.get(key).and_then(Weak::upgrade) {
             return known;
         }
-        routes.retain(|_, metrics| metrics.strong_count() > 0);
+        // Only now and then: to look at all for each new one would take time with the square of their number.
+        if routes.len() == routes.capacity() {
+            routes.retain(|_, metrics| metrics.strong_count() > 0);
+        }
         let metrics = Arc::new(self.series_of(Some(key.clone())));
         routes.insert(key.clone(), Arc::downgrade(&metrics));
         metrics
@@ -164,7 +166,7 @@ impl Metrics {
     pub(crate) fn record_unrouted(&self, method: MethodLabel, code: u16, elapsed: Duration) {
         let labels = request_labels(None, method, code);
         self.requests.get_or_create(&labels).inc();
-        self.durations.get_or_create(&labels).observe(elapsed.as_secs_f64());
+        self.durations.get_or_create(&labels).observe(elapsed);
     }
 
     pub(crate) fn failed(&self, verdict: Verdict) {
@@ -254,7 +256,7 @@ impl Drop for RouteMetrics {
 impl Series {
     pub(crate) fn record(&self, elapsed: Duration) {
         self.requests.inc();
-        self.durations.observe(elapsed.as_secs_f64());
+        self.durations.observe(elapsed);
     }
 }
 
@@ -292,10 +294,6 @@ impl From<&Method> for MethodLabel {
             _ => Self::Other,
         }
     }
-}
-
-fn histogram() -> Histogram {
-    Histogram::new(BUCKETS)
 }
 
 fn route_labels(key: Option<&ObjectKey>) -> Labels {

@@ -115,7 +115,7 @@ impl Exchange {
         let route = self.worker.route(&host, target.path(), &Lazy::new(&fields)).ok_or(ProxyError::NoRoute)?;
         self.route = Some(Rc::clone(&route));
         in_flight.set_route(&route);
-        if self.worker.is_unresolved(&route.entry, Backend::Target) {
+        if self.worker.lacks_target(&route) {
             return Err(ProxyError::Unresolved);
         }
         if let Some(answer) =
@@ -149,11 +149,11 @@ impl Exchange {
         asked: &Asked<'_>,
         in_flight: &mut InFlight,
     ) -> Result<Option<Reply>, ProxyError> {
-        let Route { placeholder, static_routes, .. } = &route.entry.route;
-        if placeholder.is_none() && static_routes.is_empty() {
+        if !route.has_answers {
             in_flight.count(route);
             return Ok(None);
         }
+        let Route { placeholder, static_routes, .. } = &route.entry.route;
         let snapshot = self.worker.snapshot();
         let is_cold = snapshot.upstream_of(&route.entry).is_none_or(|upstream| upstream.endpoints.is_empty());
         match fixed::static_route(static_routes, is_cold, asked) {
@@ -174,21 +174,24 @@ impl Exchange {
         due: Due,
         arrived: Instant,
     ) -> Result<Reply, ProxyError> {
-        let deadlines = Deadlines { response_header: due.response_header, request: due.request };
+        let deadlines = Deadlines { response_header: due.response_header, request: due.request, began: arrived };
         let mut timer = self.connection.timer();
         if expects_continue(outbound.fields) && body.sent().is_some() {
             body.wait_for_continue();
         }
+        let mut now = arrived;
         for _ in 0..MAX_TRIES {
             let upgraded = outbound.outgoing.upgradable && outbound.outgoing.hop.upgrade.is_some();
-            let (mut lease, cold) = self.acquire(route, &body, due, upgraded).await?;
+            let acquired = self.acquire(route, &body, due, (upgraded, now)).await?;
+            let Acquired { mut lease, at, backend: _, cold } = acquired;
             let addr = lease.addr();
-            let sent = forward::send(&mut lease, outbound, &mut body, deadlines, &mut timer.timer).await?;
+            let sent = forward::send(&mut lease, outbound, &mut body, deadlines.from(at), &mut timer.timer).await?;
             let status = match &sent {
                 Sent::Http1(head) => head.status,
                 Sent::Http2(response) => response.status(),
                 Sent::Unsent | Sent::Repeat => {
                     tracing::debug!(endpoint = %addr, "connection was closed before the request was sent or answered");
+                    now = Instant::now();
                     continue;
                 }
             };
@@ -212,18 +215,18 @@ impl Exchange {
         route: &Rc<LocalRoute>,
         body: &RequestBody,
         due: Due,
-        upgraded: bool,
-    ) -> Result<(Lease, Option<ColdWait>), ProxyError> {
+        (upgraded, now): (bool, Instant),
+    ) -> Result<Acquired, ProxyError> {
         let limits = Limits { readiness: due.readiness, request: due.request };
         let manner = Manner { encrypted: self.connection.is_encrypted(), upgraded };
-        match hold::acquire(&self.worker, route, (limits, manner), body).await {
-            Ok(Acquired { lease, backend, cold }) => {
-                match backend {
+        match hold::acquire(&self.worker, route, (limits, manner), body, now).await {
+            Ok(acquired) => {
+                match acquired.backend {
                     // A second try of the same request is no cold start of its own.
-                    Backend::Target => _ = self.cold.get_or_insert(cold.is_some()),
+                    Backend::Target => _ = self.cold.get_or_insert(acquired.cold.is_some()),
                     Backend::Fallback => self.cold = None,
                 }
-                Ok((lease, cold))
+                Ok(acquired)
             }
             Err(error) => {
                 if error.past_hold {
@@ -236,11 +239,11 @@ impl Exchange {
 
     fn due(&self, route: &LocalRoute, arrived: Instant) -> Due {
         let config = &self.worker.shared.config;
-        let own = &route.entry.route.timeouts;
+        let own = &route.timeouts;
         let limit =
             |own: Option<Duration>, default: Duration| Some(own.unwrap_or(default)).filter(|limit| !limit.is_zero());
         // Without a limit the fallback's turn would never come.
-        let with_fallback = route.entry.fallback.map(|_| READINESS_WITH_FALLBACK);
+        let with_fallback = route.has_fallback.then_some(READINESS_WITH_FALLBACK);
         Due {
             readiness: limit(own.readiness, config.readiness_timeout)
                 .or(with_fallback)

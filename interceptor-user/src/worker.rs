@@ -15,18 +15,22 @@ use std::{
 
 use foldhash::fast::RandomState;
 use interceptor_core::{
-    RouteEntry, RouteId, UpstreamId,
+    Route, RouteEntry, RouteId, UpstreamId,
     index::Snapshot,
     inflight::{HeldGuard, RouteCounters},
-    route::{Backend, Headers, PortRef},
+    route::{Backend, Headers, PortRef, Timeouts},
     upstream::Resolution,
 };
 use runtime::{
     drain::{self, Phase},
     snapshot::{Cached, Reader, Subscription},
 };
+use smallvec::SmallVec;
 use tokio::{sync::Notify, time::Instant};
 
+mod hosts;
+
+use self::hosts::Hosts;
 use crate::{
     coldstart::ColdStarts,
     config::ProxyConfig,
@@ -62,8 +66,25 @@ pub(crate) struct HoldPlace {
 #[derive(Debug)]
 pub(crate) struct LocalRoute {
     pub(crate) entry: Arc<RouteEntry>,
+    // What each request needs of the entry, so that it need not be looked into.
+    counters: Arc<RouteCounters>,
+    pub(crate) timeouts: Timeouts,
+    /// Some of its requests may be answered here.
+    pub(crate) has_answers: bool,
+    pub(crate) has_fallback: bool,
+    target: RefCell<Option<Target>>,
     metrics: Arc<RouteMetrics>,
-    series: RefCell<Vec<(MethodLabel, u16, Series)>>,
+    series: RefCell<SmallVec<[(MethodLabel, u16, Series); 2]>>,
+}
+
+/// A route's target as of one snapshot.
+#[derive(Debug)]
+struct Target {
+    generation: u64,
+    /// Its Service or port is known to be missing, so that waiting can't help.
+    is_missing: bool,
+    /// Its endpoints, for requests that were received in clear and encrypted.
+    balancers: [Option<Rc<Balancer>>; 2],
 }
 
 /// One worker.
@@ -72,6 +93,10 @@ pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
     reader: Reader,
     snapshot: RefCell<Cached>,
+    /// The snapshot that `hosts` and the routes' targets are of, and how many there were before.
+    seen: RefCell<Arc<Snapshot>>,
+    generation: Cell<u64>,
+    hosts: Hosts,
     /// `None` once the worker has ended all that the process's end waits for.
     drain: RefCell<Option<drain::Watch>>,
     routes: RefCell<HashMap<RouteId, Rc<LocalRoute>, RandomState>>,
@@ -119,6 +144,20 @@ impl Drop for HoldPlace {
 // === impl LocalRoute ===
 
 impl LocalRoute {
+    fn new(entry: &Arc<RouteEntry>, metrics: Arc<RouteMetrics>) -> Self {
+        let Route { placeholder, static_routes, timeouts, .. } = &entry.route;
+        Self {
+            counters: Arc::clone(&entry.counters),
+            timeouts: *timeouts,
+            has_fallback: entry.fallback.is_some(),
+            has_answers: placeholder.is_some() || !static_routes.is_empty(),
+            target: RefCell::default(),
+            metrics,
+            series: RefCell::default(),
+            entry: Arc::clone(entry),
+        }
+    }
+
     /// Notes a request that has ended.
     pub(crate) fn record(&self, method: MethodLabel, code: u16, elapsed: Duration) {
         let mut all = self.series.borrow_mut();
@@ -133,7 +172,7 @@ impl LocalRoute {
 
 impl AsRef<RouteCounters> for LocalRoute {
     fn as_ref(&self) -> &RouteCounters {
-        &self.entry.counters
+        &self.counters
     }
 }
 
@@ -146,6 +185,9 @@ impl Worker {
             id,
             shared,
             snapshot: RefCell::new(reader.cached()),
+            seen: RefCell::new(reader.load()),
+            generation: Cell::new(0),
+            hosts: Hosts::default(),
             reader,
             drain: RefCell::new(Some(drain)),
             routes: RefCell::default(),
@@ -157,19 +199,71 @@ impl Worker {
         })
     }
 
+    /// Follows the latest snapshot; returns its number.
+    fn generation(&self) -> u64 {
+        let mut snapshot = self.snapshot.borrow_mut();
+        let current = snapshot.load();
+        if !Arc::ptr_eq(current, &self.seen.borrow()) {
+            self.seen.replace(Arc::clone(current));
+            self.generation.set(self.generation.get() + 1);
+            self.hosts.forget();
+        }
+        self.generation.get()
+    }
+
     /// The route of a request.
     pub(crate) fn route(&self, host: &[u8], path: &[u8], headers: &impl Headers) -> Option<Rc<LocalRoute>> {
-        let mut snapshot = self.snapshot.borrow_mut();
-        let entry = snapshot.load().table.lookup(std::str::from_utf8(host).ok()?, path, headers)?;
+        self.generation();
+        if let Some(route) = self.hosts.find(host) {
+            return Some(route);
+        }
+        let table = &self.seen.borrow().table;
+        let name = std::str::from_utf8(host).ok()?;
+        let local = self.local(table.lookup(name, path, headers)?);
+        if table.takes_all(name, &local.entry) {
+            self.hosts.keep(host, &local);
+        }
+        Some(local)
+    }
+
+    fn local(&self, entry: &Arc<RouteEntry>) -> Rc<LocalRoute> {
         if let Some(local) = self.routes.borrow().get(&entry.id)
             && Arc::ptr_eq(&local.entry, entry)
         {
-            return Some(Rc::clone(local));
+            return Rc::clone(local);
         }
-        let metrics = self.shared.metrics.route(&entry.route.key);
-        let local = Rc::new(LocalRoute { entry: Arc::clone(entry), metrics, series: RefCell::default() });
+        let local = Rc::new(LocalRoute::new(entry, self.shared.metrics.route(&entry.route.key)));
         self.routes.borrow_mut().insert(entry.id, Rc::clone(&local));
-        Some(local)
+        local
+    }
+
+    /// Whether the Service or the port of the route's target is known to be missing, so that waiting can't help.
+    pub(crate) fn lacks_target(&self, route: &LocalRoute) -> bool {
+        self.known(route, |target| target.is_missing)
+    }
+
+    /// The endpoints of the route's target as of the latest snapshot; `encrypted` says how the request was received.
+    pub(crate) fn target(&self, route: &LocalRoute, encrypted: bool) -> Result<Rc<Balancer>, ProxyError> {
+        self.known(route, |target| {
+            let known = &mut target.balancers[usize::from(encrypted)];
+            if let Some(balancer) = known {
+                return Ok(Rc::clone(balancer));
+            }
+            Ok(Rc::clone(known.insert(self.balancer(&route.entry, Backend::Target, encrypted)?)))
+        })
+    }
+
+    fn known<T>(&self, route: &LocalRoute, look: impl FnOnce(&mut Target) -> T) -> T {
+        let generation = self.generation();
+        let mut target = route.target.borrow_mut();
+        look(match &mut *target {
+            Some(target) if target.generation == generation => target,
+            target => target.insert(Target {
+                generation,
+                is_missing: self.is_unresolved(&route.entry, Backend::Target),
+                balancers: [None, None],
+            }),
+        })
     }
 
     /// What is known now.

@@ -48,6 +48,14 @@ impl Bucket {
         matches!(self, Self::Empty)
     }
 
+    /// The one that is there, if it asks for no header.
+    pub(crate) fn only(&self) -> Option<&Arc<RouteEntry>> {
+        match self {
+            Self::One(slot) if slot.headers().is_empty() => Some(&slot.entry),
+            Self::Empty | Self::One(_) | Self::Many(_) => None,
+        }
+    }
+
     /// The first whose headers the request has.
     pub(crate) fn pick(&self, headers: &impl Headers) -> Option<&Arc<RouteEntry>> {
         let slot = match self {

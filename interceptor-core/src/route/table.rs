@@ -57,6 +57,16 @@ impl RouteTable {
         self.any.find(&path, headers)
     }
 
+    /// Whether `entry` takes all requests for a host, whatever their path and headers are. May be `false` although it
+    /// does.
+    pub fn takes_all(&self, authority: &str, entry: &Arc<RouteEntry>) -> bool {
+        let mut buf = HostBuf::new();
+        let Some(host) = host::normalise(authority, &mut buf) else { return false };
+        let wildcard = || host::suffixes(host).find_map(|suffix| self.suffix.get(suffix));
+        let node = self.exact.get(host).or_else(wildcard).unwrap_or(&self.any);
+        node.only().is_some_and(|only| Arc::ptr_eq(only, entry))
+    }
+
     pub(crate) fn insert(&mut self, entry: &Arc<RouteEntry>) {
         for (host, prefix, rule) in keys(&entry.route) {
             let root = match host {

@@ -30,6 +30,11 @@ impl PathNode {
         self.here.is_empty() && self.children.is_empty()
     }
 
+    /// The route that takes every path and all headers, if there is no other.
+    pub(crate) fn only(&self) -> Option<&Arc<RouteEntry>> {
+        if self.children.is_empty() { self.here.only() } else { None }
+    }
+
     /// The route of the longest prefix of `path` whose headers match.
     pub(crate) fn find(&self, path: &[u8], headers: &impl Headers) -> Option<&Arc<RouteEntry>> {
         let mut node = self;

@@ -2,7 +2,7 @@
 //!
 //! The [`Publisher`] is one task. Workers tell it of edges through [`Edges`]; it reads the counters, and sends what has
 //! changed to every stream. A route costs it something only from its first request until it has been reported as idle
-//! and unchanged.
+//! and unchanged, and nothing while no stream is open: workers tell of an edge again only after its route was reported.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -12,6 +12,7 @@ use std::{
 };
 
 use dataplane::ConnectionCounters;
+use foldhash::fast::RandomState;
 use futures_util::{Stream, StreamExt as _};
 use interceptor_core::{
     RouteEntry, RouteId, UpstreamId,
@@ -66,8 +67,8 @@ pub(crate) struct Publisher {
     signals: Signals,
     shared: Arc<Shared>,
     /// Routes whose counts may move.
-    active: HashSet<RouteId>,
-    sent: HashMap<RouteId, Sent>,
+    active: HashSet<RouteId, RandomState>,
+    sent: HashMap<RouteId, Sent, RandomState>,
 }
 
 /// What a stream needs of the publisher.
@@ -76,6 +77,8 @@ struct Shared {
     updates: broadcast::Sender<CountsUpdate>,
     incarnation: String,
     started: Instant,
+    /// A stream was opened.
+    opened: Notify,
 }
 
 /// What was last said of a route.
@@ -124,8 +127,9 @@ impl Publisher {
             updates: broadcast::Sender::new(BACKLOG),
             incarnation: format!("{}-{}", std::process::id(), started.as_nanos()),
             started: Instant::now(),
+            opened: Notify::new(),
         };
-        let (active, sent) = (HashSet::new(), HashMap::new());
+        let (active, sent) = (HashSet::default(), HashMap::default());
         Self { edges, reader, kernel, signals, shared: Arc::new(shared), active, sent }
     }
 
@@ -138,13 +142,14 @@ impl Publisher {
         let mut last = Instant::now();
         let mut gathered = last;
         loop {
-            let busy = !self.active.is_empty();
+            let busy = self.is_watched() && !self.active.is_empty();
             let update = tokio::select! {
                 biased;
                 () = self.edges.told(gathered) => {
                     gathered = Instant::now() + GATHER;
-                    self.edges()
+                    if self.is_watched() { self.edges() } else { self.forget_edges() }
                 }
+                () = self.shared.opened.notified() => self.look_at_all(),
                 () = published.published() => self.removals(&mut known),
                 _ = ticks.tick(), if busy => self.tick(),
                 () = tokio::time::sleep_until(last + KEEPALIVE) => Some(CountsUpdate::default()),
@@ -156,6 +161,22 @@ impl Publisher {
                 let _ = self.shared.updates.send(update);
             }
         }
+    }
+
+    fn is_watched(&self) -> bool {
+        self.shared.updates.receiver_count() > 0
+    }
+
+    /// Nobody is to be told. The routes are left unreported, so that no worker tells of them again.
+    fn forget_edges(&self) -> Option<CountsUpdate> {
+        drop(self.edges.take());
+        None
+    }
+
+    /// A new stream was told everything, and follows from there.
+    fn look_at_all(&mut self) -> Option<CountsUpdate> {
+        self.active.extend(self.reader.load().routes.values().map(|entry| entry.id));
+        None
     }
 
     /// Workers say that routes turned active, or may have turned idle.
@@ -255,13 +276,13 @@ impl CountsService {
 }
 
 impl Shared {
-    /// The counts of every route.
+    /// The counts of every route. From here on workers tell of edges, if they did not before.
     fn complete(&self, reader: &Reader, kernel: &Kernel) -> CountsUpdate {
         let (snapshot, kernel) = (reader.load(), kernel.counters());
         let routes = snapshot
             .routes
             .values()
-            .map(|entry| route_counts(entry, entry.counters.counts(), kernel.get(&entry.upstream).copied()));
+            .map(|entry| route_counts(entry, entry.counters.report(), kernel.get(&entry.upstream).copied()));
         CountsUpdate {
             incarnation: self.incarnation.clone(),
             complete: true,
@@ -285,6 +306,7 @@ impl CountsApi for CountsService {
         let updates = BroadcastStream::new(self.shared.updates.subscribe());
         let (reader, kernel, shared) = (self.reader.clone(), self.kernel.clone(), Arc::clone(&self.shared));
         let first = shared.complete(&reader, &kernel);
+        shared.opened.notify_one();
         let rest = updates.map(move |update| match update {
             Ok(update) => Ok(update),
             Err(BroadcastStreamRecvError::Lagged(_)) => Ok(shared.complete(&reader, &kernel)),

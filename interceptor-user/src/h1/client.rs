@@ -218,9 +218,13 @@ impl Connection {
         self.persistent && self.is_sent() && self.is_body_done() && self.io.input.is_empty() && !self.io.has_ended()
     }
 
-    /// Gets ready to be kept.
-    pub(crate) fn rest(&mut self) {
+    /// Gets ready for another request.
+    pub(crate) fn keep(&mut self) {
         self.reused = true;
+    }
+
+    /// Gives memory back while there is no request.
+    pub(crate) fn rest(&mut self) {
         self.io.rest();
     }
 

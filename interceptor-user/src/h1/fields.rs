@@ -60,26 +60,28 @@ pub(crate) struct Lazy<'a> {
 // === impl Known ===
 
 impl Known {
-    /// What `name` is. Told apart by length first: nearly every other name ends there.
+    /// What `name`, a token, is. Told apart by length first: nearly every other name ends there.
     pub(crate) fn of(name: &[u8]) -> Self {
-        let candidates: &[(&str, Self)] = match name.len() {
-            2 => &[("te", Self::Te)],
-            4 => &[("host", Self::Host), ("date", Self::Date)],
-            6 => &[("expect", Self::Expect)],
-            7 => &[("upgrade", Self::Upgrade)],
-            9 => &[("forwarded", Self::Forwarded)],
-            10 => &[("connection", Self::Connection), ("keep-alive", Self::KeepAlive)],
-            14 => &[("content-length", Self::ContentLength)],
-            15 => &[("x-forwarded-for", Self::ForwardedFor)],
-            16 => &[("x-forwarded-host", Self::ForwardedHost), ("proxy-connection", Self::ProxyConnection)],
-            17 => &[("transfer-encoding", Self::TransferEncoding), ("x-forwarded-proto", Self::ForwardedProto)],
-            18 => &[("proxy-authenticate", Self::ProxyAuthenticate)],
-            19 => &[("proxy-authorization", Self::ProxyAuthorization)],
-            22 => &[("x-keda-http-cold-start", Self::ColdStart)],
-            _ => &[],
-        };
-        let found = candidates.iter().find(|(known, _)| name.eq_ignore_ascii_case(known.as_bytes()));
-        found.map_or(Self::Other, |(_, known)| *known)
+        match name.len() {
+            2 if is(name, b"te") => Self::Te,
+            4 if is(name, b"host") => Self::Host,
+            4 if is(name, b"date") => Self::Date,
+            6 if is(name, b"expect") => Self::Expect,
+            7 if is(name, b"upgrade") => Self::Upgrade,
+            9 if is(name, b"forwarded") => Self::Forwarded,
+            10 if is(name, b"connection") => Self::Connection,
+            10 if is(name, b"keep-alive") => Self::KeepAlive,
+            14 if is(name, b"content-length") => Self::ContentLength,
+            15 if is(name, b"x-forwarded-for") => Self::ForwardedFor,
+            16 if is(name, b"x-forwarded-host") => Self::ForwardedHost,
+            16 if is(name, b"proxy-connection") => Self::ProxyConnection,
+            17 if is(name, b"transfer-encoding") => Self::TransferEncoding,
+            17 if is(name, b"x-forwarded-proto") => Self::ForwardedProto,
+            18 if is(name, b"proxy-authenticate") => Self::ProxyAuthenticate,
+            19 if is(name, b"proxy-authorization") => Self::ProxyAuthorization,
+            22 if is(name, b"x-keda-http-cold-start") => Self::ColdStart,
+            _ => Self::Other,
+        }
     }
 
     /// Whether the field concerns one connection alone (RFC 9110 §7.6.1, and two that are older). `Trailer` goes on:
@@ -219,6 +221,13 @@ impl Headers for Lazy<'_> {
     }
 }
 
+/// Whether `name` is `known`, which is in lower case. All bytes are compared at once: the one bit in which the cases differ
+/// also differs between no other two bytes of which one is a letter or a hyphen and the other may stand in a token.
+fn is<const N: usize>(name: &[u8], known: &[u8; N]) -> bool {
+    let Ok(name) = <&[u8; N]>::try_from(name) else { return false };
+    name.iter().zip(known).fold(0, |differing, (byte, known)| differing | ((byte | 0x20) ^ known)) == 0
+}
+
 fn range(start: u32, len: u32) -> Range<usize> {
     start as usize..(start + len) as usize
 }
@@ -243,6 +252,9 @@ mod tests {
         assert_eq!(Known::of(b"X-FORWARDED-FOR"), Known::ForwardedFor);
         assert_eq!(Known::of(b"x-forwarded-foo"), Known::Other);
         assert_eq!(Known::of(b""), Known::Other);
+        for byte in (0..=u8::MAX).filter(|byte| *byte != b't' && *byte != b'T') {
+            assert_eq!(Known::of(&[b'h', b'o', b's', byte]), Known::Other, "{byte}");
+        }
     }
 
     #[test]

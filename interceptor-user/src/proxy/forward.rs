@@ -50,6 +50,8 @@ pub(crate) struct Deadlines {
     pub(crate) response_header: Option<Duration>,
     /// The whole request.
     pub(crate) request: Option<Instant>,
+    /// When the connection was there.
+    pub(crate) began: Instant,
 }
 
 /// What is sent.
@@ -72,18 +74,26 @@ pub(crate) async fn send(
     deadlines: Deadlines,
     timer: &mut Timer,
 ) -> Result<Sent, ProxyError> {
-    let began = Instant::now();
     match lease.protocol() {
         Protocol::Http1 => {
             let Some(connection) = lease.http1() else { return Err(ProxyError::UpstreamClosed) };
             connection.begin(body.framing(), |output| outbound.write(body.framing(), output));
             poll_fn(|cx| {
                 let polled = poll_http1(connection, outbound, body, cx);
-                if polled.is_ready() { polled } else { poll_late(deadlines, body, began, timer, cx) }
+                if polled.is_ready() { polled } else { poll_late(deadlines, body, timer, cx) }
             })
             .await
         }
         Protocol::H2c => send_http2(lease, outbound, body, deadlines, timer).await,
+    }
+}
+
+// === impl Deadlines ===
+
+impl Deadlines {
+    /// The same on a connection that was there at this time.
+    pub(crate) fn from(self, began: Instant) -> Self {
+        Self { began, ..self }
     }
 }
 
@@ -180,7 +190,6 @@ fn body_error(error: RequestBodyError) -> ProxyError {
 fn poll_late(
     deadlines: Deadlines,
     body: &RequestBody,
-    began: Instant,
     timer: &mut Timer,
     cx: &mut Context<'_>,
 ) -> Poll<Result<Sent, ProxyError>> {
@@ -190,7 +199,7 @@ fn poll_late(
         return Poll::Ready(Err(ProxyError::RequestTimeout));
     }
     // The response head's deadline runs from when the request was taken whole.
-    let from = body.sent().map_or(Some(began), |sent| sent.get());
+    let from = body.sent().map_or(Some(deadlines.began), |sent| sent.get());
     if let Some((limit, from)) = deadlines.response_header.zip(from)
         && timer.poll(cx, from + limit).is_ready()
     {
@@ -211,11 +220,10 @@ async fn send_http2(
     // What is left here has the same clock, which the deadlines look at.
     let rest = body.leave();
     let request = head.map(|()| std::mem::replace(body, rest));
-    let began = Instant::now();
     let mut response = pin!(lease.send_http2(request).ok_or(ProxyError::UpstreamClosed)?);
     let result = poll_fn(|cx| match response.as_mut().poll(cx) {
         Poll::Ready(result) => Poll::Ready(Ok(result)),
-        Poll::Pending => match poll_late(deadlines, body, began, timer, cx) {
+        Poll::Pending => match poll_late(deadlines, body, timer, cx) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Ready(Ok(_)) | Poll::Pending => Poll::Pending,
         },

@@ -26,6 +26,8 @@ const DIAL_LIMIT: Duration = Duration::from_mins(1);
 #[derive(Debug)]
 pub(crate) struct Acquired {
     pub(crate) lease: Lease,
+    /// Since when it has it.
+    pub(crate) at: Instant,
     /// Whose connection it is.
     pub(crate) backend: Backend,
     /// The workload had no ready endpoint when the request came.
@@ -70,7 +72,7 @@ pub(crate) struct Manner {
     pub(crate) upgraded: bool,
 }
 
-/// Gets an open connection for a request of `route`.
+/// Gets an open connection for a request of `route`; it is `now`, or was just before.
 ///
 /// Cancel safe: dropping the future gives up the place in the queue and any connection attempt.
 pub(crate) async fn acquire(
@@ -78,12 +80,13 @@ pub(crate) async fn acquire(
     route: &Rc<LocalRoute>,
     (limits, manner): (Limits, Manner),
     body: &RequestBody,
+    now: Instant,
 ) -> Result<Acquired, AcquireError> {
     let failed = |error| AcquireError { error, past_hold: false, cold: false };
-    let balancer = worker.balancer(&route.entry, Backend::Target, manner.encrypted).map_err(failed)?;
+    let balancer = worker.target(route, manner.encrypted).map_err(failed)?;
     // The warm path: no subscription, no place, no timer.
-    if let Choice::Offer(Offer::Lease(lease)) = balancer.choose(Instant::now(), manner.upgraded) {
-        return Ok(Acquired { lease, backend: Backend::Target, cold: None });
+    if let Choice::Offer(Offer::Lease(lease)) = balancer.choose(now, manner.upgraded) {
+        return Ok(Acquired { lease, at: now, backend: Backend::Target, cold: None });
     }
     let mut wait = Wait {
         worker,
@@ -247,7 +250,7 @@ impl Wait<'_> {
             connected,
             held: self.route.entry.counters.counts().held,
         });
-        Acquired { lease, backend: self.backend, cold }
+        Acquired { lease, at: connected, backend: self.backend, cold }
     }
 }
 

@@ -79,7 +79,8 @@ enum Health {
 #[derive(Debug)]
 struct Idle {
     connection: Box<client::Connection>,
-    since: Instant,
+    /// When a sweep first found it here: a clock read for each request would cost more than it is worth.
+    since: Option<Instant>,
 }
 
 /// A connection lent to one request. Dropped before its response has ended, an HTTP/1.1 connection is closed.
@@ -194,10 +195,16 @@ impl Endpoint {
     /// the endpoint's own; returns what is left of `limit`.
     pub(crate) fn sweep(&self, now: Instant, limit: usize) -> usize {
         let mut idle = self.idle.borrow_mut();
-        idle.retain_mut(|idle| idle.connection.is_quiet() && now.duration_since(idle.since) < IDLE_TIMEOUT);
+        idle.retain_mut(|idle| {
+            let since = *idle.since.get_or_insert(now);
+            if since < now {
+                idle.connection.rest();
+            }
+            idle.connection.is_quiet() && now.duration_since(since) < IDLE_TIMEOUT
+        });
         // The oldest lie in front. One that was used just now is not idle, but between two requests of a burst.
         let excess = idle.len().saturating_sub(limit.min(self.max_idle));
-        let resting = idle.partition_point(|idle| now.duration_since(idle.since) >= RESTING);
+        let resting = idle.partition_point(|idle| idle.since.is_some_and(|since| now.duration_since(since) >= RESTING));
         idle.drain(..excess.min(resting));
         limit.saturating_sub(idle.len())
     }
@@ -209,7 +216,7 @@ impl Endpoint {
     fn put_idle(&self, connection: Box<client::Connection>) {
         let mut idle = self.idle.borrow_mut();
         if !self.retired.get() && idle.len() < BURST {
-            idle.push(Idle { connection, since: Instant::now() });
+            idle.push(Idle { connection, since: None });
         }
     }
 
@@ -363,7 +370,7 @@ impl Lease {
             && connection.is_reusable()
             && connection.is_quiet()
         {
-            connection.rest();
+            connection.keep();
             self.endpoint.put_idle(connection);
         }
     }
