@@ -120,6 +120,35 @@ async fn trailers_pass_in_both_directions() {
 }
 
 #[tokio::test]
+async fn trailers_pass_in_both_directions_although_nobody_announced_them() {
+    let (_world, pod, interceptor) = warm().await;
+    let mut client = interceptor.client().await;
+    let mut upstream = posting(&mut client, &pod).await;
+    client.send("0\r\nX-Sum: 42\r\nContent-Length: 7\r\n\r\n").await;
+    assert_eq!(upstream.chunk().await, "");
+    let trailers = upstream.trailers().await;
+    assert!(matches!(trailers.as_slice(), [(name, _)] if name.eq_ignore_ascii_case("x-sum")), "{trailers:?}");
+    upstream.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Status: fine\r\n\r\n").await;
+    client.head().await;
+    assert_eq!(client.chunk().await, "ok");
+    assert_eq!(client.chunk().await, "");
+    let trailers = client.trailers().await;
+    assert!(matches!(trailers.as_slice(), [(name, _)] if name.eq_ignore_ascii_case("x-status")), "{trailers:?}");
+}
+
+#[tokio::test]
+async fn a_body_that_was_not_asked_for_is_read_away_before_the_next_request() {
+    let (_world, pod, interceptor) = warm().await;
+    let _pod = pod.answering("next");
+    let mut client = interceptor.client().await;
+    client.send("POST / HTTP/1.1\r\nHost: nobody.test\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n").await;
+    assert_eq!(client.response().await.status(), 404);
+    client.send("0\r\n\r\n").await;
+    client.get(HOST, "/").await;
+    assert_eq!(client.response().await.body, "next");
+}
+
+#[tokio::test]
 async fn interim_responses_are_relayed_before_the_final_one() {
     let (_world, pod, interceptor) = warm().await;
     let mut client = interceptor.client().await;
