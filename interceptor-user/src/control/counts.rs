@@ -2,7 +2,7 @@
 //!
 //! The [`Publisher`] is one task. Workers tell it of edges through [`Edges`]; it reads the counters, and sends what has
 //! changed to every stream. A route costs it something only from its first request until it has been reported as idle
-//! and unchanged, and nothing while no stream is open: workers tell of an edge again only after its route was reported.
+//! and unchanged, and less while no stream is open.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -41,6 +41,12 @@ const INTERVAL: Duration = Duration::from_millis(250);
 /// After edges were told, those that follow within this time are told together. With many routes that turn active and
 /// idle all the time, waking the publisher for each would cost as much as the requests themselves.
 const GATHER: Duration = Duration::from_millis(1);
+
+/// The same while nobody is told: then only the times of cold starts are to be known.
+const GATHER_UNWATCHED: Duration = Duration::from_secs(1);
+
+/// Of the ticks, every so many is one for the routes while nobody is told.
+const UNWATCHED_TICKS: u32 = 4;
 
 /// Silence longer than this is trouble: an empty message is sent before.
 const KEEPALIVE: Duration = Duration::from_secs(5);
@@ -141,17 +147,24 @@ impl Publisher {
         let mut known = self.reader.load();
         let mut last = Instant::now();
         let mut gathered = last;
+        let mut number = 0_u32;
         loop {
-            let busy = self.is_watched() && !self.active.is_empty();
+            let busy = !self.active.is_empty();
             let update = tokio::select! {
                 biased;
                 () = self.edges.told(gathered) => {
-                    gathered = Instant::now() + GATHER;
-                    if self.is_watched() { self.edges() } else { self.forget_edges() }
+                    gathered = Instant::now() + if self.is_watched() { GATHER } else { GATHER_UNWATCHED };
+                    self.edges()
                 }
-                () = self.shared.opened.notified() => self.look_at_all(),
+                () = self.shared.opened.notified() => {
+                    gathered = Instant::now();
+                    self.look_at_all()
+                }
                 () = published.published() => self.removals(&mut known),
-                _ = ticks.tick(), if busy => self.tick(),
+                _ = ticks.tick(), if busy => {
+                    number = number.wrapping_add(1);
+                    if self.is_watched() || number.is_multiple_of(UNWATCHED_TICKS) { self.tick() } else { None }
+                }
                 () = tokio::time::sleep_until(last + KEEPALIVE) => Some(CountsUpdate::default()),
             };
             if let Some(mut update) = update {
@@ -165,12 +178,6 @@ impl Publisher {
 
     fn is_watched(&self) -> bool {
         self.shared.updates.receiver_count() > 0
-    }
-
-    /// Nobody is to be told. The routes are left unreported, so that no worker tells of them again.
-    fn forget_edges(&self) -> Option<CountsUpdate> {
-        drop(self.edges.take());
-        None
     }
 
     /// A new stream was told everything, and follows from there.
@@ -239,7 +246,7 @@ impl Publisher {
         if counts.in_flight > 0 && before.is_none_or(|sent| sent.counts.in_flight == 0) {
             self.signals.rose(entry.id, now);
         }
-        Some(route_counts(entry, counts, kernel))
+        self.is_watched().then(|| route_counts(entry, counts, kernel))
     }
 
     /// Routes that are in the last snapshot and not in this one.
