@@ -213,7 +213,7 @@ impl Reconciler {
             }
             Done::Tried(subject, outcome, took) => {
                 let Outcome { items, failure } = outcome;
-                self.world.apply(items.into_iter().map(Event::Put));
+                self.world.refresh(items);
                 let tried = if failure.is_some() { Tried::Error } else { Tried::Success };
                 self.metrics.tried(&subject, tried, took);
                 if let Some(error) = &failure {

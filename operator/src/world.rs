@@ -138,6 +138,20 @@ impl World {
         }
     }
 
+    /// Takes in what the API server answered to writes: news of objects that are there. One that the watch has not told of
+    /// yet, or has told to be gone since, is left to the watch.
+    pub fn refresh(&mut self, items: Vec<Item>) {
+        let known = |item: &Item| match item {
+            Item::Route(object) => {
+                self.objects.get(&object.subject).is_some_and(|known| known.meta.uid == object.meta.uid)
+            }
+            Item::Scaled(scaled) => self.scaled.get(&scaled.key).is_some_and(|known| known.meta.uid == scaled.meta.uid),
+            Item::Service(_) | Item::Workload(..) => false,
+        };
+        let news: Vec<_> = items.into_iter().filter(known).map(Event::Put).collect();
+        self.apply(news);
+    }
+
     /// Whether every kind was listed once, or is known not to be there.
     pub fn is_synced(&self) -> bool {
         self.synced.len() == Kind::ALL.len()

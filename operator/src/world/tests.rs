@@ -150,3 +150,17 @@ fn pods_are_read_once_for_each_state_of_their_template() {
     world.forget_unwatched();
     assert_eq!(world.unread(&subject("a")), Some(app), "what could not be read is read again");
 }
+
+#[test]
+fn an_answer_to_a_write_brings_nothing_back_that_has_gone() {
+    let mut world = settled();
+    world.refresh(vec![scaled("mine", 2, "a", "False")]);
+    assert!(dirty(&mut world).is_empty());
+    world.apply([Event::Put(scaled("mine", 2, "a", "False"))]);
+    world.refresh(vec![scaled("mine", 3, "a", "True")]);
+    assert_eq!(dirty(&mut world), ["a"]);
+    world.apply([Event::Gone(Kind::ScaledObjects, key("mine"))]);
+    dirty(&mut world);
+    world.refresh(vec![scaled("mine", 4, "a", "True")]);
+    assert!(world.observe(&subject("a")).unwrap().naming.is_empty());
+}
