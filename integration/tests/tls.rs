@@ -82,6 +82,16 @@ impl Authority {
         Interceptor::start_with(world, &env).await
     }
 
+    /// The same in front of a pod that speaks no TLS.
+    async fn in_front_of_a_pod_in_clear(&self) -> (World, Pod, Interceptor) {
+        let world = world(Some("http"));
+        let pod = Pod::start().await;
+        world.endpoints("app", &[pod.addr]);
+        let interceptor = self.interceptor(&world).await;
+        interceptor.endpoints("app", 1).await;
+        (world, pod, interceptor)
+    }
+
     /// curl to the TLS port, which it takes for `host`.
     async fn curl(&self, interceptor: &Interceptor, host: &str, args: &[&str]) -> String {
         let connect = format!("{host}:443:{}", interceptor.tls());
@@ -133,11 +143,7 @@ async fn openssl_pod(authority: &Authority, stem: &str) -> OpenSsl {
 #[tokio::test]
 async fn curl_gets_the_certificate_of_its_host_and_either_protocol_in_front_of_a_pod_in_clear() {
     let authority = Authority::new();
-    let world = world(Some("http"));
-    let pod = Pod::start().await;
-    world.endpoints("app", &[pod.addr]);
-    let interceptor = authority.interceptor(&world).await;
-    interceptor.endpoints("app", 1).await;
+    let (_world, pod, interceptor) = authority.in_front_of_a_pod_in_clear().await;
     let serving = pod.answering("hello");
     for (flag, version) in [("--http1.1", "1.1"), ("--http2", "2")] {
         let said = authority.curl(&interceptor, HOST, &[flag, "-w", "|%{http_version}|%{http_code}"]).await;
@@ -153,11 +159,7 @@ async fn curl_gets_the_certificate_of_its_host_and_either_protocol_in_front_of_a
 #[tokio::test]
 async fn a_pod_learns_that_its_client_spoke_tls() {
     let authority = Authority::new();
-    let world = world(Some("http"));
-    let pod = Pod::start().await;
-    world.endpoints("app", &[pod.addr]);
-    let interceptor = authority.interceptor(&world).await;
-    interceptor.endpoints("app", 1).await;
+    let (_world, pod, interceptor) = authority.in_front_of_a_pod_in_clear().await;
     let mut client = authority.connect(interceptor.tls()).await;
     client.write_all(b"GET / HTTP/1.1\r\nHost: app.test\r\n\r\n").await.unwrap();
     let (_upstream, head) = pod.request().await;
@@ -236,11 +238,7 @@ async fn a_web_socket_passes_over_tls_to_a_pod_that_could_speak_http_2() {
 #[tokio::test]
 async fn a_new_certificate_is_served_without_a_dropped_connection() {
     let authority = Authority::new();
-    let world = world(Some("http"));
-    let pod = Pod::start().await;
-    world.endpoints("app", &[pod.addr]);
-    let interceptor = authority.interceptor(&world).await;
-    interceptor.endpoints("app", 1).await;
+    let (_world, pod, interceptor) = authority.in_front_of_a_pod_in_clear().await;
     let _pod = pod.answering("hello");
     let shown = |stream: &TlsStream<TcpStream>| stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned();
     let mut old = authority.connect(interceptor.tls()).await;
@@ -259,11 +257,7 @@ async fn a_new_certificate_is_served_without_a_dropped_connection() {
 #[tokio::test]
 async fn what_is_no_handshake_harms_nobody() {
     let authority = Authority::new();
-    let world = world(Some("http"));
-    let pod = Pod::start().await;
-    world.endpoints("app", &[pod.addr]);
-    let interceptor = authority.interceptor(&world).await;
-    interceptor.endpoints("app", 1).await;
+    let (_world, pod, interceptor) = authority.in_front_of_a_pod_in_clear().await;
     let _pod = pod.answering("hello");
     for garbage in [
         &b"GET / HTTP/1.1\r\nHost: app.test\r\n\r\n"[..],

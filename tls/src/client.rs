@@ -9,7 +9,7 @@ use rustls::{
         ResolvesClientCert, WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
-    crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
+    crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime},
     sign::CertifiedKey,
 };
@@ -93,6 +93,18 @@ impl Client {
         *self.configs.write() = configs;
         Ok(())
     }
+}
+
+/// For a connection on which nothing secret is said: whatever the pod's certificate, and HTTP/1.1.
+pub fn unverified() -> Arc<ClientConfig> {
+    let provider = Arc::new(ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .expect("the provider has what these versions need");
+    let verifier = Arc::new(Blind { believes: true, provider });
+    let mut config = builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Arc::new(config)
 }
 
 /// Reads what is served and what is believed again whenever one of the files changes, until the process ends.
