@@ -46,6 +46,7 @@ pub(crate) struct Opened {
 #[derive(Debug)]
 pub(crate) struct Files {
     settings: Settings,
+    read: Option<client::State>,
     resolver: Option<Resolver>,
     client: Client,
 }
@@ -69,6 +70,7 @@ pub(crate) fn open(settings: Settings) -> Result<Opened, TlsError> {
         let upstreams = Upstreams { settings, client: OnceLock::new() };
         return Ok(Opened { server: None, upstreams, files: None });
     }
+    let read = client::state(&settings);
     let certificates =
         settings.serving.as_ref().map(|paths| Certificates::load(paths, settings.provider())).transpose()?;
     let client = Client::new(settings.clone(), certificates.as_ref())?;
@@ -76,7 +78,7 @@ pub(crate) fn open(settings: Settings) -> Result<Opened, TlsError> {
     let config = resolver.clone().map(|resolver| server::config(&settings, resolver));
     let config = config.transpose().map_err(TlsError::Server)?;
     let upstreams = Upstreams { settings: settings.clone(), client: OnceLock::from(Ok(client.clone())) };
-    Ok(Opened { server: config, upstreams, files: Some(Files { settings, resolver, client }) })
+    Ok(Opened { server: config, upstreams, files: Some(Files { settings, read, resolver, client }) })
 }
 
 // === impl Files ===
@@ -84,7 +86,7 @@ pub(crate) fn open(settings: Settings) -> Result<Opened, TlsError> {
 impl Files {
     /// Follows the files until the process ends.
     pub(crate) async fn run(self, metrics: Arc<Metrics>) -> Result<(), std::convert::Infallible> {
-        let Self { settings, resolver, client } = self;
-        match client::follow(settings, resolver, client, |reload: Reload| metrics.certificates_read(reload)).await {}
+        let Self { settings, read, resolver, client } = self;
+        match client::follow(settings, read, resolver, client, |reload: Reload| metrics.certificates_read(reload)).await {}
     }
 }

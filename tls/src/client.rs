@@ -17,7 +17,7 @@ use thiserror::Error;
 
 use crate::{
     Certificates, Settings,
-    files::{self, FileError},
+    files::{self, FileError, Fingerprint},
     reload::{self, Reload},
 };
 
@@ -38,6 +38,10 @@ pub struct Client {
     settings: Arc<Settings>,
     configs: Arc<RwLock<Configs>>,
 }
+
+/// What files were like when they were looked at.
+#[derive(Debug)]
+pub struct State(Fingerprint);
 
 /// Why there is no configuration.
 #[derive(Debug, Error)]
@@ -107,20 +111,29 @@ pub fn unverified() -> Arc<ClientConfig> {
     Arc::new(config)
 }
 
-/// Reads what is served and what is believed again whenever one of the files changes, until the process ends.
+/// The state of all files that the settings name, to be taken before they are read: what changes meanwhile is then found by
+/// [`follow`]. `None` when they can't be looked at.
+pub fn state(settings: &Settings) -> Option<State> {
+    fingerprint(settings).ok().map(State)
+}
+
+fn fingerprint(settings: &Settings) -> Result<Fingerprint, FileError> {
+    let mut all = files::fingerprint_of(&settings.ca_folders)?;
+    if let Some(paths) = &settings.serving {
+        all.extend(paths.fingerprint()?);
+    }
+    Ok(all)
+}
+
+/// Reads what is served and what is believed again whenever one of the files is no longer in the state in which it was
+/// `read`, until the process ends.
 pub async fn follow(
     settings: Settings,
+    read: Option<State>,
     resolver: Option<crate::Resolver>,
     client: Client,
     told: impl Fn(Reload),
 ) -> Infallible {
-    let fingerprint = || {
-        let mut all = files::fingerprint_of(&settings.ca_folders)?;
-        if let Some(paths) = &settings.serving {
-            all.extend(paths.fingerprint()?);
-        }
-        Ok(all)
-    };
     let load = || -> Result<(), ClientError> {
         let serving = settings.serving.as_ref().zip(resolver.as_ref());
         let certificates = serving.map(|(paths, _)| Certificates::load(paths, &settings.provider)).transpose()?;
@@ -130,8 +143,7 @@ pub async fn follow(
         }
         Ok(())
     };
-    // Read a moment ago: a change since then is rare, and found because reading again is cheap.
-    reload::watch(fingerprint().ok(), fingerprint, load, told).await
+    reload::watch(read.map(|State(read)| read), || fingerprint(&settings), load, told).await
 }
 
 // === impl Configs ===

@@ -10,7 +10,7 @@ use rustls::{ClientConnection, HandshakeKind, ServerConnection, pki_types::Certi
 use tempfile::TempDir;
 use tls::{
     Certificates, Resolver, Settings,
-    client::{Client, Offer, follow},
+    client::{Client, Offer, follow, state},
     reload::Reload,
     server,
 };
@@ -166,13 +166,16 @@ fn a_client_that_comes_again_resumes_its_session() {
 async fn changed_files_are_served_and_broken_ones_are_not() {
     let world = World::new();
     let settings = world.settings(&[]);
+    let read = state(&settings);
     let resolver = resolver(&settings);
     let client = Client::new(settings.clone(), None).unwrap();
+    // Between the first reading and the first look.
+    world.certificate("store/early", &["early.test"]);
     let (told, mut news) = tokio::sync::mpsc::unbounded_channel();
-    let following = follow(settings, Some(resolver.clone()), client, move |reload| told.send(reload).unwrap());
+    let following = follow(settings, read, Some(resolver.clone()), client, move |reload| told.send(reload).unwrap());
     let test = async {
-        // The first look finds what was loaded.
-        tokio::time::sleep(tls::reload::PERIOD).await;
+        assert_eq!(news.recv().await, Some(Reload::Done));
+        assert_ne!(resolver.current().find(Some("early.test")).cert, resolver.current().find(None).cert);
         world.certificate("store/new", &["new.test"]);
         assert_eq!(news.recv().await, Some(Reload::Done));
         let served = resolver.current();
