@@ -97,7 +97,7 @@ pub enum AppError {
         source: io::Error,
     },
     /// Certificates, keys or their settings can't be used.
-    #[error("cannot set up TLS")]
+    #[error("cannot set up TLS as the variables KEDA_HTTP_PROXY_TLS_… and KEDA_HTTP_TLS_… say")]
     Tls(#[source] TlsError),
     /// The level of the data plane that was required is not to be had.
     #[error("data plane level is required, and not to be had")]

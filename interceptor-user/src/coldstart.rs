@@ -24,7 +24,7 @@ pub(crate) struct ColdStart {
     namespace: String,
     name: String,
     arrived: u64,
-    /// When scalers were told that the route has turned active.
+    /// When the publisher saw that the route had turned active, and told the scalers that watch.
     signalled: Option<u64>,
     /// When a pod answered its readiness probe, if that is why it counted as ready.
     probed_ready: Option<u64>,
@@ -42,7 +42,7 @@ pub(crate) struct ColdStarts {
     signals: Signals,
 }
 
-/// When scalers were told of each route, the last time, that it had turned active: as many as there are routes.
+/// When each route was seen to turn active the last time, and scalers that watch were told: as many as there are routes.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Signals(Arc<Mutex<HashMap<RouteId, Instant>>>);
 
