@@ -1,31 +1,33 @@
-//! Embeds the object that `cargo xtask build-ebpf` has built, if it is there; builds without it everywhere else.
+//! Embeds the objects that `cargo xtask build-ebpf` has built, if all are there; builds without them everywhere else.
 
 use std::{env, fs, path::PathBuf};
 
+/// `xtask` has the same list.
+const OBJECTS: [&str; 3] = ["own", "count", "hold"];
+
 fn main() {
     println!("cargo:rustc-check-cfg=cfg(ebpf_object)");
-    println!("cargo:rerun-if-env-changed=ROUSE_EBPF_OBJECT");
-    let object = match env::var_os("ROUSE_EBPF_OBJECT").filter(|path| !path.is_empty()) {
-        Some(path) => {
-            let path = PathBuf::from(path);
-            assert!(path.is_file(), "ROUSE_EBPF_OBJECT={}: expected the path of a built object", path.display());
-            println!("cargo:rerun-if-changed={}", path.display());
-            path
-        }
-        None => built(),
-    };
-    if object.is_file() {
-        println!("cargo:rustc-cfg=ebpf_object");
-        println!("cargo:rustc-env=ROUSE_EBPF_OBJECT_PATH={}", object.display());
+    println!("cargo:rerun-if-env-changed=ROUSE_EBPF_OBJECTS");
+    let given = env::var_os("ROUSE_EBPF_OBJECTS").filter(|path| !path.is_empty()).map(PathBuf::from);
+    let required = given.is_some();
+    let folder = given.unwrap_or_else(built);
+    // The folder, not its files: a file that is missing would count as changed in every build.
+    if folder.is_dir() {
+        println!("cargo:rerun-if-changed={}", folder.display());
     }
+    let missing = OBJECTS.iter().find(|object| !folder.join(object).is_file());
+    if let Some(missing) = missing {
+        assert!(!required, "ROUSE_EBPF_OBJECTS={}: expected a folder with an object {missing}", folder.display());
+        return;
+    }
+    println!("cargo:rustc-cfg=ebpf_object");
+    println!("cargo:rustc-env=ROUSE_EBPF_FOLDER={}", folder.display());
 }
 
-/// Where xtask puts it. Watches the folder, not the file: a file that is missing would count as changed in every build.
+/// Where xtask puts them.
 fn built() -> PathBuf {
     let manifest = env::var_os("CARGO_MANIFEST_DIR").expect("cargo tells a build script its folder");
     let folder = PathBuf::from(manifest).join("../target/bpf");
-    if fs::create_dir_all(&folder).is_ok() {
-        println!("cargo:rerun-if-changed={}", folder.display());
-    }
-    folder.join("interceptor-ebpf")
+    _ = fs::create_dir_all(&folder);
+    folder
 }

@@ -4,13 +4,13 @@ use std::{env, path::Path};
 
 fn main() {
     println!("cargo:rustc-check-cfg=cfg(ebpf_object)");
-    println!("cargo:rerun-if-env-changed=ROUSE_EBPF_OBJECT");
+    println!("cargo:rerun-if-env-changed=ROUSE_EBPF_OBJECTS");
     let folder = Path::new("../target/bpf");
     if folder.is_dir() {
         println!("cargo:rerun-if-changed={}", folder.display());
     }
-    let given = env::var_os("ROUSE_EBPF_OBJECT").is_some_and(|path| !path.is_empty());
-    if given || folder.join("interceptor-ebpf").is_file() {
+    let given = env::var_os("ROUSE_EBPF_OBJECTS").is_some_and(|path| !path.is_empty());
+    if given || ["own", "count", "hold"].iter().all(|object| folder.join(object).is_file()) {
         println!("cargo:rustc-cfg=ebpf_object");
     }
 }

@@ -21,7 +21,7 @@ use crate::{
     ledger::{Ledger, Limits},
     logs,
     maps::{self, KernelMaps, WrongMap},
-    object::OBJECT,
+    object,
     probe::{self, ProbeError, Probed},
     selftest::{self, SelfTestError},
     syscall,
@@ -82,7 +82,7 @@ impl Kernel {
 
     /// Probes, loads, attaches and tests; whichever step fails first is the reason.
     pub(crate) fn start(cgroup: Option<&Path>, limits: Option<Limits>) -> Result<Self, Unavailable> {
-        let object = OBJECT.ok_or(ProbeError::NoObject)?;
+        let object = object::OWN.ok_or(ProbeError::NoObject)?;
         let Probed { perfmon } = probe::probe()?;
         let cgroup = Cgroup::find(cgroup)?;
         raise_locked_memory();

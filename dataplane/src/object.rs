@@ -1,12 +1,33 @@
-//! The eBPF object, if one was built in.
+//! The eBPF objects, if they were built in.
 
-/// Whether an eBPF object was built in.
-pub const EMBEDDED: bool = OBJECT.is_some();
+/// Whether the eBPF objects were built in.
+pub const EMBEDDED: bool = OWN.is_some();
 
-/// The object's bytes, aligned as the loader needs them.
-#[cfg(ebpf_object)]
-pub(crate) const OBJECT: Option<&[u8]> = Some(aya::include_bytes_aligned!(env!("ROUSE_EBPF_OBJECT_PATH")));
+/// The bytes of one object, aligned as the loader needs them.
+macro_rules! object {
+    ($(#[$doc:meta])* $constant:ident, $name:literal) => {
+        $(#[$doc])*
+        #[allow(dead_code, reason = "the levels that load it are built on it one by one")]
+        #[cfg(ebpf_object)]
+        pub(crate) const $constant: Option<&[u8]> =
+            Some(aya::include_bytes_aligned!(concat!(env!("ROUSE_EBPF_FOLDER"), "/", $name)));
 
-/// The object's bytes, aligned as the loader needs them.
-#[cfg(not(ebpf_object))]
-pub(crate) const OBJECT: Option<&[u8]> = None;
+        $(#[$doc])*
+        #[allow(dead_code, reason = "the levels that load it are built on it one by one")]
+        #[cfg(not(ebpf_object))]
+        pub(crate) const $constant: Option<&[u8]> = None;
+    };
+}
+
+object!(
+    /// Level `self`.
+    OWN, "own"
+);
+object!(
+    /// Level `node`: counting.
+    COUNT, "count"
+);
+object!(
+    /// Level `node`: holding.
+    HOLD, "hold"
+);

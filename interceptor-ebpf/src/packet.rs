@@ -20,7 +20,7 @@ const IP6: usize = offset_of!(bpf_sock_ops, remote_ip6);
 
 /// Whom the socket connects to; `None` for other families.
 #[inline(always)]
-pub(crate) fn remote(ctx: &SockOpsContext) -> Option<AddrKey> {
+pub fn remote(ctx: &SockOpsContext) -> Option<AddrKey> {
     // The kernel gives the port in network byte order in the upper half of a little-endian word.
     let port_be = (word::<{ offset_of!(bpf_sock_ops, remote_port) }>(ctx) >> 16) as u16;
     match word::<{ offset_of!(bpf_sock_ops, family) }>(ctx) {
@@ -36,14 +36,14 @@ pub(crate) fn remote(ctx: &SockOpsContext) -> Option<AddrKey> {
 
 /// The socket; null when it is not a full one.
 #[inline(always)]
-pub(crate) fn socket(ctx: &SockOpsContext) -> *mut bpf_sock {
+pub fn socket(ctx: &SockOpsContext) -> *mut bpf_sock {
     // SAFETY: one aligned pointer of the context, which the kernel fills.
     unsafe { read_volatile(addr_of!((*ctx.ops).__bindgen_anon_2.sk)) }
 }
 
 /// The connection's smoothed round-trip time in microseconds.
 #[inline(always)]
-pub(crate) fn srtt_us(ctx: &SockOpsContext) -> u64 {
+pub fn srtt_us(ctx: &SockOpsContext) -> u64 {
     // The kernel keeps it times eight.
     u64::from(word::<{ offset_of!(bpf_sock_ops, srtt_us) }>(ctx) >> 3)
 }

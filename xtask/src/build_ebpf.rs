@@ -1,5 +1,5 @@
-//! Builds the eBPF programs for the BPF target and puts the object at `target/bpf/interceptor-ebpf`, where `dataplane`'s
-//! build script finds it. Needs no network once the crates are there, and leaves the workspace's lock file and target alone.
+//! Builds the eBPF programs for the BPF target and puts the objects into `target/bpf`, where `dataplane`'s build script
+//! finds them. Needs no network once the crates are there, and leaves the workspace's lock file and target alone.
 
 use std::{
     env,
@@ -14,15 +14,17 @@ use anyhow::{Context as _, bail};
 
 use crate::process;
 
-/// Where the object is put, below the workspace's root.
-pub(crate) const OBJECT: &str = "target/bpf/interceptor-ebpf";
+/// Where the objects are put, below the workspace's root.
+pub(crate) const FOLDER: &str = "target/bpf";
 /// Where set-up puts tools that are not Debian packages, below the workspace's root.
 pub(crate) const TOOLS: &str = ".rouse/tools";
 /// What Debian's set-up needs.
 pub(crate) const PACKAGES: [&str; 3] = ["rustc-web", "rust-web-src", "cargo-web"];
 
 const PACKAGE: &str = "interceptor-ebpf";
-/// Apart from the folder of the object, which a build script watches.
+/// The package's programs, one object each. `dataplane`'s build script has the same list.
+const OBJECTS: [&str; 3] = ["own", "count", "hold"];
+/// Apart from the folder of the objects, which a build script watches.
 const TARGET_DIR: &str = "target/bpf-build";
 const TARGET: &str = "bpfel-unknown-none";
 /// `--btf`: socket storage maps need type information; it is made of the debug information.
@@ -125,7 +127,12 @@ impl fmt::Display for Missing {
 
 impl std::error::Error for Missing {}
 
-/// Builds the programs and returns the object's path. The error is a [`Missing`] when the toolchain is not there.
+/// Whether all objects have been built.
+pub(crate) fn built(root: &Path) -> bool {
+    OBJECTS.iter().all(|object| root.join(FOLDER).join(object).is_file())
+}
+
+/// Builds the programs and returns the objects' folder. The error is a [`Missing`] when the toolchain is not there.
 pub(crate) fn build(root: &Path) -> anyhow::Result<PathBuf> {
     let toolchain = Toolchain::find(root)?;
     let target_dir = root.join(TARGET_DIR);
@@ -139,9 +146,11 @@ pub(crate) fn build(root: &Path) -> anyhow::Result<PathBuf> {
     if !status.success() {
         bail!("the eBPF programs did not build: {status}, expected the compiler's messages above");
     }
-    let object = root.join(OBJECT);
-    install(&target_dir.join(TARGET).join("release").join(PACKAGE), &object)?;
-    Ok(object)
+    let folder = root.join(FOLDER);
+    for object in OBJECTS {
+        install(&target_dir.join(TARGET).join("release").join(object), &folder.join(object))?;
+    }
+    Ok(folder)
 }
 
 /// Puts a copy of `from` at `to` in one step, and leaves `to` alone when it is the same, so that nothing is rebuilt for it.

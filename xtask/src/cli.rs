@@ -19,7 +19,7 @@ Start here
 
 While you work
   setup         Install what this machine lacks; each thing is named before it is installed, none twice
-  build-ebpf    Compile the eBPF programs to target/bpf/interceptor-ebpf
+  build-ebpf    Compile the eBPF programs to target/bpf
   codegen       Write the generated code again (--check: only compare it with what is committed)
   sizes         Check sizes and first lines of all source files against the style
   ci            All that must pass before a commit: fmt, clippy, test, doc, deny, codegen, sizes, dependencies
@@ -53,7 +53,7 @@ pub(crate) struct Cli {
 enum Command {
     /// Install what this machine lacks: Debian packages, the BPF linker.
     Setup(setup::SetupArgs),
-    /// Compile the eBPF programs to target/bpf/interceptor-ebpf.
+    /// Compile the eBPF programs to target/bpf.
     BuildEbpf,
     /// Write the generated code again.
     Codegen(codegen::CodegenArgs),
@@ -83,8 +83,8 @@ impl Cli {
         match self.command {
             Command::Setup(args) => setup::run(root, &args),
             Command::BuildEbpf => {
-                let object = build_ebpf::build(root)?;
-                println!("build-ebpf: wrote {}", object.display());
+                let folder = build_ebpf::build(root)?;
+                println!("build-ebpf: wrote {}", folder.display());
                 Ok(())
             }
             Command::Codegen(args) => codegen::run(root, &args),

@@ -57,7 +57,7 @@ pub(crate) struct DemoArgs {
 /// Builds, then becomes `rouse-local`. Returns only when that fails.
 pub(crate) fn run(root: &Path, args: &DemoArgs) -> Result<()> {
     let programs = build(root, &args.profile)?;
-    if !root.join(build_ebpf::OBJECT).is_file() {
+    if !build_ebpf::built(root) {
         eprintln!("demo: built without eBPF programs, so the data plane stays at level none; `cargo xtask setup` and");
         eprintln!("demo: `cargo xtask build-ebpf` get them");
     }

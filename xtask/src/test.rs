@@ -46,9 +46,9 @@ pub(crate) fn all(root: &Path, report: &mut Report) -> Counts {
             lines => Outcome::NotRun(lines.join("; ")),
         })
     });
-    report.step("eBPF object", || match &missing.bpf {
+    report.step("eBPF objects", || match &missing.bpf {
         Some(why) => Ok(Outcome::NotRun(format!("data plane level none: {why}"))),
-        None => build_ebpf::build(root).map(|_| Outcome::Passed(build_ebpf::OBJECT.to_owned())),
+        None => build_ebpf::build(root).map(|_| Outcome::Passed(build_ebpf::FOLDER.to_owned())),
     });
     let mut ignored = 0;
     report.step("tests", || {

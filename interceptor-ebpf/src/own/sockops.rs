@@ -13,8 +13,9 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::{debug, warn};
 use interceptor_common::{Conn, Event, Phase, Step};
+use interceptor_ebpf::packet;
 
-use crate::{maps, packet};
+use crate::maps;
 
 /// Which calls a counted socket needs, besides those that it has already.
 const FLAGS: u32 = BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTT_CB_FLAG;
