@@ -36,11 +36,20 @@ use crate::{
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.protocol) || self.protocol != 'TCP' || ((!has(self.rules) || size(self.rules) == 0) && (!has(self.staticRoutes) || size(self.staticRoutes) == 0))").message("a route with protocol TCP has neither 'rules' nor 'staticRoutes'"))]
+#[x_kube(validation = Rule::new("!has(self.protocol) || self.protocol != 'TCP' || (has(self.dataPath) && self.dataPath == 'Direct')").message("protocol TCP needs dataPath Direct"))]
 pub struct InterceptorRouteSpec {
     /// What to do while no replica is ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("has(self.fallback) || has(self.placeholder) || has(self.probeReadiness)").message("at least one of 'fallback', 'placeholder' or 'probeReadiness' must be set"))]
     pub cold_start: Option<ColdStart>,
+    /// How clients in the cluster reach the target: through the interceptor, or, with Direct, at the Service's own address
+    /// without a proxy, on nodes that run the agent; Proxy unless told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_path: Option<DataPath>,
+    /// What clients speak: HTTP, or anything over TCP, which needs dataPath Direct and has no rules; HTTP unless told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<Protocol>,
     /// Which requests are taken; without rules none is.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
@@ -62,6 +71,28 @@ pub struct InterceptorRouteSpec {
     /// Deadlines that replace the interceptor's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<InterceptorRouteTimeouts>,
+}
+
+/// How clients in the cluster reach a route's target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub enum DataPath {
+    /// Through the interceptor.
+    Proxy,
+    /// At the Service's own address, without a proxy.
+    Direct,
+}
+
+/// What a route's clients speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub enum Protocol {
+    /// HTTP.
+    #[serde(rename = "HTTP")]
+    Http,
+    /// Anything over TCP.
+    #[serde(rename = "TCP")]
+    Tcp,
 }
 
 /// A Service in the route's namespace and one of its ports.

@@ -18,7 +18,7 @@ use interceptor_core::{
     Index, ObjectKey, Route, RouteTable,
     index::Event,
     inflight::NoSink,
-    route::{HeaderMatch, PortRef, RouteKind, Rule, Scaling, Target, Timeouts},
+    route::{DataPath, HeaderMatch, PortRef, RouteKind, Rule, Scaling, Target, Timeouts, Traffic},
     service::{Service, ServicePort, Slice, SliceEndpoint, SlicePort},
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
@@ -176,6 +176,8 @@ fn route(number: usize, host: &str, path: &str) -> Route {
         created: 0,
         rules: vec![Rule { hosts: vec![host.to_owned()], paths, headers: Vec::new() }],
         target: Target { service: ObjectKey::new("bench", "origin"), port: PortRef::Number(80) },
+        data_path: DataPath::default(),
+        traffic: Traffic::default(),
         fallback: None,
         placeholder: None,
         static_routes: Vec::new(),
@@ -186,12 +188,19 @@ fn route(number: usize, host: &str, path: &str) -> Route {
 }
 
 fn service() -> Service {
-    let port = ServicePort { name: "http".into(), port: 80, app_protocol: None };
-    Service { key: ObjectKey::new("bench", "origin"), ports: vec![port] }
+    let port = ServicePort { name: "http".into(), port: 80, app_protocol: None, node_port: None };
+    Service { key: ObjectKey::new("bench", "origin"), ports: vec![port], addresses: Vec::new() }
 }
 
 fn slice() -> Slice {
-    let endpoint = SliceEndpoint { addresses: vec![[127, 0, 0, 1].into()], ready: true, terminating: false, pod: None };
+    let endpoint = SliceEndpoint {
+        addresses: vec![[127, 0, 0, 1].into()],
+        ready: true,
+        terminating: false,
+        pod: None,
+        uid: None,
+        node: None,
+    };
     Slice {
         key: ObjectKey::new("bench", "origin-1"),
         service: ObjectKey::new("bench", "origin"),

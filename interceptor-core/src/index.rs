@@ -12,7 +12,6 @@ use std::{
 use crate::{
     ObjectKey, Route, RouteEntry, RouteId, Upstream, UpstreamId,
     inflight::{EdgeSink, RouteCounters},
-    probe::Probing,
     route::{Backend, RouteKind, RouteTable},
     service::{Service, Slice},
 };
@@ -22,7 +21,11 @@ mod claims;
 mod problem;
 mod upstreams;
 
-use self::{bodies::Bodies, claims::Claims, upstreams::Upstreams};
+use self::{
+    bodies::Bodies,
+    claims::Claims,
+    upstreams::{Upstreams, Wish},
+};
 pub use self::{
     bodies::{MAX_BODIES, ResponseBodies},
     problem::{MAX_PROBLEMS, Problem, ProblemKind},
@@ -265,10 +268,11 @@ impl Index {
             return;
         }
         // The new targets before the old ones go: an upstream that stays keeps its id.
-        let upstream = self.upstreams.acquire(&route.target, (&route.key, Backend::Target), &route.probing);
+        let wish = Wish { probing: route.probing.clone(), data_path: route.data_path };
+        let upstream = self.upstreams.acquire(&route.target, (&route.key, Backend::Target), &wish);
         let fallback = route.fallback.as_ref();
-        let said = &Probing::Unsaid;
-        let fallback = fallback.map(|target| self.upstreams.acquire(target, (&route.key, Backend::Fallback), said));
+        let none = &Wish::default();
+        let fallback = fallback.map(|target| self.upstreams.acquire(target, (&route.key, Backend::Fallback), none));
         let (id, counters) = match &old {
             Some(old) => (old.id, Arc::clone(&old.counters)),
             None => self.next_counters(),

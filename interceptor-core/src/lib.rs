@@ -16,6 +16,7 @@
 mod key;
 
 pub mod demand;
+pub mod direct;
 pub mod endpoint;
 pub mod go_duration;
 pub mod index;

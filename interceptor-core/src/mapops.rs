@@ -186,6 +186,7 @@ mod tests {
             early: [].into(),
             pending: [].into(),
             probe: None,
+            direct: None,
         }
     }
 

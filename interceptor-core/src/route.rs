@@ -50,6 +50,10 @@ pub struct Route {
     pub rules: Vec<Rule>,
     /// Where they go.
     pub target: Target,
+    /// How clients in the cluster reach it.
+    pub data_path: DataPath,
+    /// What its clients speak.
+    pub traffic: Traffic,
     /// Where they go when no endpoint of `target` gets ready in time.
     pub fallback: Option<Target>,
     /// What is answered at once while `target` has no ready endpoint.
@@ -107,6 +111,26 @@ pub struct Target {
     pub service: ObjectKey,
     /// Its port.
     pub port: PortRef,
+}
+
+/// How clients in the cluster reach a route's target.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DataPath {
+    /// Through the interceptor's proxy.
+    #[default]
+    Proxy,
+    /// At the Service's own address, without a proxy, where a node has the agent.
+    Direct,
+}
+
+/// What a route's clients speak.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Traffic {
+    /// HTTP.
+    #[default]
+    Http,
+    /// Anything over TCP, which no rule can look into.
+    Tcp,
 }
 
 /// Which of a route's Services.

@@ -11,6 +11,8 @@ pub struct Service {
     pub key: ObjectKey,
     /// Its ports.
     pub ports: Vec<ServicePort>,
+    /// Where clients reach it, besides its node ports: cluster IPs, external IPs and those of its load balancer. Sorted.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// A port of a Service.
@@ -22,6 +24,8 @@ pub struct ServicePort {
     pub port: u16,
     /// `appProtocol`, as written.
     pub app_protocol: Option<Arc<str>>,
+    /// The port on every node, if it has one.
+    pub node_port: Option<u16>,
 }
 
 /// An EndpointSlice of a Service.
@@ -57,4 +61,8 @@ pub struct SliceEndpoint {
     pub terminating: bool,
     /// `targetRef.name`.
     pub pod: Option<Arc<str>>,
+    /// `targetRef.uid`.
+    pub uid: Option<Arc<str>>,
+    /// `nodeName`.
+    pub node: Option<Arc<str>>,
 }

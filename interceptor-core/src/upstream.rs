@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use crate::{endpoint::Endpoint, probe::Probe, route::Target};
+use crate::{direct::Direct, endpoint::Endpoint, probe::Probe, route::Target};
 
 /// Identifies one [`Target`] while any route refers to it; dense, so that it can index arrays (the kernel's too).
 /// An id is used again only after its last route has gone.
@@ -63,6 +63,8 @@ pub struct Upstream {
     pub pending: Arc<[Endpoint]>,
     /// How to ask them.
     pub probe: Option<Arc<Probe>>,
+    /// What a node has to know to let clients reach the pods without a proxy, if a route asks for it.
+    pub direct: Option<Arc<Direct>>,
 }
 
 // === impl Encryption ===

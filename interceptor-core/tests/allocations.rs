@@ -9,7 +9,7 @@ use interceptor_core::{
     Index, ObjectKey, Route,
     index::Event,
     inflight::NoSink,
-    route::{PortRef, RouteKind, Rule, Scaling, Target, Timeouts},
+    route::{DataPath, PortRef, RouteKind, Rule, Scaling, Target, Timeouts, Traffic},
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
@@ -27,6 +27,8 @@ fn route(number: usize) -> Event {
             headers: Vec::new(),
         }],
         target: Target { service: ObjectKey::new("default", "web"), port: PortRef::Number(80) },
+        data_path: DataPath::default(),
+        traffic: Traffic::default(),
         fallback: None,
         placeholder: None,
         static_routes: Vec::new(),

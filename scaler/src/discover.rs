@@ -158,6 +158,8 @@ mod tests {
             ready,
             terminating: false,
             pod: pod.map(Into::into),
+            uid: None,
+            node: None,
         };
         Change::Event(Event::Slice(Slice {
             key: ObjectKey::new("keda", name),

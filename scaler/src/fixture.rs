@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use interceptor_core::{
     ObjectKey, Route,
-    route::{PortRef, Rate, RouteKind, Scaling, Target, Timeouts},
+    route::{DataPath, PortRef, Rate, RouteKind, Scaling, Target, Timeouts, Traffic},
 };
 
 pub(crate) fn interceptor_route(name: &str, concurrency: Option<u32>, rate: Option<u32>) -> Route {
@@ -24,6 +24,8 @@ fn route(kind: RouteKind, name: &str, concurrency: Option<u32>, rate: Option<u32
         created: 0,
         rules: Vec::new(),
         target: Target { service: ObjectKey::new("default", "web"), port: PortRef::Number(80) },
+        data_path: DataPath::default(),
+        traffic: Traffic::default(),
         fallback: None,
         placeholder: None,
         static_routes: Vec::new(),

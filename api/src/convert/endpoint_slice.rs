@@ -45,5 +45,7 @@ fn endpoint(index: usize, endpoint: &Endpoint) -> Result<SliceEndpoint, ConvertE
         ready: conditions.and_then(|conditions| conditions.ready).unwrap_or(true),
         terminating: conditions.and_then(|conditions| conditions.terminating).unwrap_or_default(),
         pod: pod.and_then(|target| target.name.as_deref()).map(Into::into),
+        uid: pod.and_then(|target| target.uid.as_deref()).map(Into::into),
+        node: endpoint.node_name.as_deref().map(Into::into),
     })
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use interceptor_core::{
     Route,
-    route::{RouteKind, Rule, Scaling, Timeouts},
+    route::{DataPath, RouteKind, Rule, Scaling, Timeouts, Traffic},
 };
 
 use super::{ConvertError, key, parts, probe};
@@ -47,6 +47,8 @@ pub fn route(object: &HTTPScaledObject) -> Result<Route, ConvertError> {
         created: parts::created(&object.metadata),
         rules: vec![rule],
         target,
+        data_path: DataPath::Proxy,
+        traffic: Traffic::Http,
         fallback: fallback.transpose()?,
         placeholder: None,
         static_routes: Vec::new(),

@@ -14,8 +14,8 @@ use crate::{
     InterceptorRoute, InterceptorRouteSpec,
     duration::GoDuration,
     interceptor_route::{
-        ConfigMapRef, Fallback, FallbackService, InterceptorRouteTimeouts, Placeholder, ResponseMode, RoutingRule,
-        ScalingMetric, StaticResponse, StaticRoute, TargetRef,
+        ConfigMapRef, DataPath, Fallback, FallbackService, InterceptorRouteTimeouts, Placeholder, Protocol,
+        ResponseMode, RoutingRule, ScalingMetric, StaticResponse, StaticRoute, TargetRef,
     },
 };
 
@@ -23,8 +23,17 @@ use crate::{
 pub fn route(object: &InterceptorRoute) -> Result<Route, ConvertError> {
     let key = key(&object.metadata)?;
     // How it is scaled is the operator's business.
-    let InterceptorRouteSpec { cold_start, rules, scaling: _, scaling_metric, static_routes, target, timeouts } =
-        &object.spec;
+    let InterceptorRouteSpec {
+        cold_start,
+        data_path,
+        protocol: _,
+        rules,
+        scaling: _,
+        scaling_metric,
+        static_routes,
+        target,
+        timeouts,
+    } = &object.spec;
     let TargetRef { port, port_name, service } = target;
     let target = parts::target("spec.target", key.namespace(), ("service", service), *port, port_name.as_deref())?;
     let placeholder = cold_start.as_ref().and_then(|cold_start| cold_start.placeholder.as_ref());
@@ -41,6 +50,11 @@ pub fn route(object: &InterceptorRoute) -> Result<Route, ConvertError> {
         created: parts::created(&object.metadata),
         rules: self::rules("spec", rules)?,
         target,
+        data_path: match data_path {
+            Some(DataPath::Direct) => core::DataPath::Direct,
+            Some(DataPath::Proxy) | None => core::DataPath::Proxy,
+        },
+        traffic: traffic(&object.spec)?,
         fallback: fallback.transpose()?,
         placeholder: placeholder.transpose()?,
         static_routes: self::static_routes(key.namespace(), static_routes)?,
@@ -49,6 +63,21 @@ pub fn route(object: &InterceptorRoute) -> Result<Route, ConvertError> {
         timeouts: timeouts.as_ref().map(self::timeouts).transpose()?.unwrap_or_default(),
         key,
     })
+}
+
+/// What the route's clients speak. TCP has nothing that a rule could look at, and no proxy of ours speaks it.
+fn traffic(spec: &InterceptorRouteSpec) -> Result<core::Traffic, ConvertError> {
+    const PATH: &str = "spec.protocol";
+    match spec.protocol {
+        Some(Protocol::Tcp) if !spec.rules.is_empty() || !spec.static_routes.is_empty() => {
+            Err(ConvertError::new(PATH, "TCP beside rules or staticRoutes", "HTTP, or TCP without either"))
+        }
+        Some(Protocol::Tcp) if spec.data_path != Some(DataPath::Direct) => {
+            Err(ConvertError::new(PATH, "TCP without dataPath Direct", "HTTP, or TCP with dataPath Direct"))
+        }
+        Some(Protocol::Tcp) => Ok(core::Traffic::Tcp),
+        Some(Protocol::Http) | None => Ok(core::Traffic::Http),
+    }
 }
 
 fn rules(path: &str, rules: &[RoutingRule]) -> Result<Vec<Rule>, ConvertError> {

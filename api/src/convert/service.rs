@@ -1,11 +1,13 @@
-//! A Service, reduced to its TCP ports.
+//! A Service, reduced to its TCP ports and the addresses that clients reach it at.
+
+use std::net::IpAddr;
 
 use interceptor_core::service::{Service, ServicePort};
-use k8s_openapi::api::core::v1::Service as Object;
+use k8s_openapi::api::core::v1::{Service as Object, ServiceSpec};
 
 use super::{ConvertError, key, parts};
 
-/// Name and TCP ports of `object`.
+/// Name, addresses and TCP ports of `object`.
 pub fn service(object: &Object) -> Result<Service, ConvertError> {
     let ports = object.spec.as_ref().and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
     let tcp = ports.iter().enumerate().filter(|(_, port)| is_tcp(port.protocol.as_deref()));
@@ -14,9 +16,30 @@ pub fn service(object: &Object) -> Result<Service, ConvertError> {
             name: port.name.as_deref().unwrap_or_default().into(),
             port: parts::port(&format!("spec.ports[{index}].port"), port.port)?,
             app_protocol: port.app_protocol.as_deref().map(Into::into),
+            // Zero is a port that has not been allotted.
+            node_port: port.node_port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0),
         })
     });
-    Ok(Service { key: key(&object.metadata)?, ports: ports.collect::<Result<_, _>>()? })
+    Ok(Service { key: key(&object.metadata)?, ports: ports.collect::<Result<_, _>>()?, addresses: addresses(object) })
+}
+
+/// Cluster IPs, external IPs and those of the load balancer. What is no address, such as the `None` of a headless Service,
+/// leads no client anywhere.
+fn addresses(object: &Object) -> Vec<IpAddr> {
+    let spec = object.spec.as_ref();
+    let list = |of: fn(&ServiceSpec) -> Option<&Vec<String>>| spec.and_then(of).into_iter().flatten();
+    let cluster = spec.and_then(|spec| spec.cluster_ip.as_ref());
+    let status = object.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    let ingress = status.and_then(|balancer| balancer.ingress.as_ref()).into_iter().flatten();
+    let texts = cluster
+        .into_iter()
+        .chain(list(|spec| spec.cluster_ips.as_ref()))
+        .chain(list(|spec| spec.external_ips.as_ref()))
+        .chain(ingress.filter_map(|ingress| ingress.ip.as_ref()));
+    let mut addresses: Vec<IpAddr> = texts.filter_map(|text| text.parse().ok()).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
 }
 
 /// Whether a port's protocol is TCP, which it is unless told.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use interceptor_core::{
     ObjectKey,
-    route::{HeaderMatch, PortRef, Rate, RouteKind, Rule, Scaling, Target, Timeouts},
+    route::{DataPath, HeaderMatch, PortRef, Rate, RouteKind, Rule, Scaling, Target, Timeouts, Traffic},
 };
 use serde::de::DeserializeOwned;
 
@@ -61,6 +61,8 @@ fn an_interceptor_route_is_read_whole() {
                 headers: vec![header("x-version", Some("v2")), header("x-any", None)],
             }],
             target: Target { service: ObjectKey::new("shop", "web"), port: PortRef::Name("http".into()) },
+            data_path: DataPath::default(),
+            traffic: Traffic::default(),
             fallback: None,
             placeholder: None,
             static_routes: Vec::new(),
@@ -222,4 +224,48 @@ fn a_slice_tells_its_service_ports_and_ready_addresses() {
 #[test]
 fn an_object_without_a_name_is_refused() {
     assert_eq!(service(&object("{}")).unwrap_err().to_string(), "metadata.name is empty: expected a name");
+}
+
+#[test]
+fn a_service_tells_every_address_that_clients_reach_it_at() {
+    let service = service(&object(
+        "
+        metadata: {name: web}
+        spec:
+          clusterIP: 10.96.0.7
+          clusterIPs: [10.96.0.7, 'fd00::7']
+          externalIPs: [192.0.2.1]
+          ports: [{port: 80, nodePort: 30080}, {name: b, port: 81, nodePort: 0}]
+        status: {loadBalancer: {ingress: [{ip: 198.51.100.1}, {hostname: lb.example}]}}
+        ",
+    ))
+    .unwrap();
+    let addresses: Vec<_> = service.addresses.iter().map(ToString::to_string).collect();
+    assert_eq!(addresses, ["10.96.0.7", "192.0.2.1", "198.51.100.1", "fd00::7"]);
+    assert_eq!(service.ports.iter().map(|port| port.node_port).collect::<Vec<_>>(), [Some(30_080), None]);
+    let headless = object("{metadata: {name: web}, spec: {clusterIP: None, clusterIPs: [None]}}");
+    assert!(super::service(&headless).unwrap().addresses.is_empty());
+}
+
+#[test]
+fn a_route_says_how_its_clients_reach_the_target_and_what_they_speak() {
+    let route = |more: &str| {
+        interceptor_route(&object(&format!(
+            "{{metadata: {{name: r}}, spec: {{target: {{service: web, port: 80}}, scalingMetric: {{concurrency: {{targetValue: 1}}}}{more}}}}}"
+        )))
+    };
+    let read =
+        |more: &str| route(more).map(|route| (route.data_path, route.traffic)).map_err(|error| error.to_string());
+    assert_eq!(read(""), Ok((DataPath::Proxy, Traffic::Http)));
+    assert_eq!(read(", dataPath: Proxy, protocol: HTTP"), Ok((DataPath::Proxy, Traffic::Http)));
+    assert_eq!(read(", dataPath: Direct, rules: [{hosts: [a.com]}]"), Ok((DataPath::Direct, Traffic::Http)));
+    assert_eq!(read(", dataPath: Direct, protocol: TCP"), Ok((DataPath::Direct, Traffic::Tcp)));
+    assert_eq!(
+        read(", protocol: TCP").unwrap_err(),
+        "spec.protocol is TCP without dataPath Direct: expected HTTP, or TCP with dataPath Direct"
+    );
+    assert_eq!(
+        read(", dataPath: Direct, protocol: TCP, rules: [{hosts: [a.com]}]").unwrap_err(),
+        "spec.protocol is TCP beside rules or staticRoutes: expected HTTP, or TCP without either"
+    );
 }

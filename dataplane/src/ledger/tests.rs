@@ -103,6 +103,7 @@ fn upstream(id: u32, service: &str, addrs: &[u8]) -> Arc<Upstream> {
         early: [].into(),
         pending: [].into(),
         probe: None,
+        direct: None,
     })
 }
 

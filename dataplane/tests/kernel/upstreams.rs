@@ -21,5 +21,6 @@ pub(crate) fn upstream(id: u32, service: &str, addrs: &[SocketAddr]) -> Arc<Upst
         early: [].into(),
         pending: [].into(),
         probe: None,
+        direct: None,
     })
 }

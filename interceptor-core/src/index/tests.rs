@@ -6,9 +6,10 @@ use http::HeaderMap;
 
 use super::*;
 use crate::{
+    direct::Life,
     inflight::NoSink,
-    probe::{Action, Probe},
-    route::{PortRef, Rule, Scaling, Target, Timeouts},
+    probe::{Action, Probe, Probing},
+    route::{DataPath, PortRef, Rule, Scaling, Target, Timeouts, Traffic},
     service::{ServicePort, SliceEndpoint, SlicePort},
     upstream::{Protocol, Resolution},
 };
@@ -30,6 +31,8 @@ fn route(name: &str, host: &str) -> Route {
         created: 0,
         rules: vec![Rule { hosts: vec![host.to_owned()], ..Rule::default() }],
         target: Target { service: key("web"), port: PortRef::Number(80) },
+        data_path: DataPath::default(),
+        traffic: Traffic::default(),
         fallback: None,
         placeholder: None,
         static_routes: Vec::new(),
@@ -40,8 +43,13 @@ fn route(name: &str, host: &str) -> Route {
 }
 
 fn service(name: &str, ports: &[(&str, u16)]) -> Service {
-    let ports = ports.iter().map(|(name, port)| ServicePort { name: (*name).into(), port: *port, app_protocol: None });
-    Service { key: key(name), ports: ports.collect() }
+    let ports = ports.iter().map(|(name, port)| ServicePort {
+        name: (*name).into(),
+        port: *port,
+        app_protocol: None,
+        node_port: None,
+    });
+    Service { key: key(name), ports: ports.collect(), addresses: Vec::new() }
 }
 
 fn slice(name: &str, service: &str, ports: &[(&str, u16)], addresses: &[&str]) -> Slice {
@@ -50,6 +58,8 @@ fn slice(name: &str, service: &str, ports: &[(&str, u16)], addresses: &[&str]) -
         ready: true,
         terminating: false,
         pod: None,
+        uid: None,
+        node: None,
     };
     Slice {
         key: key(name),
@@ -355,4 +365,46 @@ fn one_route_of_a_target_tells_the_probe_for_all_and_one_can_refuse_it() {
     assert_eq!(readiness(&index, "b"), (1, 1, 0));
     index.apply(Event::Route(probed("b", Probing::Unsaid)));
     assert_eq!(readiness(&index, "b"), (0, 0, 0), "without a probe nobody is asked");
+}
+
+#[test]
+fn a_target_that_clients_reach_directly_tells_its_addresses_and_every_pod() {
+    let direct = Route { data_path: DataPath::Direct, ..route("direct", "a.com") };
+    let mut index = index();
+    index.apply(Event::Route(direct));
+    let addresses = vec!["10.96.0.7".parse().unwrap(), "fd00::7".parse().unwrap()];
+    let mut web = Service { addresses, ..service("web", &[("", 80)]) };
+    web.ports[0].node_port = Some(30_080);
+    index.apply(Event::Service(web));
+    let mut pods = slice("web-1", "web", &[("", 8080)], &["10.0.0.3", "10.0.0.2", "10.0.0.1"]);
+    pods.endpoints[0].ready = false;
+    pods.endpoints[1] = SliceEndpoint { ready: true, terminating: true, ..pods.endpoints[1].clone() };
+    pods.endpoints[2].uid = Some("u-1".into());
+    index.apply(Event::Slice(pods));
+    let snapshot = index.snapshot();
+    let upstream = snapshot.upstream_of(&snapshot.routes[&key("direct")]).unwrap();
+    let direct = upstream.direct.as_deref().unwrap();
+    assert_eq!(direct.frontends, ["10.96.0.7:80".parse().unwrap(), "[fd00::7]:80".parse().unwrap()]);
+    assert_eq!(direct.node_port, Some(30_080));
+    let lives: Vec<_> = direct.pods.iter().map(|pod| (pod.addr.to_string(), pod.life)).collect();
+    let expected = [("10.0.0.1", Life::Ready), ("10.0.0.2", Life::Ending), ("10.0.0.3", Life::Starting)];
+    assert_eq!(lives, expected.map(|(ip, life)| (format!("{ip}:8080"), life)));
+    assert_eq!(direct.pods[0].uid.as_deref(), Some("u-1"));
+}
+
+#[test]
+fn what_is_known_of_pods_for_the_direct_path_goes_with_the_last_route_that_asks_for_it() {
+    let direct = |name: &str| Route { data_path: DataPath::Direct, ..route(name, &format!("{name}.com")) };
+    let mut index = index();
+    index.apply(Event::Service(service("web", &[("", 80)])));
+    index.apply(Event::Route(route("proxied", "p.com")));
+    let is_direct = |index: &Index| index.snapshot().upstreams().next().unwrap().direct.is_some();
+    assert!(!is_direct(&index));
+    index.apply(Event::Route(direct("one")));
+    assert!(is_direct(&index));
+    index.apply(Event::Route(direct("two")));
+    index.apply(Event::Route(route("one", "one.com")));
+    assert!(is_direct(&index));
+    index.apply(Event::RouteGone(RouteKind::InterceptorRoute, key("two")));
+    assert!(!is_direct(&index));
 }

@@ -11,8 +11,9 @@ use imbl::Vector;
 
 use crate::{
     Endpoint, ObjectKey, Upstream, UpstreamId,
+    direct::{Direct, Pod},
     probe::{Probe, Probing},
-    route::{Backend, PortRef, Target},
+    route::{Backend, DataPath, PortRef, Target},
     service::{Service, ServicePort, Slice, SliceEndpoint, SlicePort},
     upstream::{Encryption, Protocol, Resolution},
 };
@@ -31,7 +32,7 @@ fn spoken(app_protocol: Option<&str>) -> (Protocol, Encryption) {
 #[derive(Debug, Default)]
 pub(super) struct Upstreams {
     all: Vector<Option<Arc<Upstream>>>,
-    /// By id: which routes refer to it, as what, and what they say of probing.
+    /// By id: which routes refer to it, as what, and what they ask of it.
     users: Vec<Users>,
     ids: HashMap<Target, UpstreamId, RandomState>,
     free: BTreeSet<u32>,
@@ -41,7 +42,16 @@ pub(super) struct Upstreams {
     changed: BTreeSet<UpstreamId>,
 }
 
-pub(super) type Users = BTreeMap<(ObjectKey, Backend), Probing>;
+pub(super) type Users = BTreeMap<(ObjectKey, Backend), Wish>;
+
+/// What a route asks of a target.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Wish {
+    /// What it says of probing the pods.
+    pub(super) probing: Probing,
+    /// How clients reach them.
+    pub(super) data_path: DataPath,
+}
 
 /// What is known of one Service name.
 #[derive(Debug, Default)]
@@ -79,19 +89,19 @@ impl Upstreams {
         &mut self,
         target: &Target,
         (route, backend): (&ObjectKey, Backend),
-        probing: &Probing,
+        wish: &Wish,
     ) -> UpstreamId {
         let user = (route.clone(), backend);
         if let Some(id) = self.ids.get(target).copied() {
-            let before = self.users[index(id)].insert(user, probing.clone());
-            if before.as_ref() != Some(probing) {
+            let before = self.users[index(id)].insert(user, wish.clone());
+            if before.as_ref() != Some(wish) {
                 self.resolve(id, target);
             }
             return id;
         }
         let id = self.free.pop_first().map_or_else(|| self.grow(), UpstreamId);
         self.ids.insert(target.clone(), id);
-        self.users[index(id)].insert(user, probing.clone());
+        self.users[index(id)].insert(user, wish.clone());
         self.services.entry(target.service.clone()).or_default().upstreams.insert(id);
         self.resolve(id, target);
         id
@@ -103,7 +113,7 @@ impl Upstreams {
         let said = self.users[at].remove(&(route.clone(), backend));
         self.changed.insert(id);
         if !self.users[at].is_empty() {
-            if said.is_some_and(|said| said != Probing::Unsaid) {
+            if said.is_some_and(|said| said != Wish::default()) {
                 let target = self.all.get(at).and_then(Option::as_ref).map(|upstream| upstream.target.clone());
                 self.resolve(id, &target.expect("it has users"));
             }
@@ -235,11 +245,12 @@ impl Upstreams {
         let backing = self.services.get(&target.service);
         let slices = backing.into_iter().flat_map(|backing| &backing.slices).filter_map(|key| self.slices.get(key));
         let targets = self.users[index(id)].iter().filter(|((_, backend), _)| *backend == Backend::Target);
-        let probe = Probing::of_all(targets.map(|(_, probing)| probing));
+        let probe = Probing::of_all(targets.clone().map(|(_, wish)| &wish.probing));
+        let is_direct = targets.clone().any(|(_, wish)| wish.data_path == DataPath::Direct);
         let answered = backing.map(|backing| &backing.answered).filter(|answered| !answered.is_empty());
         let is_early = |pod| answered.is_some_and(|answered| answered.contains(&pod));
         let service = backing.and_then(|backing| backing.service.as_ref());
-        let upstream = join((id, target), service, slices, probe, is_early);
+        let upstream = join((id, target), service, slices, (probe, is_direct), is_early);
         if upstream.resolution == Resolution::Found {
             self.unresolved.remove(&id);
         } else {
@@ -271,12 +282,12 @@ fn pending(endpoint: &SliceEndpoint) -> Option<IpAddr> {
     endpoint.addresses.first().copied().filter(|_| !endpoint.ready && !endpoint.terminating)
 }
 
-/// What a target is, given its Service and slices, how its pods may be asked, and which have answered.
+/// What a target is, given its Service and slices, what routes ask of it, and which pods have answered.
 fn join<'a>(
     (id, target): (UpstreamId, &Target),
     service: Option<&Service>,
     slices: impl Iterator<Item = &'a Slice>,
-    probe: Option<Arc<Probe>>,
+    (probe, is_direct): (Option<Arc<Probe>>, bool),
     is_early: impl Fn(IpAddr) -> bool,
 ) -> Upstream {
     let port = service.and_then(|service| service.ports.iter().find(|port| target.port.names(port)));
@@ -286,7 +297,7 @@ fn join<'a>(
         (Some(_), Some(_)) => Resolution::Found,
     };
     let (protocol, encryption) = spoken(port.and_then(|port| port.app_protocol.as_deref()));
-    let (mut ready, mut early, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut ready, mut early, mut waiting, mut pods) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for slice in slices {
         let target_port = match (resolution, port) {
             (Resolution::Found, Some(port)) => slice.ports.iter().find(|candidate| candidate.name == port.name),
@@ -297,6 +308,9 @@ fn join<'a>(
         for listed in &slice.endpoints {
             let Some(address) = listed.addresses.first() else { continue };
             let endpoint = Endpoint { addr: (*address, target_port.port).into(), pod: listed.pod.clone() };
+            if is_direct {
+                pods.push(Pod::new(endpoint.addr, listed));
+            }
             if listed.ready {
                 ready.push(endpoint);
             } else if probe.is_some() && pending(listed).is_some() {
@@ -321,6 +335,7 @@ fn join<'a>(
         early: early.into(),
         pending: sorted(waiting),
         probe,
+        direct: is_direct.then(|| Arc::new(Direct::new(target, service, port, pods))),
     }
 }
 

@@ -18,6 +18,8 @@ fn entry(id: u64, name: &str, created: i64, rules: Vec<Rule>) -> Arc<RouteEntry>
         created,
         rules,
         target: Target { service: ObjectKey::new("default", "web"), port: PortRef::Number(80) },
+        data_path: DataPath::default(),
+        traffic: Traffic::default(),
         fallback: None,
         placeholder: None,
         static_routes: Vec::new(),

@@ -166,8 +166,18 @@ fn state(counts: Counts, endpoints: usize) -> &'static str {
 
 impl UpstreamReport {
     fn new(upstream: &Upstream) -> Self {
-        let Upstream { id: _, target, resolution, protocol: _, encryption: _, endpoints, early, pending, probe } =
-            upstream;
+        let Upstream {
+            id: _,
+            target,
+            resolution,
+            protocol: _,
+            encryption: _,
+            endpoints,
+            early,
+            pending,
+            probe,
+            direct: _,
+        } = upstream;
         let addresses = |endpoints: &[Endpoint]| endpoints.iter().map(|endpoint| endpoint.addr.to_string()).collect();
         Self {
             service: target.service.to_string(),

@@ -5,7 +5,7 @@ use interceptor_core::{
     index::Event,
     inflight::NoSink,
     probe::{Action, Probing},
-    route::{PortRef, RouteKind, Scaling, Target, Timeouts},
+    route::{DataPath, PortRef, RouteKind, Scaling, Target, Timeouts, Traffic},
     service::{Service, ServicePort, Slice, SliceEndpoint, SlicePort},
 };
 use runtime::snapshot::{self, Subscription, Writer};
@@ -35,6 +35,8 @@ fn route(name: &str, port: PortRef, probing: Probing) -> Route {
         created: 0,
         rules: Vec::new(),
         target: Target { service: key("web"), port },
+        data_path: DataPath::default(),
+        traffic: Traffic::default(),
         fallback: None,
         placeholder: None,
         static_routes: Vec::new(),
@@ -61,7 +63,7 @@ fn slice(ready: bool, terminating: bool) -> Event {
         key: key("web-1"),
         service: key("web"),
         ports: vec![SlicePort { name: "http".into(), port: 8080 }],
-        endpoints: vec![SliceEndpoint { addresses: vec![POD], ready, terminating, pod: None }],
+        endpoints: vec![SliceEndpoint { addresses: vec![POD], ready, terminating, pod: None, uid: None, node: None }],
     })
 }
 
@@ -75,8 +77,8 @@ impl Bench {
         let probing = Probing::By(Arc::new(probe()));
         index.apply(Event::Route(route("by-number", PortRef::Number(80), probing.clone())));
         index.apply(Event::Route(route("by-name", PortRef::Name("http".into()), probing)));
-        let port = ServicePort { name: "http".into(), port: 80, app_protocol: None };
-        index.apply(Event::Service(Service { key: key("web"), ports: vec![port] }));
+        let port = ServicePort { name: "http".into(), port: 80, app_protocol: None, node_port: None };
+        index.apply(Event::Service(Service { key: key("web"), ports: vec![port], addresses: Vec::new() }));
         index.apply(slice(false, false));
         let (writer, reader) = snapshot::channel(index.snapshot());
         let (prober, handle, said) = channel(reader.clone(), ProbeMetrics::default());

@@ -12,7 +12,7 @@ use interceptor_core::{
     ObjectKey, Route,
     demand::Census,
     index::Event,
-    route::{PortRef, Rate, RouteKind, Scaling, Target, Timeouts},
+    route::{DataPath, PortRef, Rate, RouteKind, Scaling, Target, Timeouts, Traffic},
     service::{Slice, SliceEndpoint},
     window::Unit,
 };
@@ -124,8 +124,14 @@ impl Scaler {
 
     /// Makes these the interceptors.
     pub(crate) async fn list(&self, addresses: &[IpAddr]) {
-        let endpoint =
-            |&address| SliceEndpoint { addresses: vec![address], ready: true, terminating: false, pod: None };
+        let endpoint = |&address| SliceEndpoint {
+            addresses: vec![address],
+            ready: true,
+            terminating: false,
+            pod: None,
+            uid: None,
+            node: None,
+        };
         let slice = Slice {
             key: ObjectKey::new("keda", "admin-1"),
             service: ObjectKey::new("keda", "admin"),
@@ -246,6 +252,8 @@ pub(crate) fn route(name: &str, concurrency: Option<u32>, rate: Option<u32>) -> 
         created: 0,
         rules: Vec::new(),
         target: Target { service: ObjectKey::new("ns", "web"), port: PortRef::Number(80) },
+        data_path: DataPath::default(),
+        traffic: Traffic::default(),
         fallback: None,
         placeholder: None,
         static_routes: Vec::new(),

@@ -105,7 +105,8 @@ fn any_route() -> impl Strategy<Value = Route> {
         });
         let target = Target { service: key(service), port };
         let fallback = fallback.map(|(service, port)| Target { service: key(service), port });
-        Route { kind, created, rules: rules.collect(), target, fallback, probing, ..route(name, "") }
+        let data_path = if created % 2 == 0 { DataPath::Proxy } else { DataPath::Direct };
+        Route { kind, created, rules: rules.collect(), target, data_path, fallback, probing, ..route(name, "") }
     })
 }
 

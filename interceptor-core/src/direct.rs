@@ -1,0 +1,80 @@
+//! What a node has to know of a Service whose clients reach the pods without a proxy. Made by the index for targets of
+//! routes that ask for it, read by the node agent.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use crate::{
+    route::Target,
+    service::{Service, ServicePort, SliceEndpoint},
+};
+
+/// One port of one Service, as clients and the kernel see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Direct {
+    /// Where clients connect, but for node ports; sorted.
+    pub frontends: Vec<SocketAddr>,
+    /// The port on every node, if it has one.
+    pub node_port: Option<u16>,
+    /// Every pod that has the port, whatever its state; sorted by address, without duplicates.
+    pub pods: Vec<Pod>,
+}
+
+/// A pod behind the Service.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Pod {
+    /// Its address and target port.
+    pub addr: SocketAddr,
+    /// How far its life has come, by the slices.
+    pub life: Life,
+    /// Its name, if a slice tells it.
+    pub name: Option<Arc<str>>,
+    /// Its UID, by which its cgroup is found.
+    pub uid: Option<Arc<str>>,
+    /// The node it runs on.
+    pub node: Option<Arc<str>>,
+}
+
+/// How far a pod's life has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Life {
+    /// It may get ready and is not.
+    Starting,
+    /// It is ready.
+    Ready,
+    /// It won't get ready any more.
+    Ending,
+}
+
+// === impl Direct ===
+
+impl Direct {
+    /// What `target` is for a node, given its Service's port and the pods that have it.
+    pub(crate) fn new(
+        target: &Target,
+        service: Option<&Service>,
+        port: Option<&ServicePort>,
+        mut pods: Vec<Pod>,
+    ) -> Self {
+        pods.sort_unstable();
+        pods.dedup_by_key(|pod| pod.addr);
+        let addresses = service.filter(|service| service.key == target.service).zip(port);
+        let frontends =
+            addresses.map(|(service, port)| service.addresses.iter().map(|ip| (*ip, port.port).into()).collect());
+        Self { frontends: frontends.unwrap_or_default(), node_port: port.and_then(|port| port.node_port), pods }
+    }
+}
+
+// === impl Pod ===
+
+impl Pod {
+    /// The pod that a slice lists at `addr`.
+    pub(crate) fn new(addr: SocketAddr, listed: &SliceEndpoint) -> Self {
+        let SliceEndpoint { addresses: _, ready, terminating, pod, uid, node } = listed;
+        let life = match (ready, terminating) {
+            (_, true) => Life::Ending,
+            (true, false) => Life::Ready,
+            (false, false) => Life::Starting,
+        };
+        Self { addr, life, name: pod.clone(), uid: uid.clone(), node: node.clone() }
+    }
+}
