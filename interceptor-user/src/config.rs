@@ -17,7 +17,7 @@ use runtime::{
     watch::{Cluster, Kind, Source, Sources, Watch},
 };
 
-use crate::rt;
+use crate::{agent, rt};
 
 /// Requests held at once by one process, if nothing else is said: each holds a descriptor and some kilobytes.
 const MAX_HELD: u64 = 10_000;
@@ -33,6 +33,7 @@ const OTHER_DESCRIPTORS: u64 = 600;
 #[command(
     name = "interceptor",
     version = version(),
+    args_conflicts_with_subcommands = true,
     about = "HTTP proxy that holds requests while their workload wakes from zero replicas",
     after_long_help = "Ports and timeouts are read from the environment variables of the KEDA HTTP Add-on, among them:\n  \
         KEDA_HTTP_WATCH_NAMESPACE (all namespaces)\n  \
@@ -44,6 +45,10 @@ const OTHER_DESCRIPTORS: u64 = 600;
         KEDA_HTTP_PROXY_TLS_ENABLED (false), _PORT (8443), _CERT_PATH, _KEY_PATH, _CERT_STORE_PATHS   KEDA_HTTP_TLS_CA_DIRS"
 )]
 pub struct Args {
+    /// What to be instead of an interceptor.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
     /// Where routes, Services and EndpointSlices come from, instead of the Kubernetes API; may be given several times.
     /// `dir:PATH` is a folder of Kubernetes manifests, watched for changes.
     #[arg(long = "source", value_name = "SOURCE")]
@@ -74,6 +79,13 @@ pub struct Args {
     /// The Kubernetes API.
     #[command(flatten)]
     pub kube: KubeArgs,
+}
+
+/// What the program can be besides an interceptor.
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum Command {
+    /// Runs the data plane of one node, for routes with `dataPath: Direct`.
+    Agent(agent::Args),
 }
 
 /// A level of the data plane that may be asked for.
@@ -155,7 +167,7 @@ impl Level {
 impl Config {
     /// Settings from the command line and the environment.
     pub fn new(args: Args, env: &Env) -> Result<Self, EnvError> {
-        let Args { sources, workers, dataplane, required, cgroup, log: _, kube } = args;
+        let Args { command: _, sources, workers, dataplane, required, cgroup, log: _, kube } = args;
         let namespace = env.optional_string("KEDA_HTTP_WATCH_NAMESPACE")?;
         unused(env)?;
         // Not clap's own reading of the environment: its errors name the flag, and an empty value is one to it.
@@ -230,7 +242,7 @@ impl ProxyConfig {
 
 /// All that routing needs. Slices are watched as a whole: a watch for each target Service would cost the API server a
 /// thousand times the connections, and it makes no difference to what it sends when routes are where the Services are.
-fn cluster(kube: KubeArgs, namespace: Option<&str>) -> Cluster {
+pub(crate) fn cluster(kube: KubeArgs, namespace: Option<&str>) -> Cluster {
     let all = |kind| Watch::all(kind, namespace);
     let slices = all(Kind::EndpointSlice).labelled(SERVICE_NAME_LABEL);
     let bodies = all(Kind::ConfigMap).labelled(format!("{RESPONSE_BODY_LABEL}=true"));

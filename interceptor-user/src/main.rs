@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Parser as _;
 use interceptor_user::{
-    app,
-    config::{Args, Config},
+    agent, app,
+    config::{Args, Command, Config},
 };
 use runtime::{args, env::Env, log, signal, watch};
 
@@ -30,11 +30,24 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: Args) -> anyhow::Result<()> {
+fn run(mut args: Args) -> anyhow::Result<()> {
     let env = Env::from_process();
-    let log = log::init(&args.log, env.optional_string("ROUSE_LOG")?.as_deref())?;
-    let config = Config { log: Some(log), ..Config::new(args, &env)? };
+    let command = args.command.take();
+    let log = match &command {
+        Some(Command::Agent(args)) => &args.log,
+        None => &args.log,
+    };
+    let log = Some(log::init(log, env.optional_string("ROUSE_LOG")?.as_deref())?);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
+    if let Some(Command::Agent(args)) = command {
+        let config = agent::Config { log, ..agent::Config::new(args, &env)? };
+        return runtime.block_on(async {
+            let shutdown = signal::install().context("cannot receive signals")?;
+            watch::check(&config.sources).await?;
+            Ok(agent::build(config).await?.run(shutdown).await?)
+        });
+    }
+    let config = Config { log, ..Config::new(args, &env)? };
     runtime.block_on(async {
         let shutdown = signal::install().context("cannot receive signals")?;
         watch::check(&config.sources).await?;

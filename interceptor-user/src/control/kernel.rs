@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
-use dataplane::{ConnectionCounters, Dataplane, Level, Logs};
+use dataplane::{ConnectionCounters, Dataplane, Level, Logs, Mode};
 use interceptor_core::UpstreamId;
 use parking_lot::Mutex;
 use runtime::snapshot::Reader;
@@ -38,6 +38,12 @@ impl Kernel {
         let (dataplane, level, reason) = dataplane::open(config)?;
         let shared = Arc::new(Mutex::new(State { dataplane, counters: Arc::default(), read: None }));
         Ok(Self { reader, shared, level, reason: reason.into() })
+    }
+
+    /// Level none, for a process that counts by other means.
+    pub(crate) fn without(reader: Reader) -> Self {
+        let config = dataplane::Config { mode: Mode::None, required: false, cgroup: None };
+        Self::open(config, reader).expect("level none needs nothing")
     }
 
     /// `none` or `self`.

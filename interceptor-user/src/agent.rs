@@ -1,0 +1,17 @@
+//! `interceptor agent`: the data plane of one node. Watches what interceptors watch, keeps the kernel's maps in step, and
+//! tells scalers what waits and what runs.
+//!
+//! ```text
+//! args ─► Config ─► build ─► Bound::run, one thread
+//!                              ├─ discover ─► snapshot ─► hold (tc: held connections) ─► Edges ─► counts (gRPC), /state, /metrics
+//!                              └─ probe (pods of held connections) ─► discover
+//! ```
+
+mod app;
+mod config;
+mod state;
+
+pub use self::{
+    app::{AgentError, Bound, build},
+    config::{Args, Config},
+};

@@ -1,0 +1,107 @@
+//! Puts the agent together: binds its port, then runs its tasks until the shutdown.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use interceptor_core::index::Index;
+use runtime::{admin, metrics::Metrics, ready::Ready, signal::Shutdown, snapshot, task, watch::WatchMetrics};
+
+use super::{config::Config, state::State};
+use crate::{
+    coldstart::Signals,
+    control::{
+        counts::{CountsService, Edges, Publisher},
+        discover::Discover,
+        kernel::Kernel,
+    },
+    probe::{self, ProbeMetrics, Prober},
+};
+
+/// How long background tasks may take to end.
+const JOIN_GRACE: Duration = Duration::from_secs(1);
+
+/// An agent with its port, that does nothing yet.
+#[derive(Debug)]
+pub struct Bound {
+    admin: admin::Bound,
+    node: String,
+    ready: Ready,
+    discover: Discover,
+    prober: Prober,
+    publisher: Publisher,
+}
+
+/// Why an agent could not start, or stopped by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The port can't be listened on.
+    #[error("cannot listen on {addr} for admin (ROUSE_AGENT_PORT)")]
+    Bind {
+        /// The port.
+        addr: SocketAddr,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// A part that everything relies on ended.
+    #[error(transparent)]
+    Task(#[from] task::Ended),
+}
+
+/// Binds the port and starts nothing else. Must be called within the runtime.
+pub async fn build(config: Config) -> Result<Bound, AgentError> {
+    let Config { admin: addr, log, sources, node } = config;
+    let ready = Ready::new();
+    let edges = Arc::new(Edges::default());
+    // All that is held is counted on one thread.
+    let index = Index::new(1, Arc::clone(&edges) as _);
+    let (writer, reader) = snapshot::channel(index.snapshot());
+    let mut registry = Metrics::new("rouse-agent", env!("CARGO_PKG_VERSION"));
+    let probe_metrics = ProbeMetrics::register(registry.registry());
+    let (prober, _, verdicts) = probe::channel(reader.clone(), probe_metrics);
+    let watch_metrics = WatchMetrics::register(registry.registry());
+    let discover = Discover::new((sources, watch_metrics), verdicts, index, writer, &ready, registry.registry());
+    let state =
+        State { node: node.clone(), ready: ready.clone(), reader: reader.clone(), problems: discover.problems() };
+    let publisher = Publisher::new(edges, reader.clone(), Kernel::without(reader), Signals::default());
+    let exposition = registry.into_exposition();
+    let grpc = tonic::service::Routes::new(CountsService::server(&publisher)).prepare();
+    let server =
+        admin::Server::new().probes(&ready).metrics(&exposition).path("/state", move |_| state.respond()).grpc(grpc);
+    let server = match &log {
+        Some(log) => server.log(log),
+        None => server,
+    };
+    let admin = server.bind(addr).await.map_err(|source| AgentError::Bind { addr, source })?;
+    Ok(Bound { admin, node, ready, discover, prober, publisher })
+}
+
+// === impl Bound ===
+
+impl Bound {
+    /// Where probes, counts, state and metrics are served.
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.admin.addr()
+    }
+
+    /// Serves until `shutdown` is requested.
+    pub async fn run(self, mut shutdown: Shutdown) -> Result<(), AgentError> {
+        let Self { admin, node, ready, discover, prober, publisher } = self;
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), node, admin = %admin.addr(), "agent starts");
+        let mut tasks = task::Group::new();
+        tasks.spawn("admin", admin.serve());
+        tasks.spawn("discover", discover.run());
+        tasks.spawn("probe", prober.run());
+        tasks.spawn("counts", publisher.run());
+        let ended = tokio::select! {
+            () = shutdown.requested() => None,
+            ended = tasks.ended() => Some(ended),
+        };
+        if let Some(ended) = &ended {
+            tracing::error!(error = %ended, "shutting down because a part has failed");
+        }
+        ready.set_draining();
+        drop(tasks.join(JOIN_GRACE).await);
+        tracing::info!("agent ends");
+        ended.map_or(Ok(()), |ended| Err(ended.into()))
+    }
+}

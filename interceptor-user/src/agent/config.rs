@@ -1,0 +1,96 @@
+//! What the agent was told, parsed once.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use runtime::{
+    args::{KubeArgs, LogArgs},
+    env::{Env, EnvError},
+    log,
+    watch::{Source, Sources},
+};
+
+use crate::config::cluster;
+
+/// Where the agent serves unless told: free of the ports that the add-on, Kubernetes and common exporters take, for a node's
+/// ports are everybody's.
+const ADMIN_PORT: u16 = 9097;
+
+/// Runs the data plane of one node: holds connections to Services whose workload sleeps, and counts those that go to pods
+/// without a proxy, for routes with `dataPath: Direct`.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_long_help = "Settings are read from environment variables:\n  \
+    ROUSE_NODE_NAME, or NODE_NAME (required)   the node's name, as EndpointSlices tell it\n  \
+    ROUSE_AGENT_PORT (9097)                    probes, counts, state and metrics\n  \
+    KEDA_HTTP_WATCH_NAMESPACE (all)            the routes' namespace\n  \
+    ROUSE_LOG                                  a log filter such as info,dataplane=debug")]
+pub struct Args {
+    /// Where routes, Services and EndpointSlices come from, instead of the Kubernetes API; may be given several times.
+    /// `dir:PATH` is a folder of Kubernetes manifests, watched for changes.
+    #[arg(long = "source", value_name = "SOURCE")]
+    pub sources: Vec<Source>,
+
+    /// How lines are logged.
+    #[command(flatten)]
+    pub log: LogArgs,
+
+    /// The Kubernetes API.
+    #[command(flatten)]
+    pub kube: KubeArgs,
+}
+
+/// Everything that [`build`](super::build) needs.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where probes, counts, state and metrics are served; port 0 takes a free one.
+    pub admin: SocketAddr,
+    /// The log, if the admin port shall change its filter.
+    pub log: Option<log::Handle>,
+    /// Where objects come from.
+    pub sources: Sources,
+    /// The node's name.
+    pub node: String,
+}
+
+// === impl Config ===
+
+impl Config {
+    /// Settings from the command line and the environment.
+    pub fn new(args: Args, env: &Env) -> Result<Self, EnvError> {
+        let Args { sources, log: _, kube } = args;
+        let namespace = env.optional_string("KEDA_HTTP_WATCH_NAMESPACE")?;
+        let node = match env.optional_string("ROUSE_NODE_NAME")? {
+            Some(node) => node,
+            None => env.required_string("NODE_NAME", "the node's name")?,
+        };
+        Ok(Self {
+            admin: (Ipv4Addr::UNSPECIFIED, env.port("ROUSE_AGENT_PORT", ADMIN_PORT)?).into(),
+            log: None,
+            sources: Sources::new(sources, || cluster(kube, namespace.as_deref())),
+            node,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(pairs: &[(&'static str, &'static str)]) -> Result<Config, EnvError> {
+        let (log, kube) = (LogArgs::default(), KubeArgs::default());
+        let args = Args { sources: vec![Source("/tmp".into())], log, kube };
+        Config::new(args, &Env::from_pairs(pairs.iter().copied()))
+    }
+
+    #[test]
+    fn our_name_for_the_node_comes_before_the_usual_one() {
+        let config = parse(&[("NODE_NAME", "a"), ("ROUSE_NODE_NAME", "b"), ("ROUSE_AGENT_PORT", "1234")]).unwrap();
+        assert_eq!((config.node.as_str(), config.admin.port()), ("b", 1234));
+        assert_eq!(parse(&[("NODE_NAME", "a")]).unwrap().admin.port(), ADMIN_PORT);
+    }
+
+    #[test]
+    fn an_agent_that_does_not_know_its_node_says_so() {
+        let error = parse(&[]).unwrap_err().to_string();
+        assert!(error.contains("NODE_NAME"), "{error}");
+    }
+}
