@@ -273,16 +273,6 @@ async fn a_pod_of_http_2_that_goes_away_is_replaced_by_a_new_connection() {
 }
 
 #[tokio::test]
-async fn an_interim_response_crosses_from_http_1_to_http_2() {
-    let (_world, pod, interceptor) = warm().await;
-    let client = Client::connect(interceptor.proxy).await;
-    let (response, _) = client.start(request("GET", "/"), true).await;
-    let (mut upstream, _) = pod.request().await;
-    upstream.send("HTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
-    assert_eq!(soon("the final response", response).await.unwrap().status(), 200);
-}
-
-#[tokio::test]
 async fn draining_sends_goaway_and_finishes_what_runs() {
     let (_world, pod, mut interceptor) = warm().await;
     let client = Client::connect(interceptor.proxy).await;

@@ -17,6 +17,7 @@ mod garbage;
 mod h2;
 mod headers;
 mod hold;
+mod interim;
 mod kernel;
 #[cfg(ebpf_object)]
 mod levels;

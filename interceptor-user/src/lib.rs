@@ -19,6 +19,7 @@ mod coldstart;
 mod control;
 pub mod encryption;
 mod h1;
+mod http2;
 mod metrics;
 mod net;
 mod probe;

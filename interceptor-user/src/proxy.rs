@@ -3,8 +3,7 @@
 use std::{rc::Rc, time::Duration};
 
 use bytes::Bytes;
-use http::{Method, Response, StatusCode, Version};
-use hyper::body::Incoming;
+use http::{Method, StatusCode, Version};
 use interceptor_core::{Route, route::Backend};
 use tokio::time::Instant;
 
@@ -17,6 +16,7 @@ mod forward;
 pub(crate) mod headers;
 mod hold;
 pub(crate) mod inflight;
+pub(crate) mod interim;
 mod media_type;
 pub(crate) mod message;
 mod pool;
@@ -33,9 +33,9 @@ pub(crate) use self::{
     respond::{Verdict, verdict},
 };
 use self::{
-    body::{RequestBody, ResponseBody},
+    body::{RequestBody, ResponseBody, Sending},
     fixed::{Asked, Static},
-    forward::{Deadlines, Outbound, Sent},
+    forward::{Answer, Deadlines, Outbound, Sent},
     headers::{Hop, Outgoing},
     hold::{Acquired, Limits, Manner},
     inflight::{InFlight, Line},
@@ -45,9 +45,11 @@ use self::{
 use crate::{
     h1::{
         client::is_switch,
-        fields::{Fields, Known, Lazy},
+        fields::{Fields, Lazy},
+        framing,
         parse::ResponseHead,
     },
+    http2::receive::Incoming,
     server::connection::Connection,
     worker::{LocalRoute, Worker},
 };
@@ -176,7 +178,7 @@ impl Exchange {
     ) -> Result<Reply, ProxyError> {
         let deadlines = Deadlines { response_header: due.response_header, request: due.request, began: arrived };
         let mut timer = self.connection.timer();
-        if expects_continue(outbound.fields) && body.sent().is_some() {
+        if outbound.fields.expects_continue() && body.sent().is_some() {
             body.wait_for_continue();
         }
         let mut now = arrived;
@@ -188,7 +190,7 @@ impl Exchange {
             let sent = forward::send(&mut lease, outbound, &mut body, deadlines.from(at), &mut timer.timer).await?;
             let status = match &sent {
                 Sent::Http1(head) => head.status,
-                Sent::Http2(response) => response.status(),
+                Sent::Http2(answer) => answer.response.status(),
                 Sent::Unsent | Sent::Repeat => {
                     tracing::debug!(endpoint = %addr, "connection was closed before the request was sent or answered");
                     now = Instant::now();
@@ -203,7 +205,7 @@ impl Exchange {
                 Sent::Http1(head) => {
                     Ok(Reply::new(head.status, head.fields, ResponseBody::http1(lease, body, due.request)))
                 }
-                Sent::Http2(response) => Ok(from_http2(response, lease, due)),
+                Sent::Http2(answer) => Ok(from_http2(*answer, body, lease, due)),
                 Sent::Unsent | Sent::Repeat => Err(ProxyError::UpstreamClosed),
             };
         }
@@ -269,13 +271,13 @@ impl Exchange {
     }
 }
 
-fn expects_continue(fields: &Fields) -> bool {
-    fields.first(Known::Expect).is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"))
-}
-
-fn from_http2(response: Response<Incoming>, lease: Lease, due: Due) -> Reply {
-    let (parts, body) = response.into_parts();
-    Reply::new(parts.status, Fields::from_map(&parts.headers), ResponseBody::http2(body, lease, due.request))
+fn from_http2(answer: Answer, body: RequestBody, lease: Lease, due: Due) -> Reply {
+    let Answer { response, sender } = answer;
+    let (parts, stream) = response.into_parts();
+    let fields = Fields::from_map(&parts.headers);
+    let incoming = Incoming::new(stream, framing::length(&fields).ok().flatten());
+    let request = sender.map(|sender| Box::new(Sending { body, sender }));
+    Reply::new(parts.status, fields, ResponseBody::http2(incoming, lease, request, due.request))
 }
 
 /// The upstream's `101`: both sides must have meant the same protocol.

@@ -4,18 +4,6 @@ use std::{io, num::NonZeroUsize, thread};
 
 use tokio::task::LocalSet;
 
-/// Runs hyper's futures on the worker that made them.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct LocalExec;
-
-impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for LocalExec {
-    fn execute(&self, future: F) {
-        runtime::task::spawn_local("http2-stream", async move {
-            future.await;
-        });
-    }
-}
-
 /// Starts a thread with a runtime of its own that runs what `main` returns to its end.
 pub(crate) fn spawn_worker<F>(
     index: usize,

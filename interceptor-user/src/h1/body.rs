@@ -166,11 +166,6 @@ impl ClientBody {
         wire.number != self.number || wire.decoder.is_done()
     }
 
-    /// How many bytes are still to come, where that is known.
-    pub(crate) fn left(&self) -> Option<u64> {
-        self.wire.borrow().decoder.left()
-    }
-
     /// A watch on the client, for while the body is not read; a socket of its own, so that it takes no wake-up away
     /// from whoever reads.
     pub(crate) fn watch(&self) -> std::io::Result<tokio::net::TcpStream> {
@@ -197,7 +192,7 @@ impl Interim {
         }
         let output = wire.io.output();
         encode::status_line(output, status);
-        for field in fields.iter().filter(|field| !field.known.is_hop_by_hop()) {
+        for field in fields.iter().filter(|field| field.known.passes_before_a_response()) {
             output.line(fields, field);
         }
         output.extend_from_slice(b"\r\n");

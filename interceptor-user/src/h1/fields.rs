@@ -109,6 +109,11 @@ impl Known {
         }
     }
 
+    /// Whether a 1xx response may have it: what is of one connection stays there, and a body has none (RFC 9110 §8.6).
+    pub(crate) fn passes_before_a_response(self) -> bool {
+        !self.is_hop_by_hop() && self != Self::ContentLength
+    }
+
     const fn bit(self) -> u32 {
         1 << (self as u32)
     }
@@ -154,6 +159,11 @@ impl Fields {
     /// The first of them.
     pub(crate) fn first(&self, known: Known) -> Option<&[u8]> {
         self.all(known).next()
+    }
+
+    /// Whether the client waits for `100 Continue` (RFC 9110 §10.1.1).
+    pub(crate) fn expects_continue(&self) -> bool {
+        self.first(Known::Expect).is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"))
     }
 
     /// The first value of any field, by its name in lower case.

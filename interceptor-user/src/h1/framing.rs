@@ -66,7 +66,7 @@ fn chunked(fields: &Fields) -> Result<Framing, Malformed> {
 }
 
 /// The one length, even if it is given several times.
-fn length(fields: &Fields) -> Result<Option<u64>, Malformed> {
+pub(crate) fn length(fields: &Fields) -> Result<Option<u64>, Malformed> {
     let mut found = None;
     for value in fields.all(Known::ContentLength).flat_map(|list| list.split(|byte| *byte == b',')) {
         let value = number(value.trim_ascii()).ok_or(Malformed::Length)?;

@@ -10,18 +10,25 @@ use std::{
 };
 
 use bytes::Bytes;
-use http_body::{Body, SizeHint};
-use hyper::body::Incoming;
+use http::StatusCode;
 use tokio::{
     io::Interest,
     time::{Instant, Sleep},
 };
 
 use super::{inflight::InFlight, pool::Lease};
-use crate::h1::{
-    body::{ClientBody, ClientBodyError, Frame},
-    client::{self, ClientError},
-    framing::Framing,
+use crate::{
+    h1::{
+        body::{ClientBody, ClientBodyError, Frame},
+        client::{self, ClientError},
+        fields::Fields,
+        framing::Framing,
+    },
+    http2::{
+        receive::Incoming,
+        respond::Responder,
+        send::{Broken, Pieces, Sender},
+    },
 };
 
 /// How long a body waits for the upstream's `100 Continue` before it is sent all the same; Go's transport's value,
@@ -44,7 +51,11 @@ pub(crate) struct RequestBody {
 enum Source {
     Empty,
     Client(ClientBody),
-    Http2(Incoming),
+    Http2 {
+        incoming: Incoming,
+        /// The client waits for `100 Continue` before it sends its body.
+        awaits_continue: Option<Rc<Responder>>,
+    },
 }
 
 /// Holds a body back until the upstream asks for it.
@@ -60,7 +71,7 @@ pub(crate) enum RequestBodyError {
     #[error("client's body broke off")]
     Client(#[from] ClientBodyError),
     #[error("client's stream broke off")]
-    Stream(#[source] hyper::Error),
+    Stream(#[source] h2::Error),
     #[error("client's body is longer or shorter than it said")]
     Length,
 }
@@ -87,7 +98,16 @@ enum Kind {
     Http2 {
         incoming: Incoming,
         lease: Option<Lease>,
+        /// What is still being sent of the request.
+        request: Option<Box<Sending>>,
     },
+}
+
+/// A request's body on its way to an upstream that has answered already.
+#[derive(Debug)]
+pub(crate) struct Sending {
+    pub(crate) body: RequestBody,
+    pub(crate) sender: Sender,
 }
 
 /// Why a response ends early.
@@ -96,7 +116,7 @@ pub(crate) enum BodyError {
     #[error("upstream broke off its response")]
     Http1(#[from] ClientError),
     #[error("upstream broke off its stream")]
-    Http2(#[source] hyper::Error),
+    Http2(#[source] h2::Error),
     #[error("client broke off its request in the middle of the response")]
     Request(#[from] RequestBodyError),
     #[error("request's deadline passed in the middle of its response")]
@@ -117,18 +137,13 @@ impl RequestBody {
     }
 
     /// The body of a client of HTTP/2, whose head gave this length.
-    pub(crate) fn http2(incoming: Incoming, length: Option<u64>) -> Self {
+    pub(crate) fn http2(incoming: Incoming, length: Option<u64>, awaits_continue: Option<Rc<Responder>>) -> Self {
         let framing = length.map(Framing::Length);
-        if incoming.is_end_stream() {
+        if incoming.is_done() {
             return Self::empty(framing.unwrap_or(Framing::None));
         }
         let framing = framing.unwrap_or(Framing::Chunked);
-        Self { source: Source::Http2(incoming), sent: Some(Rc::default()), ..Self::empty(framing) }
-    }
-
-    /// What stays behind of a body that goes elsewhere: its clock.
-    pub(crate) fn leave(&self) -> Self {
-        Self { sent: self.sent.clone(), ..Self::empty(self.framing) }
+        Self { source: Source::Http2 { incoming, awaits_continue }, sent: Some(Rc::default()), ..Self::empty(framing) }
     }
 
     /// How the body is framed.
@@ -195,9 +210,12 @@ impl RequestBody {
                 let frame = ready!(body.poll_frame(cx)).map(|frame| frame.map_err(RequestBodyError::Client));
                 (frame, body.is_done())
             }
-            Source::Http2(body) => {
-                let frame = ready!(Pin::new(&mut *body).poll_frame(cx));
-                (frame.map(|frame| frame.map(from_http).map_err(RequestBodyError::Stream)), body.is_end_stream())
+            Source::Http2 { incoming, awaits_continue } => {
+                if let Some(responder) = awaits_continue.take() {
+                    responder.interim(StatusCode::CONTINUE, &Fields::default());
+                }
+                let frame = ready!(incoming.poll_frame(cx)).map(|frame| frame.map_err(RequestBodyError::Stream));
+                (frame, incoming.is_done())
             }
         };
         if frame.is_none() || ended {
@@ -210,31 +228,15 @@ impl RequestBody {
     }
 }
 
-impl Body for RequestBody {
-    type Data = Bytes;
+impl Pieces for RequestBody {
     type Error = RequestBodyError;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<http_body::Frame<Bytes>, RequestBodyError>>> {
-        Self::poll_frame(&mut self, cx).map(|frame| frame.map(|frame| frame.map(into_http)))
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, RequestBodyError>>> {
+        Self::poll_frame(self, cx)
     }
 
-    fn is_end_stream(&self) -> bool {
+    fn is_done(&self) -> bool {
         matches!(self.source, Source::Empty) && self.unsent.is_empty()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        if self.is_end_stream() {
-            return SizeHint::with_exact(0);
-        }
-        let left = match &self.source {
-            Source::Client(body) => body.left(),
-            Source::Http2(body) => body.size_hint().exact(),
-            Source::Empty => Some(0),
-        };
-        left.map_or_else(SizeHint::default, |left| SizeHint::with_exact(left + self.unsent.len() as u64))
     }
 }
 
@@ -264,9 +266,14 @@ impl ResponseBody {
     }
 
     /// The same over HTTP/2.
-    pub(crate) fn http2(incoming: Incoming, lease: Lease, deadline: Option<Instant>) -> Self {
+    pub(crate) fn http2(
+        incoming: Incoming,
+        lease: Lease,
+        request: Option<Box<Sending>>,
+        deadline: Option<Instant>,
+    ) -> Self {
         let mut body = Self {
-            kind: Kind::Http2 { incoming, lease: Some(lease) },
+            kind: Kind::Http2 { incoming, lease: Some(lease), request },
             deadline: deadline.map(|at| Box::pin(tokio::time::sleep_until(at))),
             in_flight: None,
         };
@@ -292,7 +299,7 @@ impl ResponseBody {
         match &self.kind {
             Kind::Full(bytes) => bytes.is_empty(),
             Kind::Http1 { lease, .. } => lease.is_none(),
-            Kind::Http2 { incoming, .. } => incoming.is_end_stream(),
+            Kind::Http2 { incoming, .. } => incoming.is_done(),
         }
     }
 
@@ -302,7 +309,7 @@ impl ResponseBody {
             Kind::Full(bytes) => Some(bytes.len() as u64),
             Kind::Http1 { lease: None, .. } => Some(0),
             Kind::Http1 { lease: Some(lease), .. } => lease.http1_ref().and_then(client::Connection::body_left),
-            Kind::Http2 { incoming, .. } => incoming.size_hint().exact(),
+            Kind::Http2 { incoming, .. } => incoming.left(),
         }
     }
 
@@ -313,7 +320,7 @@ impl ResponseBody {
             Kind::Http1 { lease, .. } => {
                 lease.take_if(|lease| lease.http1_ref().is_none_or(client::Connection::is_body_done))
             }
-            Kind::Http2 { incoming, lease } => lease.take_if(|_| incoming.is_end_stream()),
+            Kind::Http2 { incoming, lease, .. } => lease.take_if(|_| incoming.is_done()),
         };
         if let Some(lease) = ended {
             lease.finish();
@@ -331,10 +338,7 @@ impl ResponseBody {
             Kind::Full(bytes) if bytes.is_empty() => None,
             Kind::Full(bytes) => Some(Ok(Frame::Data(std::mem::take(bytes)))),
             Kind::Http1 { lease, request } => ready!(poll_http1(lease, request, cx)),
-            Kind::Http2 { incoming, .. } => {
-                let frame = ready!(Pin::new(incoming).poll_frame(cx));
-                frame.map(|frame| frame.map(from_http).map_err(BodyError::Http2))
-            }
+            Kind::Http2 { incoming, request, .. } => ready!(poll_http2(incoming, request, cx)),
         };
         self.release_if_ended();
         if let (Some(in_flight), Some(Ok(Frame::Data(data)))) = (&mut self.in_flight, &frame) {
@@ -361,36 +365,31 @@ fn poll_http1(
     connection.poll_body(cx).map(|frame| frame.map(|frame| frame.map_err(BodyError::Http1)))
 }
 
-impl Body for ResponseBody {
-    type Data = Bytes;
+/// The same over HTTP/2.
+fn poll_http2(
+    incoming: &mut Incoming,
+    request: &mut Option<Box<Sending>>,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame, BodyError>>> {
+    if let Some(sending) = request {
+        match sending.sender.poll(cx, &mut sending.body) {
+            // An upstream that takes no more may go on with its response.
+            Poll::Ready(Ok(()) | Err(Broken::Stream(_))) => *request = None,
+            Poll::Ready(Err(Broken::Body(error))) => return Poll::Ready(Some(Err(error.into()))),
+            Poll::Pending => {}
+        }
+    }
+    incoming.poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(BodyError::Http2)))
+}
+
+impl Pieces for ResponseBody {
     type Error = BodyError;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<http_body::Frame<Bytes>, BodyError>>> {
-        Self::poll_frame(&mut self, cx).map(|frame| frame.map(|frame| frame.map(into_http)))
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
+        Self::poll_frame(self, cx)
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.is_done()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.left().map_or_else(SizeHint::default, SizeHint::with_exact)
-    }
-}
-
-fn from_http(frame: http_body::Frame<Bytes>) -> Frame {
-    match frame.into_data() {
-        Ok(data) => Frame::Data(data),
-        Err(frame) => Frame::Trailers(Box::new(frame.into_trailers().unwrap_or_default())),
-    }
-}
-
-fn into_http(frame: Frame) -> http_body::Frame<Bytes> {
-    match frame {
-        Frame::Data(data) => http_body::Frame::data(data),
-        Frame::Trailers(trailers) => http_body::Frame::trailers(*trailers),
+    fn is_done(&self) -> bool {
+        Self::is_done(self)
     }
 }

@@ -37,7 +37,7 @@ pub(crate) enum ProxyError {
     #[error("upstream failed before its response")]
     Http1(#[source] ClientError),
     #[error("upstream failed before its response")]
-    Http2(#[source] hyper::Error),
+    Http2(#[source] h2::Error),
     #[error("upstream closed its connection before its response")]
     UpstreamClosed,
     #[error("upstream agreed to an upgrade that was not asked for")]

@@ -2,14 +2,14 @@
 
 use std::{
     future::poll_fn,
-    pin::pin,
+    pin::Pin,
     task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::Bytes;
+use h2::{Reason, RecvStream, client::ResponseFuture};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
-use hyper::{body::Incoming, client::conn::TrySendError};
 use interceptor_core::upstream::Protocol;
 use tokio::time::Instant;
 
@@ -18,15 +18,22 @@ use super::{
     deadline::Timer,
     error::ProxyError,
     headers::{self, Outgoing},
+    interim::Interim,
     pool::Lease,
 };
-use crate::h1::{
-    body::{ClientBodyError, Interim},
-    client::{ClientError, Connection, is_switch},
-    encode::{self, Sink as _},
-    fields::Fields,
-    framing::Framing,
-    parse::ResponseHead,
+use crate::{
+    h1::{
+        body::ClientBodyError,
+        client::{ClientError, Connection, is_switch},
+        encode::{self, Sink as _},
+        fields::Fields,
+        framing::Framing,
+        parse::ResponseHead,
+    },
+    http2::{
+        Call,
+        send::{Broken, Pieces as _, Sender},
+    },
 };
 
 /// What became of a request that was to be sent.
@@ -34,13 +41,21 @@ pub(crate) enum Sent {
     /// A response's head from an HTTP/1.1 connection.
     Http1(ResponseHead),
     /// A response from an HTTP/2 one.
-    Http2(Response<Incoming>),
+    Http2(Box<Answer>),
     /// Not a byte of it was sent: it may go to any connection.
     Unsent,
     /// The request may be repeated. Either a kept connection was closed before it answered, and the request had no body
     /// and asks for nothing to be changed (RFC 9110 §9.2.2; Go's transport does the same); or an HTTP/2 peer said that
     /// it did not process the request (RFC 9113 §8.7), which had no body either.
     Repeat,
+}
+
+/// A response's head over HTTP/2.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) response: Response<RecvStream>,
+    /// What is still being sent of the request.
+    pub(crate) sender: Option<Sender>,
 }
 
 /// The deadlines of one request on a connection.
@@ -148,12 +163,7 @@ fn poll_http1(
         if !head.status.is_informational() || is_switch(&head) {
             return Poll::Ready(Ok(Sent::Http1(head)));
         }
-        if head.status == StatusCode::CONTINUE {
-            // The client is told when its body is first asked for.
-            body.go_on();
-        } else if let Some(interim) = outbound.interim {
-            interim.send(head.status, &head.fields);
-        }
+        interim(head.status, &head.fields, outbound, body);
     }
 }
 
@@ -217,67 +227,71 @@ async fn send_http2(
 ) -> Result<Sent, ProxyError> {
     let framing = body.framing();
     let head = outbound.head(framing, lease.is_encrypted()).ok_or(ProxyError::BadTarget)?;
-    // What is left here has the same clock, which the deadlines look at.
-    let rest = body.leave();
-    let request = head.map(|()| std::mem::replace(body, rest));
-    let mut response = pin!(lease.send_http2(request).ok_or(ProxyError::UpstreamClosed)?);
-    let result = poll_fn(|cx| match response.as_mut().poll(cx) {
-        Poll::Ready(result) => Poll::Ready(Ok(result)),
-        Poll::Pending => match poll_late(deadlines, body, timer, cx) {
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Ready(Ok(_)) | Poll::Pending => Poll::Pending,
-        },
+    let last = body.is_done();
+    let Some(call) = lease.call(head, last) else { return Ok(Sent::Unsent) };
+    let Call { mut response, stream } = call.map_err(ProxyError::Http2)?;
+    let mut sender = (!last).then(|| Sender::new(stream));
+    poll_fn(|cx| {
+        let polled = poll_http2(&mut response, &mut sender, outbound, body, cx);
+        if polled.is_ready() { polled } else { poll_late(deadlines, body, timer, cx) }
     })
-    .await?;
-    match result {
-        Ok(response) => Ok(Sent::Http2(response)),
+    .await
+}
+
+/// Moves both directions until there is a head.
+fn poll_http2(
+    response: &mut ResponseFuture,
+    sender: &mut Option<Sender>,
+    outbound: &Outbound<'_>,
+    body: &mut RequestBody,
+    cx: &mut Context<'_>,
+) -> Poll<Result<Sent, ProxyError>> {
+    loop {
+        match sender.as_mut().map(|sender| sender.poll(cx, body)) {
+            // What became of a stream that takes no more, the response tells.
+            Some(Poll::Ready(Ok(()) | Err(Broken::Stream(_)))) => *sender = None,
+            Some(Poll::Ready(Err(Broken::Body(error)))) => return Poll::Ready(Err(body_error(error))),
+            Some(Poll::Pending) | None => {}
+        }
+        match response.poll_informational(cx) {
+            Poll::Ready(Some(Ok(head))) => interim(head.status(), &Fields::from_map(head.headers()), outbound, body),
+            Poll::Ready(Some(Err(error))) => return Poll::Ready(failed_http2(error, outbound.method, body)),
+            Poll::Ready(None) => break,
+            Poll::Pending => return Poll::Pending,
+        }
+    }
+    Pin::new(response).poll(cx).map(|response| match response {
+        Ok(response) => Ok(Sent::Http2(Box::new(Answer { response, sender: sender.take() }))),
         Err(error) => failed_http2(error, outbound.method, body),
+    })
+}
+
+/// Passes on what comes before a response.
+fn interim(status: StatusCode, fields: &Fields, outbound: &Outbound<'_>, body: &mut RequestBody) {
+    if status == StatusCode::CONTINUE {
+        // The client is told when its body is first asked for.
+        body.go_on();
+    } else if let Some(interim) = outbound.interim {
+        interim.send(status, fields);
     }
 }
 
-fn failed_http2(
-    error: TrySendError<Request<RequestBody>>,
-    method: &Method,
-    body: &mut RequestBody,
-) -> Result<Sent, ProxyError> {
-    let mut error = error;
-    if let Some(request) = error.take_message() {
-        *body = request.into_body();
-        return Ok(Sent::Unsent);
-    }
-    let error = error.into_error();
-    let closed = error.is_incomplete_message() || error.is_canceled() || error.is_closed() || is_reset(&error);
-    if body.sent().is_none() && (closed && is_safe(method) || is_refused(&error)) {
+fn failed_http2(error: h2::Error, method: &Method, body: &RequestBody) -> Result<Sent, ProxyError> {
+    let broke = error.is_io();
+    if body.sent().is_none() && (broke && is_safe(method) || is_refused(&error)) {
         return Ok(Sent::Repeat);
     }
-    if error.is_incomplete_message() || error.is_canceled() {
-        return Err(ProxyError::UpstreamClosed);
-    }
-    Err(ProxyError::Http2(error))
+    Err(if broke { ProxyError::UpstreamClosed } else { ProxyError::Http2(error) })
 }
 
 fn is_safe(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE)
 }
 
-/// The peer has not looked at the request: it had more streams than it takes.
-fn is_refused(error: &hyper::Error) -> bool {
-    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
-    source.is_some_and(|error| error.reason() == Some(h2::Reason::REFUSED_STREAM))
-}
-
-fn is_reset(error: &hyper::Error) -> bool {
-    let mut source = std::error::Error::source(error);
-    while let Some(error) = source {
-        if let Some(error) = error.downcast_ref::<std::io::Error>() {
-            return matches!(
-                error.kind(),
-                std::io::ErrorKind::ConnectionReset
-                    | std::io::ErrorKind::BrokenPipe
-                    | std::io::ErrorKind::ConnectionAborted
-            );
-        }
-        source = error.source();
-    }
-    false
+/// The peer has not looked at the request: it had more streams than it takes, or goes away and had seen the last that it
+/// takes (RFC 9113 §8.7).
+fn is_refused(error: &h2::Error) -> bool {
+    let refused = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
+    let going = error.is_go_away() && error.reason() == Some(Reason::NO_ERROR);
+    error.is_remote() && (refused || going)
 }

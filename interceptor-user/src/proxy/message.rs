@@ -1,18 +1,21 @@
 //! Requests and responses as the stages handle them, before and after they have the form of a protocol.
 
+use std::rc::Rc;
+
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
+use h2::RecvStream;
+use http::{Method, Request, StatusCode, Version};
 
 use super::{
     body::{RequestBody, ResponseBody},
-    headers::{self, Hop},
+    headers::Hop,
+    interim::Interim,
     target::Target,
     upgrade::Tunnel,
 };
-use crate::h1::{
-    body::Interim,
-    fields::{Fields, Known},
+use crate::{
+    h1::{fields::Fields, framing},
+    http2::{receive::Incoming, respond::Responder},
 };
 
 /// A request.
@@ -45,22 +48,23 @@ pub(crate) struct Reply {
 // === impl Ask ===
 
 impl Ask {
-    /// A request that came over HTTP/2.
-    pub(crate) fn http2(request: Request<Incoming>) -> Self {
+    /// A request that came over HTTP/2, and the way to answer it.
+    pub(crate) fn http2(request: Request<RecvStream>, responder: &Rc<Responder>) -> Self {
         let (parts, body) = request.into_parts();
         let authority = parts.uri.authority().map(|authority| Bytes::copy_from_slice(authority.as_str().as_bytes()));
         let path_and_query = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
         let target = Target { authority, path_and_query: Bytes::copy_from_slice(path_and_query.as_bytes()) };
         let fields = Fields::from_map(&parts.headers);
-        let length =
-            fields.first(Known::ContentLength).and_then(|length| std::str::from_utf8(length).ok()?.parse().ok());
+        // The stream would have been reset if it were no number.
+        let length = framing::length(&fields).ok().flatten();
+        let awaits_continue = fields.expects_continue().then(|| Rc::clone(responder));
         Self {
             method: parts.method,
             target: Some(target),
             version: parts.version,
             fields,
-            body: RequestBody::http2(body, length),
-            interim: None,
+            body: RequestBody::http2(Incoming::new(body, length), length, awaits_continue),
+            interim: Some(Interim::Http2(Rc::clone(responder))),
         }
     }
 }
@@ -70,14 +74,5 @@ impl Ask {
 impl Reply {
     pub(crate) fn new(status: StatusCode, fields: Fields, body: ResponseBody) -> Self {
         Self { status, hop: Hop::of(&fields), fields, cold: None, body, tunnel: None }
-    }
-
-    /// In the form of HTTP/2.
-    pub(crate) fn into_http2(self) -> Response<ResponseBody> {
-        let mut response = Response::new(self.body);
-        *response.status_mut() = self.status;
-        let length = self.status != StatusCode::NO_CONTENT;
-        headers::response(&self.fields, &self.hop, self.cold, length, response.headers_mut());
-        response
     }
 }

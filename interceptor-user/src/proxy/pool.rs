@@ -8,24 +8,25 @@ use std::{
     cell::{Cell, RefCell},
     net::SocketAddr,
     rc::Rc,
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
-use hyper::{
-    body::Incoming,
-    client::conn::{TrySendError, http2},
-};
-use hyper_util::rt::TokioIo;
+use h2::client::SendRequest;
+use http::Request;
 use interceptor_core::{route::Target, upstream::Protocol};
 use rustls::pki_types::ServerName;
 use tls::client::{Client, Offer as Offered};
 use tokio::{net::TcpStream, time::Instant};
 use tokio_rustls::{TlsConnector, TlsStream};
 
-use super::{body::RequestBody, error::ProxyError};
-use crate::{h1::client, net::Stream, rt::LocalExec};
+use super::error::ProxyError;
+use crate::{
+    h1::{MAX_HEAD, client},
+    http2::{Call, STREAM_WINDOW},
+    net::Stream,
+};
 
 /// How long an unused connection is kept; Go's transport's value, which the add-on has.
 pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
@@ -39,6 +40,14 @@ const BURST: usize = 4096;
 /// First and longest pause before an endpoint that refused a connection is tried again.
 const BACKOFF_FIRST: Duration = Duration::from_millis(5);
 const BACKOFF_MAX: Duration = Duration::from_millis(250);
+
+/// How much an endpoint may send over HTTP/2 in all, in bytes: as good as no limit, so that clients that read slowly hold
+/// nobody else up who shares the connection. [`STREAM_WINDOW`] limits each of them.
+const CONNECTION_WINDOW: u32 = 1 << 30;
+
+/// How many streams are opened before an endpoint has said how many it takes: it says so at once, and what it refuses
+/// with a body can't be repeated.
+const STREAMS_BEFORE_SETTINGS: usize = 1;
 
 /// How long the handshake with an endpoint may take; Go's transport's value.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -54,7 +63,7 @@ pub(crate) struct Endpoint {
     load: Cell<u32>,
     idle: RefCell<Vec<Idle>>,
     max_idle: usize,
-    h2: RefCell<Option<http2::SendRequest<RequestBody>>>,
+    h2: RefCell<Option<SendRequest<Bytes>>>,
     health: Cell<Health>,
     retired: Cell<bool>,
 }
@@ -93,7 +102,7 @@ pub(crate) struct Lease {
 #[derive(Debug)]
 enum Connection {
     H1(Box<client::Connection>),
-    H2(http2::SendRequest<RequestBody>),
+    H2(SendRequest<Bytes>),
     /// Given back.
     Gone,
 }
@@ -166,10 +175,8 @@ impl Endpoint {
 
     /// An open connection, or leave to make one. To be `upgraded` it must be one of HTTP/1.1, if the endpoint speaks that.
     pub(crate) fn offer(self: &Rc<Self>, upgraded: bool) -> Offer {
-        let shared = self.h2.borrow();
-        let shared = shared.as_ref().filter(|sender| !sender.is_closed());
-        if let Some(sender) = shared.filter(|_| !upgraded || self.protocol == Protocol::H2c) {
-            return Offer::Lease(Lease::new(Rc::clone(self), Connection::H2(sender.clone())));
+        if let Some(sender) = self.shared().filter(|_| !upgraded || self.protocol == Protocol::H2c) {
+            return Offer::Lease(Lease::new(Rc::clone(self), Connection::H2(sender)));
         }
         // The last one in is the likeliest to be open still, and the others may run out.
         while let Some(idle) = self.take_idle() {
@@ -207,6 +214,15 @@ impl Endpoint {
         let resting = idle.partition_point(|idle| idle.since.is_some_and(|since| now.duration_since(since) >= RESTING));
         idle.drain(..excess.min(resting));
         limit.saturating_sub(idle.len())
+    }
+
+    /// The HTTP/2 connection, if it takes requests.
+    fn shared(&self) -> Option<SendRequest<Bytes>> {
+        let mut shared = self.h2.borrow_mut();
+        let mut context = Context::from_waker(Waker::noop());
+        // Its copies wait for their streams themselves; this one only tells whether the connection has ended.
+        let open = matches!(shared.as_mut()?.poll_ready(&mut context), Poll::Ready(Ok(())));
+        if open { shared.clone() } else { shared.take().and(None) }
     }
 
     fn take_idle(&self) -> Option<Idle> {
@@ -293,9 +309,15 @@ impl Drop for Permit {
     }
 }
 
-async fn handshake_h2(stream: Stream) -> hyper::Result<http2::SendRequest<RequestBody>> {
-    let (sender, connection) =
-        http2::Builder::new(LocalExec).timer(hyper_util::rt::TokioTimer::new()).handshake(TokioIo::new(stream)).await?;
+async fn handshake_h2(stream: Stream) -> Result<SendRequest<Bytes>, h2::Error> {
+    let (sender, connection) = h2::client::Builder::new()
+        .enable_push(false)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(u32::try_from(MAX_HEAD).expect("1 MiB fits into 32 bits"))
+        .initial_max_send_streams(STREAMS_BEFORE_SETTINGS)
+        .handshake(stream)
+        .await?;
     runtime::task::spawn_local("upstream-h2", async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "upstream HTTP/2 connection ended");
@@ -345,14 +367,14 @@ impl Lease {
         }
     }
 
-    /// Sends on an HTTP/2 connection, which makes progress by itself.
-    pub(crate) fn send_http2(
-        &mut self,
-        request: Request<RequestBody>,
-    ) -> Option<impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + use<>> {
-        match &mut self.connection {
-            Connection::H2(sender) => Some(sender.try_send_request(request)),
-            Connection::H1(_) | Connection::Gone => None,
+    /// Begins with a request on an HTTP/2 connection, which makes progress by itself; with `last` its head is all there
+    /// is. `None` when the connection takes no more requests.
+    pub(crate) fn call(&mut self, head: Request<()>, last: bool) -> Option<Result<Call, h2::Error>> {
+        let Connection::H2(sender) = &mut self.connection else { return None };
+        match sender.send_request(head, last) {
+            Ok((response, stream)) => Some(Ok(Call { response, stream })),
+            Err(error) if error.is_io() || error.is_go_away() => None,
+            Err(error) => Some(Err(error)),
         }
     }
 

@@ -20,8 +20,8 @@ use super::{
 };
 use crate::{
     h1::{
-        Malformed,
-        body::{ClientBody, Frame, Interim, Wire},
+        self, Malformed,
+        body::{ClientBody, Frame, Wire},
         encode::{self, Encoder, Sink as _},
         fields::Known,
         framing::{self, Framing},
@@ -33,6 +33,7 @@ use crate::{
         self, Ask, Reply,
         body::{BodyError, RequestBody},
         headers,
+        interim::Interim,
         target::Target,
         upgrade::Handover,
     },
@@ -216,15 +217,14 @@ async fn attend(wire: &RefCell<Wire>, handled: impl Future<Output = Reply>) -> O
 /// The request as the stages handle it.
 fn ask(wire: &Rc<RefCell<Wire>>, head: RequestHead, framing: Framing) -> Ask {
     let RequestHead { method, target, version, fields } = head;
-    let expects = fields.first(Known::Expect).is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"));
-    wire.borrow_mut().begin(framing, expects && version == Version::HTTP_11);
+    wire.borrow_mut().begin(framing, fields.expects_continue() && version == Version::HTTP_11);
     let body = match framing {
         Framing::None | Framing::Length(0) => RequestBody::empty(framing),
         Framing::Length(_) | Framing::Chunked | Framing::UntilClose => {
             RequestBody::client(ClientBody::new(wire), framing)
         }
     };
-    let interim = (version == Version::HTTP_11).then(|| Interim::new(wire));
+    let interim = (version == Version::HTTP_11).then(|| Interim::Http1(h1::body::Interim::new(wire)));
     Ask { method, target: Target::parse(&target), version, fields, body, interim }
 }
 

@@ -1,7 +1,6 @@
-//! Serves a client over HTTP/2, which hyper speaks.
+//! Serves a client over HTTP/2: one task drives the connection, and one each of its streams.
 
 use std::{
-    convert::Infallible,
     future::poll_fn,
     io,
     pin::{Pin, pin},
@@ -10,22 +9,35 @@ use std::{
 };
 
 use bytes::{Buf as _, Bytes};
-use http::Request;
-use hyper::{body::Incoming, server::conn::http2, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use h2::{
+    Reason, RecvStream,
+    server::{Builder, SendResponse},
+};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::connection::{Connection, Phase};
+use super::{
+    connection::{Connection, Phase},
+    date,
+};
 use crate::{
-    h1::MAX_HEAD,
+    h1::{MAX_HEAD, fields::Known},
+    http2::{
+        STREAM_WINDOW,
+        respond::Responder,
+        send::{Broken, Sender},
+    },
     net::Stream,
-    proxy::{self, Ask},
-    rt::LocalExec,
+    proxy::{self, Ask, Reply, body::BodyError, headers},
     worker::Worker,
 };
 
 /// Streams a client may have open at once on one connection; Go's server's value, which the add-on has.
 const MAX_STREAMS: u32 = 250;
+
+/// How much a client may send on one connection before it has gone on, in bytes: as many bodies may wait, held or because
+/// their upstream takes nothing, before they hold up the others.
+const CONNECTION_WINDOW: u32 = 8 * STREAM_WINDOW;
 
 /// A socket of which something was read already.
 struct Prefixed {
@@ -35,31 +47,115 @@ struct Prefixed {
 
 /// Serves until the connection ends.
 pub(crate) async fn serve(worker: &Rc<Worker>, connection: &Rc<Connection>, stream: Stream, ahead: Bytes) {
-    let service = service_fn(|request: Request<Incoming>| {
-        let handled = proxy::handle(Rc::clone(worker), Rc::clone(connection), Ask::http2(request));
-        async { Ok::<_, Infallible>(handled.await.into_http2()) }
-    });
-    let io = TokioIo::new(Prefixed { ahead, stream });
-    let mut served = pin!(builder().serve_connection(io, service));
+    let mut served = match builder().handshake(Prefixed { ahead, stream }).await {
+        Ok(served) => served,
+        Err(error) => return tracing::debug!(client = %connection.peer(), %error, "connection ended"),
+    };
     let mut told = false;
-    let ended = poll_fn(|cx| {
-        if connection.phase() >= Phase::Closing && !std::mem::replace(&mut told, true) {
-            served.as_mut().graceful_shutdown();
+    loop {
+        let accepted = poll_fn(|cx| {
+            if connection.phase() >= Phase::Closing && !std::mem::replace(&mut told, true) {
+                served.graceful_shutdown();
+            }
+            served.poll_accept(cx)
+        });
+        match accepted.await {
+            Some(Ok((request, respond))) => {
+                let exchange = exchange(Rc::clone(worker), Rc::clone(connection), request, respond);
+                runtime::task::spawn_local("http2-stream", exchange);
+            }
+            Some(Err(error)) => return tracing::debug!(client = %connection.peer(), %error, "connection ended"),
+            None => return,
         }
-        served.as_mut().poll(cx)
-    });
-    if let Err(error) = ended.await {
-        tracing::debug!(client = %connection.peer(), %error, "connection ended");
     }
 }
 
-fn builder() -> http2::Builder<LocalExec> {
-    let mut builder = http2::Builder::new(LocalExec);
+fn builder() -> Builder {
+    let mut builder = Builder::new();
     builder
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(u32::try_from(MAX_HEAD).expect("1 MiB fits into 32 bits"))
-        .timer(TokioTimer::new());
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW);
     builder
+}
+
+/// One request and its response. Whatever still belongs to the stream at its end resets it: with `NO_ERROR` when the response
+/// is whole, so that a client that still sends may stop.
+async fn exchange(
+    worker: Rc<Worker>,
+    connection: Rc<Connection>,
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+) {
+    let is_head = request.method() == Method::HEAD;
+    let responder = Rc::new(Responder::new(respond));
+    let handled = proxy::handle(worker, connection, Ask::http2(request, &responder));
+    let Some(mut reply) = attend(&responder, handled).await else { return };
+    let (head, last) = head(&reply, is_head);
+    let stream = match responder.begin(head, last) {
+        Ok(stream) => stream,
+        Err(error) => {
+            tracing::debug!(%error, "response cannot be sent");
+            return responder.reset(Reason::INTERNAL_ERROR);
+        }
+    };
+    drop(responder);
+    if last {
+        return;
+    }
+    let mut sender = Sender::new(stream);
+    match poll_fn(|cx| sender.poll(cx, &mut reply.body)).await {
+        Ok(()) => {}
+        Err(Broken::Stream(error)) => tracing::debug!(%error, "client takes no more of a response"),
+        Err(Broken::Body(error)) => {
+            tracing::debug!(%error, "response broke off");
+            sender.reset(reason(&error));
+        }
+    }
+}
+
+/// Waits for the reply while it watches the client; `None` when the client has left.
+async fn attend(responder: &Responder, handled: impl Future<Output = Reply>) -> Option<Reply> {
+    let mut handled = pin!(handled);
+    poll_fn(|cx| match handled.as_mut().poll(cx) {
+        Poll::Ready(reply) => Poll::Ready(Some(reply)),
+        Poll::Pending => responder.poll_gone(cx).map(|()| None),
+    })
+    .await
+}
+
+/// The head of `reply`, and whether it is all there is.
+fn head(reply: &Reply, is_head: bool) -> (Response<()>, bool) {
+    let bodiless = is_head || matches!(reply.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let own = reply.fields.has(Known::ContentLength);
+    let length = match reply.body.left() {
+        // An upstream's own length stands in its fields; of what is made here, it is that of the body.
+        left if bodiless => left.filter(|left| *left > 0 && is_head && !own),
+        left => left.filter(|left| *left > 0 || own),
+    };
+    let mut head = Response::new(());
+    *head.status_mut() = reply.status;
+    let own_goes_on = bodiless && own && reply.status != StatusCode::NO_CONTENT;
+    headers::response(&reply.fields, &reply.hop, reply.cold, own_goes_on, head.headers_mut());
+    if let Some(length) = length {
+        head.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    if !reply.fields.has(Known::Date) {
+        head.headers_mut().insert(header::DATE, date::value());
+    }
+    (head, bodiless || reply.body.is_done())
+}
+
+/// What the client is told of a response that broke off.
+fn reason(error: &BodyError) -> Reason {
+    match error {
+        // The one reason that is about the call and not about the connection it came on.
+        BodyError::Http2(error) if error.reason() == Some(Reason::CANCEL) => Reason::CANCEL,
+        BodyError::Http1(_) | BodyError::Http2(_) | BodyError::Request(_) | BodyError::Deadline => {
+            Reason::INTERNAL_ERROR
+        }
+    }
 }
 
 // === impl Prefixed ===
