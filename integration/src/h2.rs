@@ -42,6 +42,11 @@ impl Client {
         Self(client)
     }
 
+    /// Whether the server has said that it takes extended CONNECT (RFC 8441).
+    pub fn may_connect(&self) -> bool {
+        self.0.is_extended_connect_protocol_enabled()
+    }
+
     /// Sends a head, and returns the response to come and the stream for the body.
     pub async fn start(&self, request: Request<()>, end: bool) -> (client::ResponseFuture, SendStream<Bytes>) {
         let mut client = soon("a free stream", self.0.clone().ready()).await.unwrap();

@@ -7,6 +7,8 @@ use tokio::process::Command;
 
 use crate::{HOST, cold, warm};
 
+mod python;
+
 /// Runs a foreign program; the test fails when it is not installed.
 pub(crate) async fn run(program: &str, args: &[&str]) -> Output {
     let output = soon(program, Command::new(program).args(args).output()).await;
@@ -78,4 +80,20 @@ async fn curl_that_offers_http_2_by_upgrade_is_served_over_http_1() {
     let host = format!("Host: {HOST}");
     let output = run("curl", &["--http2", "-sS", "-H", &host, "-w", "|%{http_version}|%{http_code}", &url]).await;
     assert_eq!(text(&output), "hello|1.1|200");
+}
+
+#[tokio::test]
+async fn nghttp_sees_early_hints_before_the_response() {
+    let (_world, pod, interceptor) = warm().await;
+    let url = format!("http://{}/", interceptor.proxy);
+    let host = format!(":authority: {HOST}");
+    let args = ["-v", "-H", &host, &url];
+    let (output, ()) = tokio::join!(run("nghttp", &args), async {
+        let (mut upstream, _) = pod.request().await;
+        upstream.send("HTTP/1.1 103 Early Hints\r\nLink: <a>\r\n\r\n").await;
+        upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    });
+    let output = text(&output);
+    let places = [":status: 103", "link: <a>", ":status: 200"].map(|line| output.find(line));
+    assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{output}");
 }

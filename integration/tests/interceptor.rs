@@ -6,6 +6,7 @@ use integration::{Interceptor, Pod, World};
 
 mod bad_input;
 mod cluster;
+mod connect;
 mod counts;
 mod drain;
 mod endpoints;

@@ -10,11 +10,7 @@ use integration::{
     soon,
 };
 
-use crate::{
-    HOST,
-    foreign::{run, text},
-    warm,
-};
+use crate::{HOST, warm};
 
 const HINTS: &str = "HTTP/1.1 103 Early Hints\r\nLink: <a>\r\nContent-Length: 7\r\nConnection: x\r\n\r\n";
 
@@ -87,22 +83,6 @@ async fn early_hints_of_a_pod_of_http_2_reach_a_client_of_http_1_at_once() {
     assert_eq!((head.status(), head.get("link")), (103, Some("<a>")));
     exchange.respond.send_response(Response::new(()), true).unwrap();
     assert_eq!(client.response().await.status(), 200);
-}
-
-#[tokio::test]
-async fn nghttp_sees_early_hints_before_the_response() {
-    let (_world, pod, interceptor) = warm().await;
-    let url = format!("http://{}/", interceptor.proxy);
-    let host = format!(":authority: {HOST}");
-    let args = ["-v", "-H", &host, &url];
-    let (output, ()) = tokio::join!(run("nghttp", &args), async {
-        let (mut upstream, _) = pod.request().await;
-        upstream.send(HINTS).await;
-        upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
-    });
-    let output = text(&output);
-    let places = [":status: 103", "link: <a>", ":status: 200"].map(|line| output.find(line));
-    assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{output}");
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@
 
 use bytes::Bytes;
 
+pub(crate) mod duplex;
 pub(crate) mod receive;
 pub(crate) mod respond;
 pub(crate) mod send;

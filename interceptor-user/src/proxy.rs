@@ -11,6 +11,7 @@ mod balance;
 pub(crate) mod body;
 mod deadline;
 mod error;
+mod extended;
 mod fixed;
 mod forward;
 pub(crate) mod headers;
@@ -104,14 +105,10 @@ struct Due {
 
 impl Exchange {
     async fn run(&mut self, ask: Ask, in_flight: &mut InFlight) -> Result<Reply, ProxyError> {
-        let Ask { method, target, version, fields, body, interim } = ask;
-        let target =
-            target.ok_or(if method == Method::CONNECT { ProxyError::Connect } else { ProxyError::BadTarget })?;
+        let Ask { method, target, version, fields, body, interim, extended } = ask;
+        let target = target.ok_or(ProxyError::BadTarget)?;
         if method == Method::OPTIONS && &target.path_and_query[..] == b"*" {
             return Ok(respond::options_asterisk());
-        }
-        if method == Method::CONNECT {
-            return Err(ProxyError::Connect);
         }
         let host = headers::host(&fields, &target, version).ok_or(ProxyError::BadHost)?;
         let route = self.worker.route(&host, target.path(), &Lazy::new(&fields)).ok_or(ProxyError::NoRoute)?;
@@ -126,7 +123,7 @@ impl Exchange {
             return Ok(answer);
         }
         let due = self.due(&route, in_flight.arrived());
-        let hop = Hop::of(&fields);
+        let hop = extended.as_ref().map_or_else(|| Hop::of(&fields), |extended| Hop::upgrade(&extended.protocol));
         let connection = Rc::clone(&self.connection);
         let outbound = Outbound {
             method: &method,
@@ -137,8 +134,9 @@ impl Exchange {
                 client: connection.peer_ip(),
                 encrypted: connection.is_encrypted(),
                 hop: &hop,
-                upgradable: version == Version::HTTP_11,
+                upgradable: version == Version::HTTP_11 || extended.is_some(),
             },
+            extended: extended.as_deref(),
             interim: interim.as_ref(),
         };
         self.exchange(&route, &outbound, body, due, in_flight.arrived()).await
@@ -201,7 +199,7 @@ impl Exchange {
                 self.record_cold_start(route, cold, arrived, status);
             }
             return match sent {
-                Sent::Http1(head) if is_switch(&head) => switch(head, lease, outbound.outgoing, due),
+                Sent::Http1(head) if is_switch(&head) => switch(head, lease, outbound, due),
                 Sent::Http1(head) => {
                     Ok(Reply::new(head.status, head.fields, ResponseBody::http1(lease, body, due.request)))
                 }
@@ -281,11 +279,14 @@ fn from_http2(answer: Answer, body: RequestBody, lease: Lease, due: Due) -> Repl
 }
 
 /// The upstream's `101`: both sides must have meant the same protocol.
-fn switch(head: ResponseHead, lease: Lease, asked: Outgoing<'_>, due: Due) -> Result<Reply, ProxyError> {
+fn switch(head: ResponseHead, lease: Lease, outbound: &Outbound<'_>, due: Due) -> Result<Reply, ProxyError> {
+    let asked = outbound.outgoing;
     let mut reply = Reply::new(head.status, head.fields, ResponseBody::empty());
     let asked = asked.hop.upgrade.as_ref().filter(|_| asked.upgradable);
     let (Some(asked), Some(granted)) = (asked, &reply.hop.upgrade) else { return Err(ProxyError::UpgradeMismatch) };
-    if !asked.eq_ignore_ascii_case(granted) {
+    if !asked.eq_ignore_ascii_case(granted)
+        || outbound.extended.is_some_and(|extended| !extended.is_accepted(&reply.fields))
+    {
         return Err(ProxyError::UpgradeMismatch);
     }
     let protocol: Bytes = granted.clone();

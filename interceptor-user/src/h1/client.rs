@@ -144,8 +144,10 @@ impl Connection {
             if let Some(head) = self.progress.response(&mut self.io.input)? {
                 if !head.status.is_informational() {
                     let framing = framing::response(&head, method)?;
-                    self.persistent &=
-                        framing != Framing::UntilClose && framing::is_persistent(head.version, &head.fields);
+                    // A pod that believes it has opened a tunnel takes what follows for something else than a request.
+                    self.persistent &= framing != Framing::UntilClose
+                        && *method != Method::CONNECT
+                        && framing::is_persistent(head.version, &head.fields);
                     self.decoder = Some(Decoder::new(framing));
                 }
                 return Poll::Ready(Ok(head));

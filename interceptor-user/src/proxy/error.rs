@@ -14,8 +14,6 @@ pub(crate) enum ProxyError {
     BadHost,
     #[error("request's target is neither a path nor a URL")]
     BadTarget,
-    #[error("CONNECT is not supported")]
-    Connect,
     #[error("no route matches the request")]
     NoRoute,
     #[error("the target's service or port does not exist")]

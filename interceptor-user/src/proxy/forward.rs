@@ -17,6 +17,7 @@ use super::{
     body::{RequestBody, RequestBodyError},
     deadline::Timer,
     error::ProxyError,
+    extended::Extended,
     headers::{self, Outgoing},
     interim::Interim,
     pool::Lease,
@@ -77,6 +78,7 @@ pub(crate) struct Outbound<'a> {
     pub(crate) fields: &'a Fields,
     pub(crate) outgoing: Outgoing<'a>,
     pub(crate) interim: Option<&'a Interim>,
+    pub(crate) extended: Option<&'a Extended>,
 }
 
 /// Sends a request on `lease`.
@@ -117,8 +119,10 @@ impl Deadlines {
 impl Outbound<'_> {
     /// The head in the form of HTTP/1.1.
     fn write(&self, framing: Framing, output: &mut Vec<u8>) {
-        let Self { method, path_and_query, fields, outgoing, interim: _ } = self;
-        encode::request_line(output, method, path_and_query);
+        let Self { method, path_and_query, fields, outgoing, interim: _, extended: _ } = self;
+        // CONNECT to a host has no path (RFC 9110 §9.3.6).
+        let target = if path_and_query.is_empty() { outgoing.host } else { path_and_query };
+        encode::request_line(output, method, target);
         output.pair("host", outgoing.host);
         headers::request(fields, outgoing, output);
         encode::framing(output, framing);
@@ -128,9 +132,11 @@ impl Outbound<'_> {
     /// The head in the form of HTTP/2; `None` when the host can't be an authority.
     fn head(&self, framing: Framing, encrypted: bool) -> Option<Request<()>> {
         let mut parts = http::uri::Parts::default();
-        parts.scheme = Some(if encrypted { http::uri::Scheme::HTTPS } else { http::uri::Scheme::HTTP });
         parts.authority = Some(http::uri::Authority::try_from(self.outgoing.host).ok()?);
-        parts.path_and_query = Some(http::uri::PathAndQuery::from_maybe_shared(self.path_and_query.clone()).ok()?);
+        if !self.path_and_query.is_empty() {
+            parts.scheme = Some(if encrypted { http::uri::Scheme::HTTPS } else { http::uri::Scheme::HTTP });
+            parts.path_and_query = Some(http::uri::PathAndQuery::from_maybe_shared(self.path_and_query.clone()).ok()?);
+        }
         let mut request = Request::new(());
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = Uri::from_parts(parts).ok()?;

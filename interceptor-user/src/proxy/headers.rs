@@ -59,6 +59,11 @@ impl Hop {
         hop
     }
 
+    /// What an upgrade to `protocol` says.
+    pub(crate) fn upgrade(protocol: &Bytes) -> Self {
+        Self { upgrade: Some(protocol.clone()), listed: Vec::new() }
+    }
+
     fn ends(&self, fields: &Fields, field: &Field) -> bool {
         field.known.is_hop_by_hop()
             || !self.listed.is_empty() && self.listed.iter().any(|name| name.eq_ignore_ascii_case(fields.name(field)))

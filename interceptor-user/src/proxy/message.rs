@@ -8,13 +8,17 @@ use http::{Method, Request, StatusCode, Version};
 
 use super::{
     body::{RequestBody, ResponseBody},
+    extended::Extended,
     headers::Hop,
     interim::Interim,
     target::Target,
     upgrade::Tunnel,
 };
 use crate::{
-    h1::{fields::Fields, framing},
+    h1::{
+        fields::Fields,
+        framing::{self, Framing},
+    },
     http2::{receive::Incoming, respond::Responder},
 };
 
@@ -29,6 +33,8 @@ pub(crate) struct Ask {
     pub(crate) body: RequestBody,
     /// For 1xx responses; `None` where the client can't be sent any.
     pub(crate) interim: Option<Interim>,
+    /// What an extended CONNECT asks for; its stream carries no body.
+    pub(crate) extended: Option<Box<Extended>>,
 }
 
 /// A response.
@@ -48,24 +54,36 @@ pub(crate) struct Reply {
 // === impl Ask ===
 
 impl Ask {
-    /// A request that came over HTTP/2, and the way to answer it.
-    pub(crate) fn http2(request: Request<RecvStream>, responder: &Rc<Responder>) -> Self {
+    /// A request that came over HTTP/2, and the way to answer it. The body of an extended CONNECT is given back: it is what
+    /// the client says in the other protocol.
+    pub(crate) fn http2(request: Request<RecvStream>, responder: &Rc<Responder>) -> (Self, Option<RecvStream>) {
+        let mut request = request;
+        let extended = Extended::take(&mut request);
         let (parts, body) = request.into_parts();
         let authority = parts.uri.authority().map(|authority| Bytes::copy_from_slice(authority.as_str().as_bytes()));
-        let path_and_query = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
-        let target = Target { authority, path_and_query: Bytes::copy_from_slice(path_and_query.as_bytes()) };
+        let path_and_query = match parts.uri.path_and_query().map(http::uri::PathAndQuery::as_str) {
+            Some(path_and_query) => Bytes::copy_from_slice(path_and_query.as_bytes()),
+            None if parts.method == Method::CONNECT => Bytes::new(),
+            None => Bytes::from_static(b"/"),
+        };
         let fields = Fields::from_map(&parts.headers);
         // The stream would have been reset if it were no number.
         let length = framing::length(&fields).ok().flatten();
         let awaits_continue = fields.expects_continue().then(|| Rc::clone(responder));
-        Self {
+        let (body, tunnel) = match extended {
+            Some(_) => (RequestBody::empty(Framing::None), Some(body)),
+            None => (RequestBody::http2(Incoming::new(body, length), length, awaits_continue), None),
+        };
+        let ask = Self {
             method: parts.method,
-            target: Some(target),
+            target: Some(Target { authority, path_and_query }),
             version: parts.version,
             fields,
-            body: RequestBody::http2(Incoming::new(body, length), length, awaits_continue),
+            body,
             interim: Some(Interim::Http2(Rc::clone(responder))),
-        }
+            extended,
+        };
+        (ask, tunnel)
     }
 }
 

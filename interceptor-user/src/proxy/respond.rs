@@ -47,7 +47,6 @@ pub(crate) fn verdict(error: &ProxyError) -> Verdict {
         ProxyError::BadHost => (StatusCode::BAD_REQUEST, "bad_host", Downstream),
         ProxyError::BadTarget => (StatusCode::BAD_REQUEST, "bad_target", Downstream),
         ProxyError::BadBody(_) => (StatusCode::BAD_REQUEST, "bad_body", Downstream),
-        ProxyError::Connect => (StatusCode::NOT_IMPLEMENTED, "connect_method", Downstream),
         ProxyError::NoRoute => (StatusCode::NOT_FOUND, "no_route", Downstream),
         ProxyError::Unresolved => (StatusCode::INTERNAL_SERVER_ERROR, "target_unresolved", Us),
         ProxyError::NoBody => (StatusCode::INTERNAL_SERVER_ERROR, "body_missing", Us),

@@ -7,7 +7,7 @@ use bytes::Bytes;
 pub(crate) struct Target {
     /// Of a target in absolute form, or of an HTTP/2 request.
     pub(crate) authority: Option<Bytes>,
-    /// As it goes on to the upstream: byte for byte what came.
+    /// As it goes on to the upstream: byte for byte what came. Empty for CONNECT to a host.
     pub(crate) path_and_query: Bytes,
 }
 
@@ -32,6 +32,11 @@ impl Target {
             None => Bytes::from_static(b"/"),
         };
         Some(Self { authority: Some(rest.slice(..end)), path_and_query })
+    }
+
+    /// The target of CONNECT, which is a host alone.
+    pub(crate) fn connect(target: &Bytes) -> Self {
+        Self { authority: Some(target.clone()), path_and_query: Bytes::new() }
     }
 
     /// The path without the query.

@@ -3,11 +3,14 @@
 use std::io;
 
 use bytes::Bytes;
-use runtime::drain::Phase;
-use tokio::{io::AsyncWriteExt as _, time::Instant};
+use runtime::drain::{Phase, TunnelWatch};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
+    time::Instant,
+};
 
 use super::{inflight::InFlight, pool::Lease};
-use crate::{net::Stream, worker::Worker};
+use crate::net::Stream;
 
 /// Buffer of each direction; measured best for tunnels against 8 KiB and `splice(2)` for mixed traffic.
 const BUFFER: usize = 64 * 1024;
@@ -25,8 +28,8 @@ pub(crate) struct Tunnel {
 
 /// The client's half.
 #[derive(Debug)]
-pub(crate) struct Handover {
-    pub(crate) client: Stream,
+pub(crate) struct Handover<C> {
+    pub(crate) client: C,
     /// Was read from the client behind its request.
     pub(crate) ahead: Bytes,
     /// Is still to be written to the client: the response.
@@ -36,32 +39,32 @@ pub(crate) struct Handover {
 // === impl Tunnel ===
 
 impl Tunnel {
-    /// Copies in a task of the worker; ends with either side, at the request's deadline, or when draining is over.
-    pub(crate) fn spawn(self, handover: Handover, worker: &Worker) {
-        let mut watch = worker.tunnel_watch();
-        runtime::task::spawn_local("tunnel", async move {
-            let Self { protocol: _, lease, in_flight, deadline } = self;
-            let _in_flight = in_flight;
-            let Some(upstream) = lease.into_socket() else { return };
-            let late = async {
-                match deadline {
-                    Some(deadline) => tokio::time::sleep_until(deadline).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                result = copy(handover, upstream) => if let Err(error) = result {
-                    tracing::debug!(%error, "tunnel ended");
-                },
-                () = late => tracing::debug!("tunnel cut at the request's deadline"),
-                () = watch.reached(Phase::Cut) => tracing::debug!("tunnel cut by the shutdown"),
+    /// Copies until either side ends, the request's deadline passes, or draining is over.
+    pub(crate) async fn run<C: AsyncRead + AsyncWrite + Unpin>(self, handover: Handover<C>, mut watch: TunnelWatch) {
+        let Self { protocol: _, lease, in_flight, deadline } = self;
+        let _in_flight = in_flight;
+        let Some(upstream) = lease.into_socket() else { return };
+        let late = async {
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline).await,
+                None => std::future::pending().await,
             }
-        });
+        };
+        tokio::select! {
+            result = copy(handover, upstream) => if let Err(error) = result {
+                tracing::debug!(%error, "tunnel ended");
+            },
+            () = late => tracing::debug!("tunnel cut at the request's deadline"),
+            () = watch.reached(Phase::Cut) => tracing::debug!("tunnel cut by the shutdown"),
+        }
     }
 }
 
 /// Copies both ways, first what was read ahead of either side.
-async fn copy(handover: Handover, (mut upstream, greeting): (Stream, Bytes)) -> io::Result<()> {
+async fn copy<C: AsyncRead + AsyncWrite + Unpin>(
+    handover: Handover<C>,
+    (mut upstream, greeting): (Stream, Bytes),
+) -> io::Result<()> {
     let Handover { mut client, ahead, mut head } = handover;
     head.extend_from_slice(&greeting);
     tokio::try_join!(upstream.write_all(&ahead), client.write_all(&head))?;

@@ -171,7 +171,8 @@ async fn exchange(
             return After::Close;
         }
     };
-    let keep = framing::is_persistent(head.version, &head.fields);
+    // After CONNECT a client may go on with what is no HTTP, although nobody has opened a tunnel for it.
+    let keep = head.method != Method::CONNECT && framing::is_persistent(head.version, &head.fields);
     let (version, is_head) = (head.version, head.method == Method::HEAD);
     let handled = proxy::handle(Rc::clone(worker), Rc::clone(connection), ask(wire, head, framing));
     let Some(reply) = attend(wire, handled).await else { return After::Close };
@@ -225,7 +226,9 @@ fn ask(wire: &Rc<RefCell<Wire>>, head: RequestHead, framing: Framing) -> Ask {
         }
     };
     let interim = (version == Version::HTTP_11).then(|| Interim::Http1(h1::body::Interim::new(wire)));
-    Ask { method, target: Target::parse(&target), version, fields, body, interim }
+    let target = Target::parse(&target)
+        .or_else(|| (method == Method::CONNECT && !target.is_empty()).then(|| Target::connect(&target)));
+    Ask { method, target, version, fields, body, interim, extended: None }
 }
 
 // === impl Plan ===
@@ -356,7 +359,8 @@ fn tunnel(worker: &Worker, wire: Rc<RefCell<Wire>>, mut reply: Reply) {
     headers::upgrade(&tunnel.protocol, &mut head);
     head.extend_from_slice(b"\r\n");
     let (client, ahead) = io.into_parts();
-    tunnel.spawn(Handover { client, ahead, head }, worker);
+    let copied = tunnel.run(Handover { client, ahead, head }, worker.tunnel_watch());
+    runtime::task::spawn_local("tunnel", copied);
 }
 
 /// Reads what is left of a request's body, so that the next request can be found. Whether that is worth it.

@@ -24,11 +24,17 @@ use crate::{
     h1::{MAX_HEAD, fields::Known},
     http2::{
         STREAM_WINDOW,
+        duplex::Duplex,
         respond::Responder,
         send::{Broken, Sender},
     },
     net::Stream,
-    proxy::{self, Ask, Reply, body::BodyError, headers},
+    proxy::{
+        self, Ask, Reply,
+        body::BodyError,
+        headers,
+        upgrade::{Handover, Tunnel},
+    },
     worker::Worker,
 };
 
@@ -74,6 +80,7 @@ fn builder() -> Builder {
     let mut builder = Builder::new();
     builder
         .max_concurrent_streams(MAX_STREAMS)
+        .enable_connect_protocol()
         .max_header_list_size(u32::try_from(MAX_HEAD).expect("1 MiB fits into 32 bits"))
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW);
@@ -90,8 +97,12 @@ async fn exchange(
 ) {
     let is_head = request.method() == Method::HEAD;
     let responder = Rc::new(Responder::new(respond));
-    let handled = proxy::handle(worker, connection, Ask::http2(request, &responder));
+    let (ask, tunnel) = Ask::http2(request, &responder);
+    let handled = proxy::handle(Rc::clone(&worker), connection, ask);
     let Some(mut reply) = attend(&responder, handled).await else { return };
+    if let Some((client, upstream)) = tunnel.zip(reply.tunnel.take()) {
+        return switch(&worker, &responder, &reply, client, *upstream).await;
+    }
     let (head, last) = head(&reply, is_head);
     let stream = match responder.begin(head, last) {
         Ok(stream) => stream,
@@ -112,6 +123,21 @@ async fn exchange(
             tracing::debug!(%error, "response broke off");
             sender.reset(reason(&error));
         }
+    }
+}
+
+/// Opens the tunnel that an extended CONNECT asked for; that it is open is said with a `200` (RFC 8441 §5).
+async fn switch(worker: &Worker, responder: &Responder, reply: &Reply, client: RecvStream, upstream: Tunnel) {
+    let mut head = Response::new(());
+    headers::response(&reply.fields, &reply.hop, reply.cold, false, head.headers_mut());
+    head.headers_mut().remove(header::SEC_WEBSOCKET_ACCEPT);
+    match responder.begin(head, false) {
+        Ok(stream) => {
+            let handover = Handover { client: Duplex::new(client, stream), ahead: Bytes::new(), head: Vec::new() };
+            // Its buffers would be a part of every other stream's task.
+            Box::pin(upstream.run(handover, worker.tunnel_watch())).await;
+        }
+        Err(error) => tracing::debug!(%error, "response cannot be sent"),
     }
 }
 
