@@ -25,6 +25,7 @@ async fn an_environment_value_that_cannot_be_read_ends_the_start_and_names_the_v
         ("KEDA_HTTP_MAX_IDLE_CONNS_PER_HOST", "1.5"),
         ("KEDA_HTTP_ENABLE_COLD_START_HEADER", "yes"),
         ("KEDA_HTTP_LOG_REQUESTS", "on"),
+        ("ROUSE_GRPC_STATUS", "yes"),
         ("OTEL_PROM_EXPORTER_ENABLED", "2"),
         ("OTEL_PROM_EXPORTER_PORT", "65536"),
         ("ROUSE_WORKERS", "two"),

@@ -42,6 +42,7 @@ const OTHER_DESCRIPTORS: u64 = 600;
         KEDA_HTTP_CONNECT_TIMEOUT (500ms) KEDA_HTTP_SHUTDOWN_DELAY (5s)     KEDA_HTTP_DRAIN_TIMEOUT (30s)\n  \
         KEDA_HTTP_COLD_START_MAX_PENDING_REQUESTS (0: no limit per route)   ROUSE_MAX_HELD (10000)\n  \
         KEDA_HTTP_MAX_IDLE_CONNS (1000)   KEDA_HTTP_MAX_IDLE_CONNS_PER_HOST (200)  ROUSE_MAX_CONNECTIONS (9000)\n  \
+        ROUSE_GRPC_STATUS (true: calls of gRPC are told of errors as gRPC has it; false: as plain HTTP)\n  \
         KEDA_HTTP_PROXY_TLS_ENABLED (false), _PORT (8443), _CERT_PATH, _KEY_PATH, _CERT_STORE_PATHS   KEDA_HTTP_TLS_CA_DIRS"
 )]
 pub struct Args {
@@ -146,6 +147,8 @@ pub struct ProxyConfig {
     pub max_idle_per_worker: usize,
     /// Whether responses say if there was a cold start.
     pub cold_start_header: bool,
+    /// Whether calls of gRPC are told of errors as gRPC has it; as plain HTTP otherwise.
+    pub grpc_status: bool,
     /// Whether each request is logged.
     pub log_requests: bool,
     /// Requests held at once by the process.
@@ -232,6 +235,7 @@ impl ProxyConfig {
             max_idle_per_endpoint: share(env.u64("KEDA_HTTP_MAX_IDLE_CONNS_PER_HOST", 200)?),
             max_idle_per_worker: share(env.u64("KEDA_HTTP_MAX_IDLE_CONNS", 1000)?),
             cold_start_header: env.bool("KEDA_HTTP_ENABLE_COLD_START_HEADER", true)?,
+            grpc_status: env.bool("ROUSE_GRPC_STATUS", true)?,
             log_requests: env.bool("KEDA_HTTP_LOG_REQUESTS", false)?,
             max_held: usize::try_from(env.u64("ROUSE_MAX_HELD", MAX_HELD)?).unwrap_or(usize::MAX),
             max_held_per_route: NonZeroU64::new(env.u64("KEDA_HTTP_COLD_START_MAX_PENDING_REQUESTS", 0)?),

@@ -14,6 +14,7 @@ mod error;
 mod extended;
 mod fixed;
 mod forward;
+mod grpc;
 pub(crate) mod headers;
 mod hold;
 pub(crate) mod inflight;
@@ -69,11 +70,17 @@ pub(crate) async fn handle(worker: Rc<Worker>, connection: Rc<Connection>, ask: 
     let line = worker.shared.config.log_requests.then(|| line(&ask));
     let mut in_flight = InFlight::new(Rc::clone(&worker), Rc::clone(&connection), &ask.method, line);
     let mut exchange = Exchange { worker, connection, route: None, cold: None };
-    let mut reply = match exchange.run(ask, &mut in_flight).await {
-        Ok(reply) => reply,
-        Err(error) => exchange.fail(&error),
+    let mut ask = ask;
+    let mut reply = match exchange.run(&mut ask, &mut in_flight).await {
+        Ok(reply) => {
+            in_flight.set_status(reply.status);
+            reply
+        }
+        Err(error) => {
+            in_flight.set_status(verdict(&error).status);
+            exchange.fail(&error, &ask.fields)
+        }
     };
-    in_flight.set_status(reply.status);
     if exchange.worker.shared.config.cold_start_header && in_flight.is_counted() {
         reply.cold = exchange.cold;
     }
@@ -104,31 +111,30 @@ struct Due {
 // === impl Exchange ===
 
 impl Exchange {
-    async fn run(&mut self, ask: Ask, in_flight: &mut InFlight) -> Result<Reply, ProxyError> {
+    async fn run(&mut self, ask: &mut Ask, in_flight: &mut InFlight) -> Result<Reply, ProxyError> {
         let Ask { method, target, version, fields, body, interim, extended } = ask;
-        let target = target.ok_or(ProxyError::BadTarget)?;
-        if method == Method::OPTIONS && &target.path_and_query[..] == b"*" {
+        let version = *version;
+        let target = target.as_ref().ok_or(ProxyError::BadTarget)?;
+        if *method == Method::OPTIONS && &target.path_and_query[..] == b"*" {
             return Ok(respond::options_asterisk());
         }
-        let host = headers::host(&fields, &target, version).ok_or(ProxyError::BadHost)?;
-        let route = self.worker.route(&host, target.path(), &Lazy::new(&fields)).ok_or(ProxyError::NoRoute)?;
+        let host = headers::host(fields, target, version).ok_or(ProxyError::BadHost)?;
+        let route = self.worker.route(&host, target.path(), &Lazy::new(fields)).ok_or(ProxyError::NoRoute)?;
         self.route = Some(Rc::clone(&route));
         in_flight.set_route(&route);
         if self.worker.lacks_target(&route) {
             return Err(ProxyError::Unresolved);
         }
-        if let Some(answer) =
-            self.answer(&route, &Asked { host: &host, target: &target, fields: &fields }, in_flight)?
-        {
+        if let Some(answer) = self.answer(&route, &Asked { host: &host, target, fields }, in_flight)? {
             return Ok(answer);
         }
         let due = self.due(&route, in_flight.arrived());
-        let hop = extended.as_ref().map_or_else(|| Hop::of(&fields), |extended| Hop::upgrade(&extended.protocol));
+        let hop = extended.as_ref().map_or_else(|| Hop::of(fields), |extended| Hop::upgrade(&extended.protocol));
         let connection = Rc::clone(&self.connection);
         let outbound = Outbound {
-            method: &method,
+            method,
             path_and_query: &target.path_and_query,
-            fields: &fields,
+            fields,
             outgoing: Outgoing {
                 host: &host,
                 client: connection.peer_ip(),
@@ -139,7 +145,7 @@ impl Exchange {
             extended: extended.as_deref(),
             interim: interim.as_ref(),
         };
-        self.exchange(&route, &outbound, body, due, in_flight.arrived()).await
+        self.exchange(&route, &outbound, body.take(), due, in_flight.arrived()).await
     }
 
     /// Counts the request, unless a static route takes it, and answers it if that needs no upstream.
@@ -253,13 +259,14 @@ impl Exchange {
         }
     }
 
-    fn fail(&self, error: &ProxyError) -> Reply {
+    fn fail(&self, error: &ProxyError, asked: &Fields) -> Reply {
         let verdict = verdict(error);
         self.worker.shared.metrics.failed(verdict);
         let route = self.route.as_ref().map(|route| tracing::field::display(&route.entry.route.key));
         let source = std::error::Error::source(error).map(tracing::field::display);
         tracing::debug!(%error, source, route, reason = verdict.reason, "request failed");
-        respond::respond(error)
+        let grpc = self.worker.shared.config.grpc_status && grpc::is_call(asked);
+        if grpc { respond::respond_grpc(error) } else { respond::respond(error) }
     }
 
     fn record_cold_start(&self, route: &LocalRoute, cold: ColdWait, arrived: Instant, status: StatusCode) {

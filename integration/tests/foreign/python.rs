@@ -2,14 +2,14 @@
 
 use std::{net::SocketAddr, process::Stdio};
 
-use integration::{Interceptor, World, soon};
+use integration::{Interceptor, Pod, World, soon};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     process::{Child, Command},
 };
 
 use super::{run, text};
-use crate::HOST;
+use crate::{HOST, cold};
 
 /// Debian's, for which its packages are.
 const PYTHON: &str = "/usr/bin/python3";
@@ -28,6 +28,40 @@ async fn pod(script: &str) -> (Child, SocketAddr) {
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let port = soon("the pod listens", lines.next_line()).await.unwrap().unwrap();
     (child, SocketAddr::from(([127, 0, 0, 1], port.parse().unwrap())))
+}
+
+/// What a caller of gRPC is told: code, bar, message.
+async fn called(interceptor: &Interceptor, authority: &str) -> String {
+    script(include_str!("grpc_client.py"), &[&interceptor.proxy.port().to_string(), authority, "10"]).await
+}
+
+#[tokio::test]
+async fn a_caller_of_grpc_is_told_of_errors_in_its_own_way() {
+    let (world, interceptor) = cold(&[("KEDA_HTTP_READINESS_TIMEOUT", "100ms")]).await;
+    assert_eq!(called(&interceptor, "nobody.test").await, "UNIMPLEMENTED|no route matches the request\n");
+    assert_eq!(called(&interceptor, HOST).await, "UNAVAILABLE|no endpoint became ready in time\n");
+    world.h2c_service("app");
+    let pod = Pod::start().await;
+    world.endpoints("app", &[pod.addr]);
+    interceptor.endpoints("app", 1).await;
+    let (told, ()) = tokio::join!(called(&interceptor, HOST), async {
+        integration::h2::first(pod.accept().await).await.respond.send_reset(h2::Reason::INTERNAL_ERROR);
+    });
+    assert_eq!(told, "UNAVAILABLE|upstream failed before its response\n");
+    let metrics = interceptor.metrics().await;
+    for code in ["404", "504", "502"] {
+        let counted = |line: &str| {
+            line.starts_with("interceptor_request_count_total{") && line.contains(&format!("code=\"{code}\""))
+        };
+        assert!(metrics.lines().any(counted), "{code} is not counted in {metrics}");
+    }
+}
+
+#[tokio::test]
+async fn a_caller_of_grpc_can_be_told_of_errors_as_the_add_on_does() {
+    let (_world, interceptor) = cold(&[("ROUSE_GRPC_STATUS", "false")]).await;
+    let told = called(&interceptor, "nobody.test").await;
+    assert!(told.starts_with("UNIMPLEMENTED|Received http2 header with status: 404\n"), "{told}");
 }
 
 #[tokio::test]

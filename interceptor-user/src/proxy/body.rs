@@ -146,6 +146,11 @@ impl RequestBody {
         Self { source: Source::Http2 { incoming, awaits_continue }, sent: Some(Rc::default()), ..Self::empty(framing) }
     }
 
+    /// The body, which leaves none behind.
+    pub(crate) fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::empty(Framing::None))
+    }
+
     /// How the body is framed.
     pub(crate) fn framing(&self) -> Framing {
         self.framing

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::StatusCode;
 
-use super::{body::ResponseBody, error::ProxyError, message::Reply};
+use super::{body::ResponseBody, error::ProxyError, grpc, message::Reply};
 use crate::h1::fields::Fields;
 
 /// Who has to act for the error to go away.
@@ -77,6 +77,17 @@ pub(crate) fn respond(error: &ProxyError) -> Reply {
     };
     let fields = [("content-type", &b"text/plain; charset=utf-8"[..]), ("x-content-type-options", b"nosniff")];
     Reply::new(status, Fields::from_pairs(fields), ResponseBody::full(Bytes::from(text)))
+}
+
+/// The same to a call of gRPC.
+pub(crate) fn respond_grpc(error: &ProxyError) -> Reply {
+    let status = verdict(error).status;
+    let message = match error {
+        // Says more than callers need to know.
+        ProxyError::Tls(_) => status.canonical_reason().unwrap_or_default().to_owned(),
+        _ => error.to_string(),
+    };
+    Reply::new(StatusCode::OK, grpc::fields(error, status, &message), ResponseBody::empty())
 }
 
 /// The answer to `OPTIONS *`, which is about the proxy itself.
