@@ -274,7 +274,7 @@ impl Index {
         let none = &Wish::default();
         let fallback = fallback.map(|target| self.upstreams.acquire(target, (&route.key, Backend::Fallback), none));
         let (id, counters) = match &old {
-            Some(old) => (old.id, Arc::clone(&old.counters)),
+            Some(old) => (old.id, old.counters.clone()),
             None => self.next_counters(),
         };
         let entry = Arc::new(RouteEntry { id, route, upstream, fallback, counters });
@@ -308,10 +308,10 @@ impl Index {
         }
     }
 
-    fn next_counters(&mut self) -> (RouteId, Arc<RouteCounters>) {
+    fn next_counters(&mut self) -> (RouteId, RouteCounters) {
         let id = RouteId(self.next_route);
         self.next_route += 1;
-        (id, Arc::new(RouteCounters::new(id, self.shards, Arc::clone(&self.sink))))
+        (id, RouteCounters::new(id, self.shards, &self.sink))
     }
 }
 

@@ -1,8 +1,9 @@
 //! Per-route counters: requests that are held or running, and requests ever seen.
 //!
-//! Each worker writes a shard of its own, so that the request path shares no cache line between workers; the control
-//! thread sums them. Whether a route is reported as active is one shared state per route, touched by a worker only
-//! when its own in-flight count leaves or reaches zero.
+//! Each worker writes a shard of its own, so that the request path shares no cache line between workers, and all that a
+//! request needs lies in that one line: with thousands of routes each request finds its route's memory cold. The control
+//! thread sums the shards. Whether a route is reported as active stands in each shard, looked at by its worker only
+//! when the worker's own in-flight count leaves or reaches zero.
 
 #[cfg(loom)]
 use loom::sync::atomic::{AtomicU8, AtomicU64, fence};
@@ -21,7 +22,7 @@ use crate::RouteId;
 
 /// Told by a worker that a route may have crossed the edge between idle and active.
 pub trait EdgeSink: Send + Sync + fmt::Debug {
-    /// Called on the request path: must not block. Called at most once per report of the route in each direction.
+    /// Called on the request path: must not block. Called at most once per worker, report of the route and direction.
     fn edge(&self, route: RouteId);
 }
 
@@ -35,13 +36,17 @@ const ACTIVE: u8 = 1;
 /// Active was said, and a worker has told since that its share fell to zero.
 const FALLING: u8 = 2;
 
-/// The counters of one route.
-#[derive(Debug)]
+/// The counters of one route. Clones share them.
+#[derive(Clone, Debug)]
 pub struct RouteCounters {
-    route: RouteId,
-    sink: Arc<dyn EdgeSink>,
-    reported: AtomicU8,
-    shards: Box<[Shard]>,
+    shards: Arc<[Shard]>,
+}
+
+/// One worker's share of a route's counters.
+#[derive(Debug)]
+pub struct Share {
+    shards: Arc<[Shard]>,
+    index: usize,
 }
 
 /// A sum over all shards.
@@ -55,29 +60,33 @@ pub struct Counts {
     pub held: u64,
 }
 
-/// One worker's share. Each field has one writer, the worker, so a plain load and store is an increment.
+/// A cache line. The counts have one writer, the worker, so a plain load and store is an increment.
 #[derive(Debug)]
 #[repr(align(64))]
 struct Shard {
     started: AtomicU64,
     finished: AtomicU64,
     held: AtomicU64,
+    reported: AtomicU8,
+    route: RouteId,
+    sink: Arc<dyn EdgeSink>,
 }
 
-/// A request in flight; ends when dropped. Belongs to the worker whose shard it counts in.
+#[cfg(not(loom))]
+const _: () = assert!(size_of::<Shard>() == 64);
+
+/// A request in flight; ends when dropped.
 #[must_use]
 #[derive(Debug)]
-pub struct Guard<C: Deref<Target: AsRef<RouteCounters>>> {
+pub struct Guard<C: Deref<Target: AsRef<Share>>> {
     counters: C,
-    shard: usize,
 }
 
 /// A held request; ends when dropped.
 #[must_use]
 #[derive(Debug)]
-pub struct HeldGuard<C: Deref<Target: AsRef<RouteCounters>>> {
+pub struct HeldGuard<C: Deref<Target: AsRef<Share>>> {
     counters: C,
-    shard: usize,
 }
 
 // === impl NoSink ===
@@ -90,20 +99,24 @@ impl EdgeSink for NoSink {
 
 impl RouteCounters {
     /// Counters with one shard per worker.
-    pub fn new(route: RouteId, shards: usize, sink: Arc<dyn EdgeSink>) -> Self {
-        let shards = (0..shards).map(|_| Shard::new()).collect();
-        Self { route, sink, reported: AtomicU8::new(IDLE), shards }
+    pub fn new(route: RouteId, shards: usize, sink: &Arc<dyn EdgeSink>) -> Self {
+        Self { shards: (0..shards).map(|_| Shard::new(route, Arc::clone(sink))).collect() }
     }
 
-    /// Whose counters these are.
-    pub fn route(&self) -> RouteId {
-        self.route
+    /// The share of the worker with this number.
+    ///
+    /// # Panics
+    ///
+    /// When there are not as many.
+    pub fn share(&self, worker: usize) -> Share {
+        assert!(worker < self.shards.len(), "no more workers than shards");
+        Share { shards: Arc::clone(&self.shards), index: worker }
     }
 
     /// Sums all shards. `in_flight` is exact when nothing moves, and never negative.
     pub fn counts(&self) -> Counts {
         let mut counts = Counts::default();
-        for shard in &self.shards {
+        for shard in &*self.shards {
             // `finished` first: a request that ends in between then reads as still running, never as minus one.
             let finished = shard.finished.load(Acquire);
             let started = shard.started.load(Relaxed);
@@ -119,30 +132,63 @@ impl RouteCounters {
     /// When it returns zero in flight, the next request that starts is sure to call [`EdgeSink::edge`]: either the
     /// worker sees the mark, or this sees the worker's count (store, fence, load on both sides).
     pub fn report(&self) -> Counts {
-        self.reported.store(IDLE, Relaxed);
+        self.mark(IDLE);
         fence(SeqCst);
         let counts = self.counts();
         if counts.in_flight > 0 {
-            self.reported.store(ACTIVE, Relaxed);
+            self.mark(ACTIVE);
         }
         counts
     }
 
-    fn start(&self, shard: usize) {
-        let own = &self.shards[shard];
-        let started = own.started.load(Relaxed);
-        own.started.store(started + 1, Relaxed);
-        if started == own.finished.load(Relaxed) {
+    fn mark(&self, reported: u8) {
+        for shard in &*self.shards {
+            shard.reported.store(reported, Relaxed);
+        }
+    }
+}
+
+// === impl Share ===
+
+impl Share {
+    fn own(&self) -> &Shard {
+        &self.shards[self.index]
+    }
+}
+
+impl AsRef<Self> for Share {
+    fn as_ref(&self) -> &Self {
+        self
+    }
+}
+
+// === impl Shard ===
+
+impl Shard {
+    fn new(route: RouteId, sink: Arc<dyn EdgeSink>) -> Self {
+        Self {
+            started: AtomicU64::new(0),
+            finished: AtomicU64::new(0),
+            held: AtomicU64::new(0),
+            reported: AtomicU8::new(IDLE),
+            route,
+            sink,
+        }
+    }
+
+    fn start(&self) {
+        let started = self.started.load(Relaxed);
+        self.started.store(started + 1, Relaxed);
+        if started == self.finished.load(Relaxed) {
             fence(SeqCst);
             self.cross(IDLE, ACTIVE);
         }
     }
 
-    fn finish(&self, shard: usize) {
-        let own = &self.shards[shard];
-        let finished = own.finished.load(Relaxed) + 1;
-        own.finished.store(finished, Release);
-        if finished == own.started.load(Relaxed) {
+    fn finish(&self) {
+        let finished = self.finished.load(Relaxed) + 1;
+        self.finished.store(finished, Release);
+        if finished == self.started.load(Relaxed) {
             fence(SeqCst);
             self.cross(ACTIVE, FALLING);
         }
@@ -155,58 +201,36 @@ impl RouteCounters {
     }
 }
 
-impl AsRef<Self> for RouteCounters {
-    fn as_ref(&self) -> &Self {
-        self
-    }
-}
-
-// === impl Shard ===
-
-impl Shard {
-    fn new() -> Self {
-        Self { started: AtomicU64::new(0), finished: AtomicU64::new(0), held: AtomicU64::new(0) }
-    }
-}
-
 // === impl Guard ===
 
-impl<C: Deref<Target: AsRef<RouteCounters>>> Guard<C> {
-    /// Counts one request in `shard`, which must be the calling worker's own.
-    ///
-    /// # Panics
-    ///
-    /// When there is no such shard.
-    pub fn enter(counters: C, shard: usize) -> Self {
-        counters.deref().as_ref().start(shard);
-        Self { counters, shard }
+impl<C: Deref<Target: AsRef<Share>>> Guard<C> {
+    /// Counts one request in the worker's share.
+    pub fn enter(counters: C) -> Self {
+        counters.deref().as_ref().own().start();
+        Self { counters }
     }
 }
 
-impl<C: Deref<Target: AsRef<RouteCounters>>> Drop for Guard<C> {
+impl<C: Deref<Target: AsRef<Share>>> Drop for Guard<C> {
     fn drop(&mut self) {
-        self.counters.deref().as_ref().finish(self.shard);
+        self.counters.deref().as_ref().own().finish();
     }
 }
 
 // === impl HeldGuard ===
 
-impl<C: Deref<Target: AsRef<RouteCounters>>> HeldGuard<C> {
-    /// Counts one held request in `shard`, which must be the calling worker's own.
-    ///
-    /// # Panics
-    ///
-    /// When there is no such shard.
-    pub fn enter(counters: C, shard: usize) -> Self {
-        let held = &counters.deref().as_ref().shards[shard].held;
+impl<C: Deref<Target: AsRef<Share>>> HeldGuard<C> {
+    /// Counts one held request in the worker's share.
+    pub fn enter(counters: C) -> Self {
+        let held = &counters.deref().as_ref().own().held;
         held.store(held.load(Relaxed) + 1, Relaxed);
-        Self { counters, shard }
+        Self { counters }
     }
 }
 
-impl<C: Deref<Target: AsRef<RouteCounters>>> Drop for HeldGuard<C> {
+impl<C: Deref<Target: AsRef<Share>>> Drop for HeldGuard<C> {
     fn drop(&mut self) {
-        let held = &self.counters.deref().as_ref().shards[self.shard].held;
+        let held = &self.counters.deref().as_ref().own().held;
         held.store(held.load(Relaxed) - 1, Relaxed);
     }
 }
@@ -238,18 +262,19 @@ mod tests {
         }
     }
 
-    fn counters() -> (Arc<Recorder>, Arc<RouteCounters>) {
+    fn counters() -> (Arc<Recorder>, RouteCounters, [Share; 2]) {
         let sink = Arc::new(Recorder::default());
-        let counters = RouteCounters::new(RouteId(1), 2, Arc::clone(&sink) as Arc<dyn EdgeSink>);
-        (sink, Arc::new(counters))
+        let counters = RouteCounters::new(RouteId(1), 2, &(Arc::clone(&sink) as Arc<dyn EdgeSink>));
+        let shares = [0, 1].map(|worker| counters.share(worker));
+        (sink, counters, shares)
     }
 
     #[test]
     fn requests_are_counted_over_all_workers_until_their_guards_drop() {
-        let (_, counters) = counters();
-        let first = Guard::enter(&*counters, 0);
-        let second = Guard::enter(&*counters, 1);
-        let held = HeldGuard::enter(&*counters, 1);
+        let (_, counters, shares) = counters();
+        let first = Guard::enter(&shares[0]);
+        let second = Guard::enter(&shares[1]);
+        let held = HeldGuard::enter(&shares[1]);
         assert_eq!(counters.counts(), Counts { in_flight: 2, total: 2, held: 1 });
         drop((first, held));
         assert_eq!(counters.counts(), Counts { in_flight: 1, total: 2, held: 0 });
@@ -258,19 +283,30 @@ mod tests {
     }
 
     #[test]
-    fn the_sink_hears_the_first_request_and_then_nothing_until_a_report() {
-        let (sink, counters) = counters();
-        let first = Guard::enter(&*counters, 0);
+    fn the_sink_hears_of_a_workers_first_request_and_then_nothing_until_a_report() {
+        let (sink, counters, [share, _]) = counters();
+        let first = Guard::enter(&share);
         assert_eq!(sink.edges(), 1, "the first request crosses the edge");
-        let second = Guard::enter(&*counters, 0);
-        drop(Guard::enter(&*counters, 1));
-        drop((first, second));
+        drop(Guard::enter(&share));
+        drop(first);
         assert_eq!(sink.edges(), 2, "the fall is told once");
-        drop(Guard::enter(&*counters, 0));
+        drop(Guard::enter(&share));
         assert_eq!(sink.edges(), 2, "and nothing more until the control thread has looked");
         assert_eq!(counters.report().in_flight, 0);
-        let _again = Guard::enter(&*counters, 0);
+        let _again = Guard::enter(&share);
         assert_eq!(sink.edges(), 3);
+    }
+
+    #[test]
+    fn a_worker_that_starts_after_the_route_was_reported_active_has_nothing_to_tell() {
+        let (sink, counters, [first, second]) = counters();
+        let running = Guard::enter(&first);
+        assert_eq!(counters.report().in_flight, 1);
+        let other = Guard::enter(&second);
+        assert_eq!(sink.edges(), 1, "only the first");
+        drop((running, other));
+        assert_eq!(sink.edges(), 3, "each tells its own fall");
+        assert_eq!(counters.report().in_flight, 0);
     }
 }
 
@@ -294,11 +330,9 @@ mod model {
         loom::model(|| {
             let sink = Arc::new(Flag(AtomicBool::new(false)));
             let dyn_sink: Arc<dyn EdgeSink> = sink.clone();
-            let counters = Arc::new(RouteCounters::new(RouteId(1), 1, dyn_sink));
-            let worker = {
-                let counters = Arc::clone(&counters);
-                thread::spawn(move || counters.start(0))
-            };
+            let counters = RouteCounters::new(RouteId(1), 1, &dyn_sink);
+            let share = counters.share(0);
+            let worker = thread::spawn(move || share.own().start());
             let seen = counters.report();
             worker.join().expect("the worker does not panic");
             assert!(seen.in_flight == 1 || sink.0.load(Relaxed), "the request was neither counted nor signalled");
@@ -308,14 +342,13 @@ mod model {
     #[test]
     fn a_sum_is_never_negative_and_exact_at_rest() {
         loom::model(|| {
-            let counters = Arc::new(RouteCounters::new(RouteId(1), 1, Arc::new(NoSink)));
-            let worker = {
-                let counters = Arc::clone(&counters);
-                thread::spawn(move || {
-                    counters.start(0);
-                    counters.finish(0);
-                })
-            };
+            let sink: Arc<dyn EdgeSink> = Arc::new(NoSink);
+            let counters = RouteCounters::new(RouteId(1), 1, &sink);
+            let share = counters.share(0);
+            let worker = thread::spawn(move || {
+                share.own().start();
+                share.own().finish();
+            });
             assert!(counters.counts().in_flight <= 1);
             worker.join().expect("the worker does not panic");
             assert_eq!(counters.counts(), Counts { in_flight: 0, total: 1, held: 0 });

@@ -186,7 +186,7 @@ pub struct RouteEntry {
     /// Where to look up those of its fallback.
     pub fallback: Option<UpstreamId>,
     /// Its counters; shared by all versions of the route.
-    pub counters: Arc<crate::inflight::RouteCounters>,
+    pub counters: crate::inflight::RouteCounters,
 }
 
 // === impl Headers ===

@@ -245,7 +245,7 @@ impl Exchange {
 
     fn due(&self, route: &LocalRoute, arrived: Instant) -> Due {
         let config = &self.worker.shared.config;
-        let own = &route.timeouts;
+        let own = route.timeouts();
         let limit =
             |own: Option<Duration>, default: Duration| Some(own.unwrap_or(default)).filter(|limit| !limit.is_zero());
         // Without a limit the fallback's turn would never come.

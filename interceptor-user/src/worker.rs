@@ -17,7 +17,7 @@ use foldhash::fast::RandomState;
 use interceptor_core::{
     Route, RouteEntry, RouteId, UpstreamId,
     index::Snapshot,
-    inflight::{HeldGuard, RouteCounters},
+    inflight::{HeldGuard, Share},
     route::{Backend, Headers, PortRef, Timeouts},
     upstream::Resolution,
 };
@@ -62,19 +62,20 @@ pub(crate) struct HoldPlace {
     _held: HeldGuard<Rc<LocalRoute>>,
 }
 
-/// A route as one worker knows it.
+/// A route as one worker knows it. What each request needs comes first, so that it lies together: with thousands of
+/// routes it is in no cache.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct LocalRoute {
-    pub(crate) entry: Arc<RouteEntry>,
-    // What each request needs of the entry, so that it need not be looked into.
-    counters: Arc<RouteCounters>,
-    pub(crate) timeouts: Timeouts,
+    share: Share,
     /// Some of its requests may be answered here.
     pub(crate) has_answers: bool,
     pub(crate) has_fallback: bool,
+    has_timeouts: bool,
     target: RefCell<Option<Target>>,
+    series: RefCell<SmallVec<[(MethodLabel, u16, Series); 1]>>,
+    pub(crate) entry: Arc<RouteEntry>,
     metrics: Arc<RouteMetrics>,
-    series: RefCell<SmallVec<[(MethodLabel, u16, Series); 2]>>,
 }
 
 /// A route's target as of one snapshot.
@@ -122,7 +123,7 @@ impl Shared {
     }
 
     /// A place for one more held request of `route`, if the limits allow.
-    pub(crate) fn hold_place(self: &Arc<Self>, route: &Rc<LocalRoute>, worker: usize) -> Result<HoldPlace, ProxyError> {
+    pub(crate) fn hold_place(self: &Arc<Self>, route: &Rc<LocalRoute>) -> Result<HoldPlace, ProxyError> {
         let per_route = self.config.max_held_per_route;
         let full = self.held.load(Relaxed) >= self.config.max_held
             || per_route.is_some_and(|limit| route.entry.counters.counts().held >= limit.get());
@@ -131,7 +132,7 @@ impl Shared {
             return Err(ProxyError::HoldFull);
         }
         self.held.fetch_add(1, Relaxed);
-        Ok(HoldPlace { shared: Arc::clone(self), _held: HeldGuard::enter(Rc::clone(route), worker) })
+        Ok(HoldPlace { shared: Arc::clone(self), _held: HeldGuard::enter(Rc::clone(route)) })
     }
 }
 
@@ -144,18 +145,23 @@ impl Drop for HoldPlace {
 // === impl LocalRoute ===
 
 impl LocalRoute {
-    fn new(entry: &Arc<RouteEntry>, metrics: Arc<RouteMetrics>) -> Self {
+    fn new(entry: &Arc<RouteEntry>, worker: usize, metrics: Arc<RouteMetrics>) -> Self {
         let Route { placeholder, static_routes, timeouts, .. } = &entry.route;
         Self {
-            counters: Arc::clone(&entry.counters),
-            timeouts: *timeouts,
-            has_fallback: entry.fallback.is_some(),
+            share: entry.counters.share(worker),
             has_answers: placeholder.is_some() || !static_routes.is_empty(),
+            has_fallback: entry.fallback.is_some(),
+            has_timeouts: *timeouts != Timeouts::default(),
             target: RefCell::default(),
             metrics,
             series: RefCell::default(),
             entry: Arc::clone(entry),
         }
+    }
+
+    /// Its own, where it has any.
+    pub(crate) fn timeouts(&self) -> Timeouts {
+        if self.has_timeouts { self.entry.route.timeouts } else { Timeouts::default() }
     }
 
     /// Notes a request that has ended.
@@ -170,9 +176,9 @@ impl LocalRoute {
     }
 }
 
-impl AsRef<RouteCounters> for LocalRoute {
-    fn as_ref(&self) -> &RouteCounters {
-        &self.counters
+impl AsRef<Share> for LocalRoute {
+    fn as_ref(&self) -> &Share {
+        &self.share
     }
 }
 
@@ -232,7 +238,7 @@ impl Worker {
         {
             return Rc::clone(local);
         }
-        let local = Rc::new(LocalRoute::new(entry, self.shared.metrics.route(&entry.route.key)));
+        let local = Rc::new(LocalRoute::new(entry, self.id, self.shared.metrics.route(&entry.route.key)));
         self.routes.borrow_mut().insert(entry.id, Rc::clone(&local));
         local
     }

@@ -27,7 +27,8 @@ fn entry(id: u64, name: &str, created: i64, rules: Vec<Rule>) -> Arc<RouteEntry>
         scaling: Scaling::default(),
         timeouts: Timeouts::default(),
     };
-    let counters = Arc::new(RouteCounters::new(RouteId(id), 1, Arc::new(NoSink)));
+    let sink: Arc<dyn crate::inflight::EdgeSink> = Arc::new(NoSink);
+    let counters = RouteCounters::new(RouteId(id), 1, &sink);
     Arc::new(RouteEntry { id: RouteId(id), route, upstream: UpstreamId(0), fallback: None, counters })
 }
 

@@ -169,7 +169,7 @@ impl Wait<'_> {
                 }
             };
             if place.is_none() {
-                place = Some(self.worker.shared.hold_place(self.route, self.worker.id)?);
+                place = Some(self.worker.shared.hold_place(self.route)?);
             }
             let deadline = self.deadline();
             let until = [retry_at, deadline].into_iter().flatten().min();

@@ -70,7 +70,7 @@ impl InFlight {
 
     /// Counts the request as demand for its route from now on.
     pub(crate) fn count(&mut self, route: &Rc<LocalRoute>) {
-        self.count = Some(Guard::enter(Rc::clone(route), self.worker.id));
+        self.count = Some(Guard::enter(Rc::clone(route)));
     }
 
     /// Whether it is.

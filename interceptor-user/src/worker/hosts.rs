@@ -4,6 +4,7 @@
 use std::{cell::RefCell, collections::HashMap, rc::Rc};
 
 use foldhash::fast::RandomState;
+use smallvec::SmallVec;
 
 use super::LocalRoute;
 
@@ -13,10 +14,13 @@ const MOST: usize = 32 * 1024;
 /// Longer hosts are left to the table.
 const LONGEST: usize = 128;
 
+/// Within the table itself, as long as most are.
+type Host = SmallVec<[u8; 32]>;
+
 /// Routes by host, as of one snapshot.
 #[derive(Debug, Default)]
 pub(crate) struct Hosts {
-    known: RefCell<HashMap<Box<[u8]>, Rc<LocalRoute>, RandomState>>,
+    known: RefCell<HashMap<Host, Rc<LocalRoute>, RandomState>>,
 }
 
 // === impl Hosts ===
@@ -35,7 +39,7 @@ impl Hosts {
         if known.len() >= MOST {
             known.clear();
         }
-        known.insert(host.into(), Rc::clone(route));
+        known.insert(Host::from_slice(host), Rc::clone(route));
     }
 
     /// There is another snapshot.
