@@ -118,6 +118,6 @@ mod tests {
             }
         }
         let [(_, scaled), (_, route)] = all();
-        assert_eq!((durations(&scaled), durations(&route)), (4, 7));
+        assert_eq!((durations(&scaled), durations(&route)), (4, 8));
     }
 }

@@ -41,7 +41,8 @@ use crate::{
 pub struct InterceptorRouteSpec {
     /// What to do while no replica is ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("has(self.fallback) || has(self.placeholder) || has(self.probeReadiness)").message("at least one of 'fallback', 'placeholder' or 'probeReadiness' must be set"))]
+    #[x_kube(validation = Rule::new("has(self.fallback) || has(self.placeholder) || has(self.maxPendingRequests) || has(self.maxRequestsPerPod) || has(self.probeReadiness)").message("at least one of 'fallback', 'placeholder', 'maxPendingRequests', 'maxRequestsPerPod' or 'probeReadiness' must be set"))]
+    #[x_kube(validation = Rule::new("!has(self.overflow) || self.overflow != 'Placeholder' || has(self.placeholder)").message("'placeholder' must be set when 'overflow' is Placeholder"))]
     pub cold_start: Option<ColdStart>,
     /// How clients in the cluster reach the target: through the interceptor, or, with Direct, at the Service's own address
     /// without a proxy, on nodes that run the agent; Proxy unless told.
@@ -61,6 +62,10 @@ pub struct InterceptorRouteSpec {
     /// How demand is measured.
     #[x_kube(validation = Rule::new("has(self.concurrency) || has(self.requestRate)").message("at least one of 'concurrency' or 'requestRate' must be set"))]
     pub scaling_metric: ScalingMetric,
+    /// Keeps the requests of a client at the same replica, as long as it is ready; without it each request goes where least
+    /// is to be done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_persistence: Option<SessionPersistence>,
     /// Requests that are answered by the interceptor itself, always or while no replica is ready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
@@ -234,6 +239,20 @@ pub struct ColdStart {
     /// Send requests elsewhere when no replica gets ready in time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fallback: Option<Fallback>,
+    /// Most requests that one interceptor holds while no replica is ready; what the interceptors were told for all routes unless
+    /// told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub max_pending_requests: Option<i32>,
+    /// Most requests that one interceptor has at a replica while others are still held: the rest follow as replicas get ready
+    /// or have room. 0 lets all go to the first; scalingMetric.concurrency.targetValue unless told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub max_requests_per_pod: Option<i32>,
+    /// What becomes of requests beyond maxPendingRequests. With Placeholder, requests are held as long as there is room, and
+    /// the placeholder is for the others alone.
+    #[serde(default)]
+    pub overflow: Overflow,
     /// Answer at once with a fixed response.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub placeholder: Option<Placeholder>,
@@ -241,6 +260,51 @@ pub struct ColdStart {
     /// kubelet reports it; true unless told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probe_readiness: Option<bool>,
+}
+
+/// What becomes of requests that cannot be held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub enum Overflow {
+    /// They are refused with 503.
+    #[default]
+    Reject,
+    /// They get the placeholder.
+    Placeholder,
+}
+
+/// Keeps the requests of a client at the same replica.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionPersistence {
+    /// How old a session may get before it is given a replica anew; no limit unless told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1s')").message("absoluteTimeout must be at least 1s"))]
+    pub absolute_timeout: Option<GoDuration>,
+    /// The cookie.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cookie: Option<SessionCookie>,
+    /// How a client's session is known.
+    #[serde(rename = "type")]
+    pub kind: SessionType,
+}
+
+/// How a client's session is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub enum SessionType {
+    /// By a cookie that interceptors set.
+    Cookie,
+}
+
+/// A cookie that interceptors set.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionCookie {
+    /// Its name; one that is the route's alone unless told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128), regex(pattern = r"^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$"))]
+    pub name: Option<String>,
 }
 
 /// Where requests go when no replica gets ready in time.

@@ -21,6 +21,9 @@ pub const SKIP_ANNOTATION: &str = "httpscaledobject.keda.sh/skip-scaledobject-cr
 /// Annotation of an HTTPScaledObject: with the value "false", interceptors do not run the pods' readiness probe.
 pub const PROBE_READINESS_ANNOTATION: &str = "http.keda.sh/probe-readiness";
 
+/// Annotation of an HTTPScaledObject: most requests that an interceptor has at a pod while others are held; "0" for no limit.
+pub const MAX_REQUESTS_PER_POD_ANNOTATION: &str = "http.keda.sh/max-requests-per-pod";
+
 /// The field manager under which the operator writes.
 pub const FIELD_MANAGER: &str = "http-add-on-operator";
 

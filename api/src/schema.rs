@@ -88,7 +88,7 @@ mod tests {
         let rule = |field: &str| spec(&crd, field)["x-kubernetes-validations"][0]["message"].clone();
         assert_eq!(rule("target"), "exactly one of 'port' or 'portName' must be set");
         assert_eq!(rule("scalingMetric"), "at least one of 'concurrency' or 'requestRate' must be set");
-        let cold_start = "at least one of 'fallback', 'placeholder' or 'probeReadiness' must be set";
+        let cold_start = "at least one of 'fallback', 'placeholder', 'maxPendingRequests', 'maxRequestsPerPod' or 'probeReadiness' must be set";
         assert_eq!(rule("coldStart"), cold_start);
         assert_eq!(rule("coldStart.fallback.service"), "exactly one of 'port' or 'portName' must be set");
         let body = "at most one of 'body' or 'bodyFromConfigMap' may be set";

@@ -57,6 +57,12 @@ impl Pod {
         Peer::new(stream, addr)
     }
 
+    /// Accepts the next connection, whenever it comes.
+    pub async fn try_accept(&self) -> Option<Peer> {
+        let (stream, addr) = self.listener.accept().await.ok()?;
+        Some(Peer::new(stream, addr))
+    }
+
     /// Accepts the next connection and reads the head of its first request.
     pub async fn request(&self) -> (Peer, Head) {
         let mut peer = self.accept().await;

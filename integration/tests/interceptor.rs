@@ -5,6 +5,7 @@
 use integration::{Interceptor, Pod, World};
 
 mod bad_input;
+mod burst;
 mod cluster;
 mod connect;
 mod counts;

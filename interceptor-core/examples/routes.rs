@@ -181,6 +181,8 @@ fn route(number: usize, host: &str, path: &str) -> Route {
         fallback: None,
         placeholder: None,
         static_routes: Vec::new(),
+        holding: interceptor_core::route::Holding::default(),
+        session: None,
         probing: interceptor_core::probe::Probing::default(),
         scaling: Scaling { concurrency: Some(100), rate: None },
         timeouts: Timeouts::default(),

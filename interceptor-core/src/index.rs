@@ -32,6 +32,10 @@ pub use self::{
 };
 
 /// A change of one object.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "an event is moved a few times, and a box would be one more place to look at"
+)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A route was added or changed.

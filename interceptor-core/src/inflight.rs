@@ -11,6 +11,7 @@ use loom::sync::atomic::{AtomicU8, AtomicU64, fence};
 use std::sync::atomic::{AtomicU8, AtomicU64, fence};
 use std::{
     fmt,
+    num::NonZeroU64,
     ops::Deref,
     sync::{
         Arc,
@@ -60,7 +61,8 @@ pub struct Counts {
     pub held: u64,
 }
 
-/// A cache line. The counts have one writer, the worker, so a plain load and store is an increment.
+/// A cache line. Started and finished have one writer, the worker, so a plain load and store is an increment. Held requests are
+/// few enough for all workers to count them in the first shard, so that a limit is kept to the letter.
 #[derive(Debug)]
 #[repr(align(64))]
 struct Shard {
@@ -122,8 +124,8 @@ impl RouteCounters {
             let started = shard.started.load(Relaxed);
             counts.in_flight += started.saturating_sub(finished);
             counts.total += started;
-            counts.held += shard.held.load(Relaxed);
         }
+        counts.held = self.shards.first().map_or(0, |first| first.held.load(Relaxed));
         counts
     }
 
@@ -153,6 +155,10 @@ impl RouteCounters {
 impl Share {
     fn own(&self) -> &Shard {
         &self.shards[self.index]
+    }
+
+    fn held(&self) -> &AtomicU64 {
+        &self.shards[0].held
     }
 }
 
@@ -220,18 +226,17 @@ impl<C: Deref<Target: AsRef<Share>>> Drop for Guard<C> {
 // === impl HeldGuard ===
 
 impl<C: Deref<Target: AsRef<Share>>> HeldGuard<C> {
-    /// Counts one held request in the worker's share.
-    pub fn enter(counters: C) -> Self {
-        let held = &counters.deref().as_ref().own().held;
-        held.store(held.load(Relaxed) + 1, Relaxed);
-        Self { counters }
+    /// Counts one held request, unless the route has `most` already.
+    pub fn enter(counters: C, most: Option<NonZeroU64>) -> Option<Self> {
+        let more = |held: u64| most.is_none_or(|most| held < most.get()).then_some(held + 1);
+        let counted = counters.deref().as_ref().held().fetch_update(Relaxed, Relaxed, more).is_ok();
+        counted.then(|| Self { counters })
     }
 }
 
 impl<C: Deref<Target: AsRef<Share>>> Drop for HeldGuard<C> {
     fn drop(&mut self) {
-        let held = &self.counters.deref().as_ref().own().held;
-        held.store(held.load(Relaxed) - 1, Relaxed);
+        self.counters.deref().as_ref().held().fetch_sub(1, Relaxed);
     }
 }
 
@@ -274,12 +279,24 @@ mod tests {
         let (_, counters, shares) = counters();
         let first = Guard::enter(&shares[0]);
         let second = Guard::enter(&shares[1]);
-        let held = HeldGuard::enter(&shares[1]);
+        let held = HeldGuard::enter(&shares[1], None);
         assert_eq!(counters.counts(), Counts { in_flight: 2, total: 2, held: 1 });
         drop((first, held));
         assert_eq!(counters.counts(), Counts { in_flight: 1, total: 2, held: 0 });
         drop(second);
         assert_eq!(counters.counts(), Counts { in_flight: 0, total: 2, held: 0 });
+    }
+
+    #[test]
+    fn no_more_requests_are_held_than_may_be_whichever_worker_asks() {
+        let (_, counters, [first, second]) = counters();
+        let most = NonZeroU64::new(2);
+        let one = HeldGuard::enter(&first, most).unwrap();
+        let _other = HeldGuard::enter(&second, most).unwrap();
+        assert!(HeldGuard::enter(&second, most).is_none());
+        assert_eq!(counters.counts().held, 2, "one that was refused is not counted");
+        drop(one);
+        assert!(HeldGuard::enter(&second, most).is_some());
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod key;
 pub mod demand;
 pub mod direct;
 pub mod endpoint;
+pub mod gate;
 pub mod go_duration;
 pub mod index;
 pub mod inflight;

@@ -8,18 +8,22 @@ use crate::{ObjectKey, UpstreamId, probe::Probing};
 
 mod bucket;
 mod check;
+mod holding;
 pub(crate) mod host;
 pub(crate) mod path;
 pub(crate) mod ranked;
 mod response;
+mod session;
 pub(crate) mod table;
 mod tree;
 
 pub use self::{
     check::{MAX_HEADERS, MAX_KEYS, MAX_STATIC_PATTERNS, RouteError},
+    holding::{Holding, Overflow},
     host::MAX_HOST,
     path::MAX_PREFIX,
     response::{ResponseMode, StaticBody, StaticResponse, StaticRoute},
+    session::Session,
     table::RouteTable,
 };
 
@@ -60,6 +64,10 @@ pub struct Route {
     pub placeholder: Option<Arc<StaticResponse>>,
     /// Which requests are answered here; the first that matches counts.
     pub static_routes: Vec<StaticRoute>,
+    /// How its requests are held while `target` has no ready endpoint.
+    pub holding: Holding,
+    /// How clients stay with a pod, if they do.
+    pub session: Option<Arc<Session>>,
     /// How the target's pods are asked whether they are ready while requests are held.
     pub probing: Probing,
     /// How its demand is measured.

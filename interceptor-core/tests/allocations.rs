@@ -32,6 +32,8 @@ fn route(number: usize) -> Event {
         fallback: None,
         placeholder: None,
         static_routes: Vec::new(),
+        holding: interceptor_core::route::Holding::default(),
+        session: None,
         probing: interceptor_core::probe::Probing::default(),
         scaling: Scaling::default(),
         timeouts: Timeouts::default(),

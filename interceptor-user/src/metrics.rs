@@ -29,9 +29,11 @@ pub(crate) struct Metrics {
     requests: Family<Labels, Counter>,
     durations: Family<Labels, Spread>,
     errors: Family<Labels, Counter>,
+    cold_starts: Family<Labels, Spread>,
     hold_rejections: Family<Labels, Counter>,
     connect_failures: Family<Labels, Counter>,
     fallbacks: Family<Labels, Counter>,
+    overruns: Family<Labels, Counter>,
     accept_errors: Counter,
     handshake_errors: Counter,
     certificate_reloads: Family<[(&'static str, &'static str); 1], Counter>,
@@ -48,13 +50,36 @@ pub(crate) struct RouteMetrics {
     key: Option<ObjectKey>,
     requests: Family<Labels, Counter>,
     durations: Family<Labels, Spread>,
+    cold_starts: Family<Labels, Spread>,
     hold_rejections: Family<Labels, Counter>,
     connect_failures: Family<Labels, Counter>,
     fallbacks: Family<Labels, Counter>,
-    used: Mutex<BTreeSet<(MethodLabel, u16)>>,
+    overruns: Family<Labels, Counter>,
+    used: Mutex<BTreeSet<Outcome>>,
 }
 
-/// The handles of one route, method and status.
+/// What tells the series of one route's requests from each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Outcome {
+    pub(crate) method: MethodLabel,
+    /// Of the response.
+    pub(crate) code: u16,
+    /// It waited for its workload to get ready, whether that got ready or not.
+    pub(crate) cold: bool,
+}
+
+/// How a request's waiting for its workload ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ColdEnd {
+    /// It got ready.
+    Ready,
+    /// It did not in time, or cannot.
+    Timeout,
+    /// The client left.
+    Cancelled,
+}
+
+/// The handles of one route and outcome.
 #[derive(Clone, Debug)]
 pub(crate) struct Series {
     requests: Counter,
@@ -84,10 +109,12 @@ impl Metrics {
         let metrics = Self {
             requests: Family::default(),
             durations: Family::default(),
+            cold_starts: Family::default(),
             errors: Family::default(),
             hold_rejections: Family::default(),
             connect_failures: Family::default(),
             fallbacks: Family::default(),
+            overruns: Family::default(),
             accept_errors: Counter::default(),
             handshake_errors: Counter::default(),
             certificate_reloads: Family::default(),
@@ -103,6 +130,12 @@ impl Metrics {
             "Time from request received to response written",
             Unit::Seconds,
             metrics.durations.clone(),
+        );
+        own.register_with_unit(
+            "cold_start_duration",
+            "Time spent waiting for a cold-start backend to become ready",
+            Unit::Seconds,
+            metrics.cold_starts.clone(),
         );
         own.register(
             "cold_start_rejections",
@@ -120,6 +153,11 @@ impl Metrics {
             "fallbacks",
             "Requests that went to their route's fallback, since no endpoint became ready in time",
             metrics.fallbacks.clone(),
+        );
+        ours.register(
+            "hold_overruns",
+            "Held requests that went to a pod beyond the limit, since none had room for too long",
+            metrics.overruns.clone(),
         );
         metrics.register_clients(ours);
         metrics
@@ -164,9 +202,9 @@ impl Metrics {
 
     /// Notes a request for which there was no route.
     pub(crate) fn record_unrouted(&self, method: MethodLabel, code: u16, elapsed: Duration) {
-        let labels = request_labels(None, method, code);
-        self.requests.get_or_create(&labels).inc();
-        self.durations.get_or_create(&labels).observe(elapsed);
+        let outcome = Outcome { method, code, cold: false };
+        self.requests.get_or_create(&request_labels(None, outcome)).inc();
+        self.durations.get_or_create(&duration_labels(None, outcome)).observe(elapsed);
     }
 
     pub(crate) fn failed(&self, verdict: Verdict) {
@@ -184,6 +222,11 @@ impl Metrics {
 
     pub(crate) fn fell_back(&self, route: &ObjectKey) {
         self.fallbacks.get_or_create(&route_labels(Some(route))).inc();
+    }
+
+    /// A held request of the route was let go beyond the limit.
+    pub(crate) fn overran(&self, route: &ObjectKey) {
+        self.overruns.get_or_create(&route_labels(Some(route))).inc();
     }
 
     pub(crate) fn accept_failed(&self) {
@@ -215,9 +258,11 @@ impl Metrics {
             key,
             requests: self.requests.clone(),
             durations: self.durations.clone(),
+            cold_starts: self.cold_starts.clone(),
             hold_rejections: self.hold_rejections.clone(),
             connect_failures: self.connect_failures.clone(),
             fallbacks: self.fallbacks.clone(),
+            overruns: self.overruns.clone(),
             used: Mutex::default(),
         }
     }
@@ -226,28 +271,35 @@ impl Metrics {
 // === impl RouteMetrics ===
 
 impl RouteMetrics {
-    /// The handles for one method and status.
-    pub(crate) fn series(&self, method: MethodLabel, code: u16) -> Series {
-        self.used.lock().insert((method, code));
-        let labels = request_labels(self.key.as_ref(), method, code);
+    /// The handles for one outcome.
+    pub(crate) fn series(&self, outcome: Outcome) -> Series {
+        self.used.lock().insert(outcome);
         Series {
-            requests: self.requests.get_or_create_owned(&labels),
-            durations: self.durations.get_or_create_owned(&labels),
+            requests: self.requests.get_or_create_owned(&request_labels(self.key.as_ref(), outcome)),
+            durations: self.durations.get_or_create_owned(&duration_labels(self.key.as_ref(), outcome)),
         }
+    }
+
+    /// Notes for how long a request waited for its workload.
+    pub(crate) fn waited(&self, end: ColdEnd, elapsed: Duration) {
+        self.cold_starts.get_or_create(&cold_labels(self.key.as_ref(), end)).observe(elapsed);
     }
 }
 
 impl Drop for RouteMetrics {
     fn drop(&mut self) {
-        for (method, code) in &*self.used.lock() {
-            let labels = request_labels(self.key.as_ref(), *method, *code);
-            self.requests.remove(&labels);
-            self.durations.remove(&labels);
+        for outcome in &*self.used.lock() {
+            self.requests.remove(&request_labels(self.key.as_ref(), *outcome));
+            self.durations.remove(&duration_labels(self.key.as_ref(), *outcome));
+        }
+        for end in ColdEnd::ALL {
+            self.cold_starts.remove(&cold_labels(self.key.as_ref(), end));
         }
         let labels = route_labels(self.key.as_ref());
         self.hold_rejections.remove(&labels);
         self.connect_failures.remove(&labels);
         self.fallbacks.remove(&labels);
+        self.overruns.remove(&labels);
     }
 }
 
@@ -257,6 +309,20 @@ impl Series {
     pub(crate) fn record(&self, elapsed: Duration) {
         self.requests.inc();
         self.durations.observe(elapsed);
+    }
+}
+
+// === impl ColdEnd ===
+
+impl ColdEnd {
+    const ALL: [Self; 3] = [Self::Ready, Self::Timeout, Self::Cancelled];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Timeout => "timeout",
+            Self::Cancelled => "cancelled",
+        }
     }
 }
 
@@ -301,8 +367,21 @@ fn route_labels(key: Option<&ObjectKey>) -> Labels {
     vec![("route_name", name.to_owned()), ("route_namespace", namespace.to_owned())]
 }
 
-fn request_labels(key: Option<&ObjectKey>, method: MethodLabel, code: u16) -> Labels {
+fn request_labels(key: Option<&ObjectKey>, outcome: Outcome) -> Labels {
+    let Outcome { method, code, cold: _ } = outcome;
     let mut labels = vec![("code", code.to_string()), ("method", method.as_str().to_owned())];
+    labels.extend(route_labels(key));
+    labels
+}
+
+fn duration_labels(key: Option<&ObjectKey>, outcome: Outcome) -> Labels {
+    let mut labels = request_labels(key, outcome);
+    labels.insert(1, ("cold_start", outcome.cold.to_string()));
+    labels
+}
+
+fn cold_labels(key: Option<&ObjectKey>, end: ColdEnd) -> Labels {
+    let mut labels = vec![("outcome", end.label().to_owned())];
     labels.extend(route_labels(key));
     labels
 }

@@ -4,7 +4,10 @@ use std::{rc::Rc, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, StatusCode, Version};
-use interceptor_core::{Route, route::Backend};
+use interceptor_core::{
+    Route,
+    route::{Backend, Overflow},
+};
 use tokio::time::Instant;
 
 mod balance;
@@ -14,6 +17,7 @@ mod error;
 mod extended;
 mod fixed;
 mod forward;
+mod gate;
 mod grpc;
 pub(crate) mod headers;
 mod hold;
@@ -30,6 +34,7 @@ pub(crate) use self::{
     balance::Balancer,
     deadline::Timer,
     error::ProxyError,
+    gate::Gates,
     hold::ColdWait,
     message::{Ask, Reply},
     respond::{Verdict, verdict},
@@ -145,7 +150,10 @@ impl Exchange {
             extended: extended.as_deref(),
             interim: interim.as_ref(),
         };
-        self.exchange(&route, &outbound, body.take(), due, in_flight.arrived()).await
+        match self.exchange(&route, &outbound, body.take(), due, in_flight).await {
+            Err(ProxyError::HoldFull) => self.overflow(&route, target.path()),
+            result => result,
+        }
     }
 
     /// Counts the request, unless a static route takes it, and answers it if that needs no upstream.
@@ -159,7 +167,7 @@ impl Exchange {
             in_flight.count(route);
             return Ok(None);
         }
-        let Route { placeholder, static_routes, .. } = &route.entry.route;
+        let Route { placeholder, static_routes, holding, .. } = &route.entry.route;
         let snapshot = self.worker.snapshot();
         let is_cold = snapshot.upstream_of(&route.entry).is_none_or(|upstream| upstream.endpoints.is_empty());
         match fixed::static_route(static_routes, is_cold, asked) {
@@ -167,8 +175,18 @@ impl Exchange {
             Static::Forward => return Ok(None),
             Static::Pass => in_flight.count(route),
         }
-        let placeholder = placeholder.as_ref().filter(|_| is_cold);
+        let placeholder = placeholder.as_ref().filter(|_| is_cold && !holding.goes_before_placeholder());
         placeholder.map(|response| fixed::placeholder(response, &snapshot, asked.target.path())).transpose()
+    }
+
+    /// Answers a request for which there is no place in the hold queue.
+    fn overflow(&self, route: &LocalRoute, path: &[u8]) -> Result<Reply, ProxyError> {
+        let Route { holding, placeholder, key, .. } = &route.entry.route;
+        if let Some(response) = placeholder.as_ref().filter(|_| holding.overflow == Overflow::Placeholder) {
+            return fixed::placeholder(response, &self.worker.snapshot(), path);
+        }
+        self.worker.shared.metrics.hold_rejected(key);
+        Err(ProxyError::HoldFull)
     }
 
     /// Finds a connection, sends, and repeats where that is safe.
@@ -178,8 +196,9 @@ impl Exchange {
         outbound: &Outbound<'_>,
         mut body: RequestBody,
         due: Due,
-        arrived: Instant,
+        in_flight: &InFlight,
     ) -> Result<Reply, ProxyError> {
+        let arrived = in_flight.arrived();
         let deadlines = Deadlines { response_header: due.response_header, request: due.request, began: arrived };
         let mut timer = self.connection.timer();
         if outbound.fields.expects_continue() && body.sent().is_some() {
@@ -188,7 +207,7 @@ impl Exchange {
         let mut now = arrived;
         for _ in 0..MAX_TRIES {
             let upgraded = outbound.outgoing.upgradable && outbound.outgoing.hop.upgrade.is_some();
-            let acquired = self.acquire(route, &body, due, (upgraded, now)).await?;
+            let acquired = self.acquire(route, (&body, in_flight), due, (upgraded, now)).await?;
             let Acquired { mut lease, at, backend: _, cold } = acquired;
             let addr = lease.addr();
             let sent = forward::send(&mut lease, outbound, &mut body, deadlines.from(at), &mut timer.timer).await?;
@@ -219,13 +238,13 @@ impl Exchange {
     async fn acquire(
         &mut self,
         route: &Rc<LocalRoute>,
-        body: &RequestBody,
+        asker: (&RequestBody, &InFlight),
         due: Due,
         (upgraded, now): (bool, Instant),
     ) -> Result<Acquired, ProxyError> {
         let limits = Limits { readiness: due.readiness, request: due.request };
         let manner = Manner { encrypted: self.connection.is_encrypted(), upgraded };
-        match hold::acquire(&self.worker, route, (limits, manner), body, now).await {
+        match hold::acquire(&self.worker, route, (limits, manner), asker, now).await {
             Ok(acquired) => {
                 match acquired.backend {
                     // A second try of the same request is no cold start of its own.

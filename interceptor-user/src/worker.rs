@@ -35,9 +35,9 @@ use crate::{
     coldstart::ColdStarts,
     config::ProxyConfig,
     encryption::Upstreams,
-    metrics::{MethodLabel, Metrics, RouteMetrics, Series},
+    metrics::{Metrics, Outcome, RouteMetrics, Series},
     probe,
-    proxy::{Balancer, ProxyError},
+    proxy::{Balancer, Gates, ProxyError},
     server::connection::{self, Connection},
 };
 
@@ -52,6 +52,7 @@ pub(crate) struct Shared {
     pub(crate) cold_starts: ColdStarts,
     pub(crate) probing: probe::Handle,
     pub(crate) held: AtomicUsize,
+    pub(crate) gates: Arc<Gates>,
     pub(crate) tls: Upstreams,
 }
 
@@ -73,9 +74,9 @@ pub(crate) struct LocalRoute {
     pub(crate) has_fallback: bool,
     has_timeouts: bool,
     target: RefCell<Option<Target>>,
-    series: RefCell<SmallVec<[(MethodLabel, u16, Series); 1]>>,
+    series: RefCell<SmallVec<[(Outcome, Series); 1]>>,
     pub(crate) entry: Arc<RouteEntry>,
-    metrics: Arc<RouteMetrics>,
+    pub(crate) metrics: Arc<RouteMetrics>,
 }
 
 /// A route's target as of one snapshot.
@@ -119,20 +120,29 @@ pub(crate) struct Registered {
 
 impl Shared {
     pub(crate) fn new(config: ProxyConfig, tls: Upstreams, metrics: Arc<Metrics>, probing: probe::Handle) -> Self {
-        Self { config, metrics, cold_starts: ColdStarts::default(), probing, held: AtomicUsize::new(0), tls }
+        Self {
+            config,
+            metrics,
+            cold_starts: ColdStarts::default(),
+            probing,
+            held: AtomicUsize::new(0),
+            gates: Arc::default(),
+            tls,
+        }
     }
 
-    /// A place for one more held request of `route`, if the limits allow.
-    pub(crate) fn hold_place(self: &Arc<Self>, route: &Rc<LocalRoute>) -> Result<HoldPlace, ProxyError> {
-        let per_route = self.config.max_held_per_route;
-        let full = self.held.load(Relaxed) >= self.config.max_held
-            || per_route.is_some_and(|limit| route.entry.counters.counts().held >= limit.get());
-        if full {
-            self.metrics.hold_rejected(&route.entry.route.key);
-            return Err(ProxyError::HoldFull);
-        }
-        self.held.fetch_add(1, Relaxed);
-        Ok(HoldPlace { shared: Arc::clone(self), _held: HeldGuard::enter(Rc::clone(route)) })
+    /// A place for one more held request of `route`, if the limits allow. The route's own is for those that wait for a pod
+    /// to get ready or to have room, and not for those that only wait for a connection.
+    pub(crate) fn hold_place(
+        self: &Arc<Self>,
+        route: &Rc<LocalRoute>,
+        connects: bool,
+    ) -> Result<HoldPlace, ProxyError> {
+        let most = route.entry.route.holding.most.or(self.config.max_held_per_route).filter(|_| !connects);
+        let held = HeldGuard::enter(Rc::clone(route), most).ok_or(ProxyError::HoldFull)?;
+        let more = |held: usize| (held < self.config.max_held).then_some(held + 1);
+        self.held.fetch_update(Relaxed, Relaxed, more).map_err(|_full: usize| ProxyError::HoldFull)?;
+        Ok(HoldPlace { shared: Arc::clone(self), _held: held })
     }
 }
 
@@ -165,14 +175,14 @@ impl LocalRoute {
     }
 
     /// Notes a request that has ended.
-    pub(crate) fn record(&self, method: MethodLabel, code: u16, elapsed: Duration) {
+    pub(crate) fn record(&self, outcome: Outcome, elapsed: Duration) {
         let mut all = self.series.borrow_mut();
-        let known = all.iter().position(|(of_method, of_code, _)| *of_method == method && *of_code == code);
+        let known = all.iter().position(|(known, _)| *known == outcome);
         let index = known.unwrap_or_else(|| {
-            all.push((method, code, self.metrics.series(method, code)));
+            all.push((outcome, self.metrics.series(outcome)));
             all.len() - 1
         });
-        all[index].2.record(elapsed);
+        all[index].1.record(elapsed);
     }
 }
 
@@ -379,6 +389,8 @@ impl Worker {
                 self.shared.metrics.slow_head();
             }
         }
+        // Also without requests: what was found for a host must not keep a route that has gone.
+        self.generation();
         let snapshot = Arc::clone(self.snapshot.borrow_mut().load());
         self.routes
             .borrow_mut()

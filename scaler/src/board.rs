@@ -28,6 +28,7 @@ const MAX_NEWS: usize = 64;
 
 /// Something that the writer is to know.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "moved once, from a queue to the board")]
 pub enum News {
     /// A route was added or changed.
     Route(Route),

@@ -29,6 +29,8 @@ fn route(kind: RouteKind, name: &str, concurrency: Option<u32>, rate: Option<u32
         fallback: None,
         placeholder: None,
         static_routes: Vec::new(),
+        holding: interceptor_core::route::Holding::default(),
+        session: None,
         probing: interceptor_core::probe::Probing::default(),
         scaling: Scaling { concurrency, rate },
         timeouts: Timeouts::default(),

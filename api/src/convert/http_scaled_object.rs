@@ -1,6 +1,6 @@
 //! An HTTPScaledObject as a route.
 
-use std::time::Duration;
+use std::{num::ParseIntError, time::Duration};
 
 use interceptor_core::{
     Route,
@@ -12,6 +12,7 @@ use crate::{
     HTTPScaledObject, HTTPScaledObjectSpec,
     duration::GoDuration,
     http_scaled_object::{FailoverRef, HTTPScaledObjectTimeouts, ScaleTargetRef, ScalingMetricSpec},
+    names::MAX_REQUESTS_PER_POD_ANNOTATION,
 };
 
 /// Requests in flight per replica of an HTTPScaledObject that says nothing.
@@ -42,6 +43,7 @@ pub fn route(object: &HTTPScaledObject) -> Result<Route, ConvertError> {
     });
     let rule =
         Rule { hosts: hosts.clone(), paths: path_prefixes.clone(), headers: parts::headers("spec.headers", headers)? };
+    let scaling = scaling(*target_pending_requests, scaling_metric.as_ref())?;
     parts::checked(Route {
         kind: RouteKind::HttpScaledObject,
         created: parts::created(&object.metadata),
@@ -53,10 +55,24 @@ pub fn route(object: &HTTPScaledObject) -> Result<Route, ConvertError> {
         placeholder: None,
         static_routes: Vec::new(),
         probing: probe::probing(object.refuses_probes(), object.readiness_probe()),
-        scaling: scaling(*target_pending_requests, scaling_metric.as_ref())?,
+        holding: parts::holding(per_pod(object)?, &scaling),
+        session: None,
+        scaling,
         timeouts: self::timeouts(timeouts.as_ref(), failover.as_ref())?,
         key,
     })
+}
+
+fn per_pod(object: &HTTPScaledObject) -> Result<Option<u32>, ConvertError> {
+    let annotations = object.metadata.annotations.as_ref();
+    let text = annotations.and_then(|all| all.get(MAX_REQUESTS_PER_POD_ANNOTATION));
+    let parse = |text: &String| {
+        text.parse().map_err(|_no_number: ParseIntError| {
+            let field = format!("metadata.annotations[{MAX_REQUESTS_PER_POD_ANNOTATION:?}]");
+            ConvertError::new(field, parts::quoted(text), "a number from 0")
+        })
+    };
+    text.map(parse).transpose()
 }
 
 /// The rate stands before concurrency, and both before the older field.

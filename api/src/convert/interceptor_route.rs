@@ -1,21 +1,27 @@
 //! An InterceptorRoute as a route.
 
-use std::sync::Arc;
+use std::{
+    num::{NonZeroU64, TryFromIntError},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::StatusCode;
 use interceptor_core::{
     ObjectKey, Route,
-    route::{self as core, RouteKind, Rule, Scaling, Timeouts},
+    route::{self as core, Holding, RouteKind, Rule, Scaling, Session, Timeouts},
 };
+use sha2::{Digest as _, Sha256};
 
 use super::{ConvertError, key, parts, probe};
 use crate::{
     InterceptorRoute, InterceptorRouteSpec,
     duration::GoDuration,
     interceptor_route::{
-        ConfigMapRef, DataPath, Fallback, FallbackService, InterceptorRouteTimeouts, Placeholder, Protocol,
-        ResponseMode, RoutingRule, ScalingMetric, StaticResponse, StaticRoute, TargetRef,
+        ColdStart, ConfigMapRef, DataPath, Fallback, FallbackService, InterceptorRouteTimeouts, Overflow, Placeholder,
+        Protocol, ResponseMode, RoutingRule, ScalingMetric, SessionCookie, SessionPersistence, SessionType,
+        StaticResponse, StaticRoute, TargetRef,
     },
 };
 
@@ -30,6 +36,7 @@ pub fn route(object: &InterceptorRoute) -> Result<Route, ConvertError> {
         rules,
         scaling: _,
         scaling_metric,
+        session_persistence,
         static_routes,
         target,
         timeouts,
@@ -45,6 +52,7 @@ pub fn route(object: &InterceptorRoute) -> Result<Route, ConvertError> {
         let path = "spec.coldStart.fallback.service";
         parts::target(path, key.namespace(), ("name", name), *port, port_name.as_deref())
     });
+    let scaling = scaling(scaling_metric)?;
     parts::checked(Route {
         kind: RouteKind::InterceptorRoute,
         created: parts::created(&object.metadata),
@@ -59,7 +67,9 @@ pub fn route(object: &InterceptorRoute) -> Result<Route, ConvertError> {
         placeholder: placeholder.transpose()?,
         static_routes: self::static_routes(key.namespace(), static_routes)?,
         probing: probe::probing(object.refuses_probes(), object.readiness_probe()),
-        scaling: scaling(scaling_metric)?,
+        holding: holding(cold_start.as_ref(), &scaling)?,
+        session: session_persistence.as_ref().map(|session| self::session(&key, session)).transpose()?.map(Arc::new),
+        scaling,
         timeouts: timeouts.as_ref().map(self::timeouts).transpose()?.unwrap_or_default(),
         key,
     })
@@ -78,6 +88,61 @@ fn traffic(spec: &InterceptorRouteSpec) -> Result<core::Traffic, ConvertError> {
         Some(Protocol::Tcp) => Ok(core::Traffic::Tcp),
         Some(Protocol::Http) | None => Ok(core::Traffic::Http),
     }
+}
+
+fn holding(cold_start: Option<&ColdStart>, scaling: &Scaling) -> Result<Holding, ConvertError> {
+    const PATH: &str = "spec.coldStart";
+    let Some(cold_start) = cold_start else { return Ok(parts::holding(None, scaling)) };
+    let ColdStart {
+        fallback: _,
+        max_pending_requests,
+        max_requests_per_pod,
+        overflow,
+        placeholder,
+        probe_readiness: _,
+    } = cold_start;
+    let overflow = match overflow {
+        Overflow::Reject => core::Overflow::Reject,
+        Overflow::Placeholder if placeholder.is_none() => {
+            return Err(ConvertError::new(format!("{PATH}.overflow"), "Placeholder", "a placeholder beside it"));
+        }
+        Overflow::Placeholder => core::Overflow::Placeholder,
+    };
+    let most = max_pending_requests.map(|most| parts::positive(&format!("{PATH}.maxPendingRequests"), most));
+    let per_pod = max_requests_per_pod.map(|most| {
+        let field = format!("{PATH}.maxRequestsPerPod");
+        u32::try_from(most).map_err(|_negative: TryFromIntError| ConvertError::new(field, most, "a number from 0"))
+    });
+    let holding = parts::holding(per_pod.transpose()?, scaling);
+    Ok(Holding { most: most.transpose()?.and_then(|most| NonZeroU64::new(most.into())), overflow, ..holding })
+}
+
+fn session(route: &ObjectKey, session: &SessionPersistence) -> Result<Session, ConvertError> {
+    const PATH: &str = "spec.sessionPersistence";
+    let SessionPersistence { absolute_timeout, cookie, kind: SessionType::Cookie } = session;
+    let name = cookie.as_ref().and_then(|SessionCookie { name }| name.as_deref());
+    let cookie = match name {
+        Some(name) if http::HeaderName::from_bytes(name.as_bytes()).is_err() => {
+            let field = format!("{PATH}.cookie.name");
+            return Err(ConvertError::new(field, parts::quoted(name), "a cookie's name"));
+        }
+        Some(name) => name.into(),
+        None => default_cookie(route),
+    };
+    let field = format!("{PATH}.absoluteTimeout");
+    let lifetime = absolute_timeout.as_ref().map(|text| match parts::duration(&field, text)? {
+        lifetime if lifetime < Duration::from_secs(1) => {
+            Err(ConvertError::new(&field, parts::quoted(&text.0), "a duration of 1s or more"))
+        }
+        lifetime => Ok(lifetime),
+    });
+    Ok(Session { cookie, lifetime: lifetime.transpose()? })
+}
+
+/// The KEDA HTTP Add-on's name for the cookie of a route.
+fn default_cookie(route: &ObjectKey) -> Arc<str> {
+    let hash = Sha256::digest(route.to_string());
+    format!("keda-session-{:02x}{:02x}{:02x}{:02x}", hash[0], hash[1], hash[2], hash[3]).into()
 }
 
 fn rules(path: &str, rules: &[RoutingRule]) -> Result<Vec<Rule>, ConvertError> {

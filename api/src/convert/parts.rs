@@ -1,12 +1,12 @@
 //! Fields that both kinds of route have.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, num::NonZeroU32, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use interceptor_core::{
     ObjectKey, Route,
     go_duration::DurationError,
-    route::{HeaderMatch, PortRef, Rate, Target},
+    route::{HeaderMatch, Holding, PortRef, Rate, Scaling, Target},
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -95,6 +95,11 @@ pub(super) fn duration(field: &str, text: &GoDuration) -> Result<Duration, Conve
 pub(super) fn positive(field: &str, value: i32) -> Result<u32, ConvertError> {
     let target = u32::try_from(value).ok().filter(|target| *target > 0);
     target.ok_or_else(|| ConvertError::new(field, value, "a number from 1"))
+}
+
+/// How requests are held when a pod shall get `per_pod` of them: zero is no limit, and nothing is the target of the scaling.
+pub(super) fn holding(per_pod: Option<u32>, scaling: &Scaling) -> Holding {
+    Holding { per_pod: per_pod.or(scaling.concurrency).and_then(NonZeroU32::new), ..Holding::default() }
 }
 
 /// A window or granularity of zero is the default, as the original has it.

@@ -1,10 +1,13 @@
 //! Objects as users write them, good and bad.
 
-use std::time::Duration;
+use std::{
+    num::{NonZeroU32, NonZeroU64},
+    time::Duration,
+};
 
 use interceptor_core::{
     ObjectKey,
-    route::{DataPath, HeaderMatch, PortRef, Rate, RouteKind, Rule, Scaling, Target, Timeouts, Traffic},
+    route::{DataPath, HeaderMatch, Overflow, PortRef, Rate, RouteKind, Rule, Scaling, Target, Timeouts, Traffic},
 };
 use serde::de::DeserializeOwned;
 
@@ -66,6 +69,11 @@ fn an_interceptor_route_is_read_whole() {
             fallback: None,
             placeholder: None,
             static_routes: Vec::new(),
+            holding: interceptor_core::route::Holding {
+                per_pod: NonZeroU32::new(10),
+                ..interceptor_core::route::Holding::default()
+            },
+            session: None,
             probing: interceptor_core::probe::Probing::default(),
             scaling: Scaling {
                 concurrency: Some(10),
@@ -168,6 +176,69 @@ fn an_http_scaled_object_is_read_as_the_original_reads_it() {
 
     let error = route("targetPendingRequests: -1").unwrap_err().to_string();
     assert_eq!(error, "spec.targetPendingRequests is -1: expected a number from 1");
+}
+
+#[test]
+fn a_route_says_how_its_requests_are_held() {
+    let holding = |extra: &str| interceptor_route(&spec(extra)).unwrap().holding;
+    let plain = holding("");
+    assert_eq!((plain.most, plain.overflow, plain.per_pod), (None, Overflow::Reject, NonZeroU32::new(1)));
+    let whole = holding(
+        "coldStart: {maxPendingRequests: 7, overflow: Placeholder, maxRequestsPerPod: 3, placeholder: {response: {}}}",
+    );
+    assert_eq!((whole.most, whole.per_pod), (NonZeroU64::new(7), NonZeroU32::new(3)));
+    assert!(whole.goes_before_placeholder());
+    assert_eq!(holding("coldStart: {maxRequestsPerPod: 0}").per_pod, None, "zero is no limit");
+    assert!(!holding("coldStart: {overflow: Placeholder, placeholder: {response: {}}}").goes_before_placeholder());
+    for (extra, expected) in [
+        ("coldStart: {maxPendingRequests: 0}", "spec.coldStart.maxPendingRequests is 0: expected a number from 1"),
+        ("coldStart: {maxRequestsPerPod: -1}", "spec.coldStart.maxRequestsPerPod is -1: expected a number from 0"),
+        (
+            "coldStart: {overflow: Placeholder}",
+            "spec.coldStart.overflow is Placeholder: expected a placeholder beside it",
+        ),
+    ] {
+        assert_eq!(message(extra), expected);
+    }
+}
+
+#[test]
+fn an_annotation_says_how_many_held_requests_of_an_http_scaled_object_a_pod_gets() {
+    let route = |value: &str| {
+        let annotations = format!("{{http.keda.sh/max-requests-per-pod: '{value}'}}");
+        http_scaled_object(&object::<HTTPScaledObject>(&format!(
+            "{{metadata: {{name: r, annotations: {annotations}}}, spec: {{scaleTargetRef: {{service: web, port: 80}}}}}}"
+        )))
+    };
+    assert_eq!(route("5").unwrap().holding.per_pod, NonZeroU32::new(5));
+    assert_eq!(route("0").unwrap().holding.per_pod, None);
+    let error = route("few").unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "metadata.annotations[\"http.keda.sh/max-requests-per-pod\"] is \"few\": expected a number from 0"
+    );
+}
+
+#[test]
+fn a_session_has_a_cookie_of_its_own_unless_told_otherwise() {
+    let session = |extra: &str| interceptor_route(&spec(&format!("sessionPersistence: {extra}"))).unwrap().session;
+    assert_eq!(interceptor_route(&spec("")).unwrap().session, None);
+    // The first 32 bits of SHA-256 of "default/r", by sha256sum.
+    assert_eq!(session("{type: Cookie}").unwrap().cookie.as_ref(), "keda-session-017eacf3");
+    let told = session("{type: Cookie, absoluteTimeout: 30m, cookie: {name: mine}}").unwrap();
+    assert_eq!((told.cookie.as_ref(), told.lifetime), ("mine", Some(Duration::from_mins(30))));
+    for (extra, expected) in [
+        (
+            "{type: Cookie, absoluteTimeout: 500ms}",
+            "spec.sessionPersistence.absoluteTimeout is \"500ms\": expected a duration of 1s or more",
+        ),
+        (
+            "{type: Cookie, cookie: {name: 'a b'}}",
+            "spec.sessionPersistence.cookie.name is \"a b\": expected a cookie's name",
+        ),
+    ] {
+        assert_eq!(message(&format!("sessionPersistence: {extra}")), expected);
+    }
 }
 
 #[test]

@@ -36,6 +36,8 @@ fn route(name: &str, host: &str) -> Route {
         fallback: None,
         placeholder: None,
         static_routes: Vec::new(),
+        holding: crate::route::Holding::default(),
+        session: None,
         probing: Probing::default(),
         scaling: Scaling::default(),
         timeouts: Timeouts::default(),

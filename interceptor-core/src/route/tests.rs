@@ -23,6 +23,8 @@ fn entry(id: u64, name: &str, created: i64, rules: Vec<Rule>) -> Arc<RouteEntry>
         fallback: None,
         placeholder: None,
         static_routes: Vec::new(),
+        holding: Holding::default(),
+        session: None,
         probing: Probing::default(),
         scaling: Scaling::default(),
         timeouts: Timeouts::default(),

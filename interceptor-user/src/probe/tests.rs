@@ -40,6 +40,8 @@ fn route(name: &str, port: PortRef, probing: Probing) -> Route {
         fallback: None,
         placeholder: None,
         static_routes: Vec::new(),
+        holding: interceptor_core::route::Holding::default(),
+        session: None,
         probing,
         scaling: Scaling::default(),
         timeouts: Timeouts::default(),

@@ -2,6 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    net::SocketAddr,
     rc::Rc,
     sync::Arc,
 };
@@ -91,6 +92,26 @@ impl Balancer {
             return Choice::Wait(endpoints.iter().filter_map(|endpoint| endpoint.retry_at()).min());
         }
         Choice::Cold
+    }
+
+    /// Whether there is no ready endpoint.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.endpoints.borrow().is_empty()
+    }
+
+    /// The same as [`choose`](Self::choose) at one endpoint.
+    pub(crate) fn choose_at(&self, addr: SocketAddr, now: Instant, upgraded: bool) -> Choice {
+        let endpoints = self.endpoints.borrow();
+        match endpoints.iter().find(|endpoint| endpoint.addr == addr) {
+            Some(endpoint) if endpoint.usable_load(now).is_some() => Choice::Offer(endpoint.offer(upgraded)),
+            Some(endpoint) => Choice::Wait(endpoint.retry_at()),
+            None => Choice::Wait(None),
+        }
+    }
+
+    /// The endpoints, as of which snapshot they are.
+    pub(crate) fn seen(&self) -> Option<Arc<Upstream>> {
+        self.seen.borrow().clone()
     }
 
     /// Resolves after [`Balancer::tell`].

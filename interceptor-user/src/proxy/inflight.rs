@@ -1,15 +1,18 @@
 //! One request while it is in flight: keeps it counted, and writes its metrics and log line when it ends, however it
 //! ends. Made by the first stage, carried by the response body.
 
-use std::rc::Rc;
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+};
 
 use http::{Method, StatusCode};
 use interceptor_core::inflight::Guard;
 use tokio::time::Instant;
 
-use super::respond::CLIENT_CLOSED_REQUEST;
+use super::{gate::Slot, respond::CLIENT_CLOSED_REQUEST};
 use crate::{
-    metrics::MethodLabel,
+    metrics::{MethodLabel, Outcome},
     server::connection::Connection,
     worker::{LocalRoute, Worker},
 };
@@ -22,6 +25,10 @@ pub(crate) struct InFlight {
     /// `None` for a request without a route.
     route: Option<Rc<LocalRoute>>,
     count: Option<Guard<Rc<LocalRoute>>>,
+    /// Its place at a pod, while others wait for one.
+    slot: RefCell<Option<Box<Slot>>>,
+    /// It waited for its workload to get ready.
+    cold: Cell<bool>,
     arrived: Instant,
     method: MethodLabel,
     /// Of the response; what a client leaves behind that goes before one, until then.
@@ -55,6 +62,8 @@ impl InFlight {
             connection,
             route: None,
             count: None,
+            slot: RefCell::default(),
+            cold: Cell::new(false),
             arrived: Instant::now(),
             method: MethodLabel::from(method),
             status: CLIENT_CLOSED_REQUEST,
@@ -78,6 +87,16 @@ impl InFlight {
         self.count.is_some()
     }
 
+    /// Notes that the request waits for its workload.
+    pub(crate) fn set_cold(&self) {
+        self.cold.set(true);
+    }
+
+    /// Keeps the request's place at a pod, or has none, until it ends.
+    pub(crate) fn set_slot(&self, slot: Option<Slot>) {
+        self.slot.replace(slot.map(Box::new));
+    }
+
     pub(crate) fn arrived(&self) -> Instant {
         self.arrived
     }
@@ -94,10 +113,14 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.count = None;
+        self.slot.take();
         self.connection.request_ended();
         let elapsed = self.arrived.elapsed();
         match &self.route {
-            Some(route) => route.record(self.method, self.status, elapsed),
+            Some(route) => {
+                let outcome = Outcome { method: self.method, code: self.status, cold: self.cold.get() };
+                route.record(outcome, elapsed);
+            }
             None => self.worker.shared.metrics.record_unrouted(self.method, self.status, elapsed),
         }
         if let Some(line) = self.line.take() {

@@ -257,6 +257,8 @@ pub(crate) fn route(name: &str, concurrency: Option<u32>, rate: Option<u32>) -> 
         fallback: None,
         placeholder: None,
         static_routes: Vec::new(),
+        holding: interceptor_core::route::Holding::default(),
+        session: None,
         probing: interceptor_core::probe::Probing::default(),
         scaling: Scaling {
             concurrency,
