@@ -26,6 +26,7 @@ mod levels;
 mod probe;
 mod routing;
 mod scaler;
+mod smuggling;
 mod streaming;
 mod tls;
 mod upgrade;

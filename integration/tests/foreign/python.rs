@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use super::{run, text};
-use crate::{HOST, cold};
+use crate::{HOST, cold, smuggling::listening, warm};
 
 /// Debian's, for which its packages are.
 const PYTHON: &str = "/usr/bin/python3";
@@ -76,4 +76,24 @@ async fn a_websocket_over_http_2_reaches_a_pod_that_knows_them_over_http_1_alone
     assert_eq!(said, "200 False False\nhello\nended\n");
     interceptor.in_flight("app", 0).await;
     assert_eq!(interceptor.queue("app").await.unwrap().count, 1);
+}
+
+#[tokio::test]
+async fn requests_of_http_2_that_would_be_others_over_http_1_reach_no_pod() {
+    let (_world, pod, interceptor) = warm().await;
+    let heard = listening(pod);
+    let port = interceptor.proxy.port().to_string();
+    let said = script(include_str!("http2_smuggler.py"), &[&port, HOST]).await;
+    assert_eq!(said.lines().count(), 31, "{said}");
+    for line in said.lines() {
+        let (_, outcome) = line.split_once('|').unwrap_or_else(|| panic!("{said}"));
+        assert!(matches!(outcome, "reset" | "closed" | "400"), "{line}");
+    }
+    interceptor.in_flight("app", 0).await;
+    // A body that is not as long as its head says may show only once the head is on its way.
+    let heard = heard.lock();
+    let harmless =
+        |text: &String| text.is_empty() || text.starts_with("POST / HTTP/1.1\r\n") && !text.contains("hidden");
+    assert!(heard.iter().all(harmless), "{heard:?}");
+    assert!(heard.len() <= 2, "{heard:?}");
 }

@@ -42,6 +42,8 @@ pub(crate) struct Wire {
     pub(crate) io: Io,
     /// Of the request that is being served.
     pub(crate) decoder: Decoder,
+    /// Its body is malformed, so that nobody can tell where the next request begins.
+    pub(crate) broken: bool,
     /// Which request that is.
     number: u64,
     /// The client waits for `100 Continue` before it sends its body.
@@ -73,6 +75,7 @@ impl Wire {
         Self {
             io,
             decoder: Decoder::new(Framing::None),
+            broken: false,
             number: 0,
             awaits_continue: false,
             responding: false,
@@ -108,14 +111,17 @@ impl Wire {
 
     /// The next piece of the body, which is no more than can be read at once.
     pub(crate) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, ClientBodyError>>> {
-        let Self { io, decoder, .. } = self;
+        let Self { io, decoder, broken, .. } = self;
         let frame = loop {
             match decoder.decode(&mut io.input) {
                 Ok(Step::Data(data)) => break Some(Ok(Frame::Data(data))),
                 Ok(Step::Trailers(trailers)) => break Some(Ok(Frame::Trailers(Box::new(trailers)))),
                 Ok(Step::End) => break None,
                 Ok(Step::Need) => {}
-                Err(error) => break Some(Err(ClientBodyError::Malformed(error))),
+                Err(error) => {
+                    *broken = true;
+                    break Some(Err(ClientBodyError::Malformed(error)));
+                }
             }
             match ready!(io.poll_read(cx)) {
                 Ok(0) | Err(_) => break Some(Err(ClientBodyError::Gone)),

@@ -122,8 +122,13 @@ impl Decoder {
         };
         let line = window[..end].strip_suffix(b"\r").ok_or(Malformed::Chunk)?;
         let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
-        let rest = line[digits..].trim_ascii_start();
-        if digits == 0 || digits > 16 || !(rest.is_empty() || rest.starts_with(b";")) || rest.contains(&b'\r') {
+        let blank = line[digits..].iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+        let rest = &line[digits + blank..];
+        if digits == 0
+            || digits > 16
+            || !(rest.is_empty() || rest.starts_with(b";"))
+            || rest.iter().copied().any(is_control)
+        {
             return Err(Malformed::Chunk);
         }
         self.extensions += line.len() - digits;
@@ -152,6 +157,11 @@ impl Decoder {
         self.state = State::Done;
         Ok(if trailers.is_empty() { Step::End } else { Step::Trailers(trailers) })
     }
+}
+
+/// What may not stand in an extension, quoted or not.
+fn is_control(byte: u8) -> bool {
+    byte.is_ascii_control() && byte != b'\t'
 }
 
 /// At most `left` bytes, and how many are left then.
@@ -215,6 +225,15 @@ mod tests {
             "11111111111111111\r\n",
             "3 x\r\n",
             "1;\r\r\n",
+            "1;a=\0\r\n",
+            "1;\n\r\n",
+            "0x1\r\n",
+            "+1\r\n",
+            "1_0\r\n",
+            " 1\r\n",
+            "\t1\r\n",
+            "1\r\r\n",
+            "1\u{b}\r\n",
         ] {
             assert_eq!(decoded(Framing::Chunked, &[bytes.as_bytes()]).unwrap_err(), Malformed::Chunk, "{bytes:?}");
         }

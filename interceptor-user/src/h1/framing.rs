@@ -23,12 +23,19 @@ pub(crate) enum Framing {
 /// Where a request's body ends.
 pub(crate) fn request(head: &RequestHead) -> Result<Framing, Malformed> {
     if head.fields.has(Known::TransferEncoding) {
-        if head.version == Version::HTTP_10 {
+        // A length beside it is an attempt to smuggle, or looks like one to whoever is next (RFC 9112 §6.1).
+        if head.version == Version::HTTP_10 || head.fields.has(Known::ContentLength) {
             return Err(Malformed::Coding);
         }
         return chunked(&head.fields);
     }
-    Ok(length(&head.fields)?.map_or(Framing::None, Framing::Length))
+    let mut lengths = head.fields.all(Known::ContentLength);
+    match (lengths.next(), lengths.next()) {
+        (None, _) => Ok(Framing::None),
+        // Said twice, even if the same, it is read in two ways by somebody.
+        (Some(only), None) => number(only).map(Framing::Length).ok_or(Malformed::Length),
+        (Some(_), Some(_)) => Err(Malformed::Length),
+    }
 }
 
 /// Where the body of the response to a request of `method` ends. The head must not be an interim one.
@@ -111,20 +118,36 @@ mod tests {
     fn a_request_s_body_ends_where_its_head_says() {
         assert_eq!(of_request(""), Ok(Framing::None));
         assert_eq!(of_request("Content-Length: 0\r\n"), Ok(Framing::Length(0)));
-        assert_eq!(of_request("Content-Length: 5, 5\r\nContent-Length: 5\r\n"), Ok(Framing::Length(5)));
+        assert_eq!(of_request("Content-Length: 5\r\n"), Ok(Framing::Length(5)));
         assert_eq!(of_request("Transfer-Encoding: Chunked\r\n"), Ok(Framing::Chunked));
-        assert_eq!(of_request("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n"), Ok(Framing::Chunked));
     }
 
     #[test]
     fn what_could_be_read_in_two_ways_is_refused() {
-        for lines in ["5\r\nContent-Length: 6", "+5", "-1", "", "5,", "99999999999999999999999", "0x5", "5 5"] {
+        for lines in [
+            "5\r\nContent-Length: 6",
+            "5\r\nContent-Length: 5",
+            "5, 5",
+            "+5",
+            "-1",
+            "",
+            "5,",
+            "99999999999999999999999",
+            "0x5",
+            "5 5",
+        ] {
             assert_eq!(of_request(&format!("Content-Length: {lines}\r\n")), Err(Malformed::Length), "{lines}");
         }
         for lines in ["gzip", "chunked, identity", "chunked\r\nTransfer-Encoding: chunked", "gzip, chunked", "xchunked"]
         {
             assert_eq!(of_request(&format!("Transfer-Encoding: {lines}\r\n")), Err(Malformed::Coding), "{lines}");
         }
+        let both = "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n";
+        assert_eq!(of_request(both), Err(Malformed::Coding));
+        // A response's is believed as Go's transport does, but nothing behind it.
+        assert_eq!(of_response(&Method::GET, "HTTP/1.1 200 OK", both), Ok(Framing::Chunked));
+        assert_eq!(of_response(&Method::GET, "HTTP/1.1 200 OK", "Content-Length: 5, 5\r\n"), Ok(Framing::Length(5)));
+        assert_eq!(of_response(&Method::GET, "HTTP/1.1 200 OK", "Content-Length: 5, 6\r\n"), Err(Malformed::Length));
     }
 
     #[test]

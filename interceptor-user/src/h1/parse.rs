@@ -172,8 +172,10 @@ fn malformed(error: httparse::Error) -> Malformed {
 /// The fields of a trailer section, which ends with an empty line at the end of `input`.
 pub(crate) fn trailers(input: &[u8]) -> Result<http::HeaderMap, Malformed> {
     let mut room = vec![httparse::EMPTY_HEADER; USUAL_LINES];
-    let Ok(Status::Complete((_, lines))) = httparse::parse_headers(input, &mut room) else {
-        return Err(Malformed::Trailers);
+    let lines = match httparse::parse_headers(input, &mut room) {
+        // An empty line before the end would have ended them for somebody else.
+        Ok(Status::Complete((length, lines))) if length == input.len() => lines,
+        Ok(_) | Err(_) => return Err(Malformed::Trailers),
     };
     let mut trailers = http::HeaderMap::with_capacity(lines.len());
     for line in lines {
@@ -241,7 +243,9 @@ mod tests {
     fn trailers_cannot_frame_or_route_the_next_message() {
         let map = trailers(b"X-Sum: 1\r\nContent-Length: 7\r\nTransfer-Encoding: chunked\r\nHost: h\r\n\r\n").unwrap();
         assert_eq!((map.len(), &map["x-sum"]), (1, &http::HeaderValue::from_static("1")));
-        assert_eq!(trailers(b"nonsense\r\n\r\n").unwrap_err(), Malformed::Trailers);
+        for text in ["nonsense\r\n\r\n", "X: y\n\r\nGET / HTTP/1.1\r\n\r\n", " X: y\r\n\r\n", "X : y\r\n\r\n"] {
+            assert_eq!(trailers(text.as_bytes()).unwrap_err(), Malformed::Trailers, "{text:?}");
+        }
     }
 
     proptest! {

@@ -184,7 +184,7 @@ async fn exchange(
     {
         let wire = wire.borrow();
         // The client may send its body or not: nobody can tell where the next request begins.
-        plan.keep &= !wire.awaits_continue || wire.decoder.is_done();
+        plan.keep &= !wire.broken && (!wire.awaits_continue || wire.decoder.is_done());
         plan.keep &= wire.decoder.left().is_none_or(|left| left <= MAX_DISCARDED as u64);
     }
     if respond(wire, reply, &plan).await.is_none() {
