@@ -254,8 +254,8 @@ fn raise_locked_memory() {
     }
 }
 
-/// The clock of the programs' time stamps.
-fn monotonic() -> Duration {
+/// The clock of the programs' time stamps, `CLOCK_MONOTONIC`.
+pub fn monotonic() -> Duration {
     clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default()
 }
 

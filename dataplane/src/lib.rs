@@ -16,6 +16,9 @@ use std::{fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 use interceptor_core::{Upstream, UpstreamId, mapops::Shared, route::Target};
 
 mod cgroup;
+mod conntrack;
+mod devices;
+mod hold;
 mod kernel;
 mod ledger;
 mod logs;
@@ -29,7 +32,10 @@ mod slots;
 mod syscall;
 
 pub use self::{
-    kernel::Kernel,
+    conntrack::{Conntrack, ConntrackError, Translation},
+    devices::{Changes, Device, Devices, addresses, devices},
+    hold::{Arrivals, Attachment, Hold, HoldError, ROOM, SendError, Sighting, Syn, What, is_hairpin},
+    kernel::{Kernel, monotonic},
     ledger::{Limits, SyncError},
     logs::Logs,
     object::EMBEDDED,

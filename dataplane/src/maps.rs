@@ -31,6 +31,14 @@ pub(crate) struct WrongMap {
     source: Option<MapError>,
 }
 
+// === impl WrongMap ===
+
+impl WrongMap {
+    pub(crate) fn new(name: &'static str, source: Option<MapError>) -> Self {
+        Self { name, source }
+    }
+}
+
 // === impl KernelMaps ===
 
 impl KernelMaps {

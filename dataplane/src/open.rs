@@ -55,7 +55,7 @@ fn with(kernel: Kernel) -> (Box<dyn Dataplane>, Level, String) {
 
 /// An error with its causes in one line. Of the verifier's log, which may be long, the end: that is where it says what it
 /// did not like.
-fn words(error: &dyn Error) -> String {
+pub(crate) fn words(error: &dyn Error) -> String {
     const MOST: usize = 600;
     let mut text = error.to_string();
     let mut source = error.source();

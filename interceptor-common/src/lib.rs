@@ -8,6 +8,7 @@
 
 mod addr;
 mod conn;
+pub mod hold;
 mod stats;
 
 pub use self::{

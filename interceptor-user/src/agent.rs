@@ -9,6 +9,7 @@
 
 mod app;
 mod config;
+mod hold;
 mod state;
 
 pub use self::{

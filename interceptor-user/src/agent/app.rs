@@ -1,11 +1,16 @@
 //! Puts the agent together: binds its port, then runs its tasks until the shutdown.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc};
 
+use dataplane::{Hold, HoldError};
 use interceptor_core::index::Index;
 use runtime::{admin, metrics::Metrics, ready::Ready, signal::Shutdown, snapshot, task, watch::WatchMetrics};
 
-use super::{config::Config, state::State};
+use super::{
+    config::Config,
+    hold::{self, HoldMetrics},
+    state::State,
+};
 use crate::{
     coldstart::Signals,
     control::{
@@ -16,9 +21,6 @@ use crate::{
     probe::{self, ProbeMetrics, Prober},
 };
 
-/// How long background tasks may take to end.
-const JOIN_GRACE: Duration = Duration::from_secs(1);
-
 /// An agent with its port, that does nothing yet.
 #[derive(Debug)]
 pub struct Bound {
@@ -28,6 +30,7 @@ pub struct Bound {
     discover: Discover,
     prober: Prober,
     publisher: Publisher,
+    hold: hold::Task,
 }
 
 /// Why an agent could not start, or stopped by itself.
@@ -42,6 +45,9 @@ pub enum AgentError {
         #[source]
         source: io::Error,
     },
+    /// Connections can't be held, and that is required.
+    #[error("connections cannot be held, which is required")]
+    Hold(#[source] HoldError),
     /// A part that everything relies on ended.
     #[error(transparent)]
     Task(#[from] task::Ended),
@@ -49,7 +55,7 @@ pub enum AgentError {
 
 /// Binds the port and starts nothing else. Must be called within the runtime.
 pub async fn build(config: Config) -> Result<Bound, AgentError> {
-    let Config { admin: addr, log, sources, node } = config;
+    let Config { admin: addr, log, sources, node, required } = config;
     let ready = Ready::new();
     let edges = Arc::new(Edges::default());
     // All that is held is counted on one thread.
@@ -60,8 +66,19 @@ pub async fn build(config: Config) -> Result<Bound, AgentError> {
     let (prober, _, verdicts) = probe::channel(reader.clone(), probe_metrics);
     let watch_metrics = WatchMetrics::register(registry.registry());
     let discover = Discover::new((sources, watch_metrics), verdicts, index, writer, &ready, registry.registry());
-    let state =
-        State { node: node.clone(), ready: ready.clone(), reader: reader.clone(), problems: discover.problems() };
+    let loaded = Hold::open();
+    if required && let Err(error) = loaded {
+        return Err(AgentError::Hold(error));
+    }
+    let hold_metrics = HoldMetrics::register(registry.registry());
+    let hold = hold::Task::new(loaded.map_err(|error| error.to_string()), reader.clone(), hold_metrics);
+    let state = State {
+        node: node.clone(),
+        ready: ready.clone(),
+        reader: reader.clone(),
+        problems: discover.problems(),
+        hold: hold.report(),
+    };
     let publisher = Publisher::new(edges, reader.clone(), Kernel::without(reader), Signals::default());
     let exposition = registry.into_exposition();
     let grpc = tonic::service::Routes::new(CountsService::server(&publisher)).prepare();
@@ -72,7 +89,7 @@ pub async fn build(config: Config) -> Result<Bound, AgentError> {
         None => server,
     };
     let admin = server.bind(addr).await.map_err(|source| AgentError::Bind { addr, source })?;
-    Ok(Bound { admin, node, ready, discover, prober, publisher })
+    Ok(Bound { admin, node, ready, discover, prober, publisher, hold })
 }
 
 // === impl Bound ===
@@ -85,13 +102,15 @@ impl Bound {
 
     /// Serves until `shutdown` is requested.
     pub async fn run(self, mut shutdown: Shutdown) -> Result<(), AgentError> {
-        let Self { admin, node, ready, discover, prober, publisher } = self;
-        tracing::info!(version = env!("CARGO_PKG_VERSION"), node, admin = %admin.addr(), "agent starts");
+        let Self { admin, node, ready, discover, prober, publisher, hold } = self;
+        let holds = hold.report().load().off.map_or_else(|| "yes".to_owned(), |why| format!("no: {why}"));
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), node, admin = %admin.addr(), holds, "agent starts");
         let mut tasks = task::Group::new();
         tasks.spawn("admin", admin.serve());
         tasks.spawn("discover", discover.run());
         tasks.spawn("probe", prober.run());
         tasks.spawn("counts", publisher.run());
+        tasks.spawn("hold", hold.run());
         let ended = tokio::select! {
             () = shutdown.requested() => None,
             ended = tasks.ended() => Some(ended),
@@ -100,7 +119,7 @@ impl Bound {
             tracing::error!(error = %ended, "shutting down because a part has failed");
         }
         ready.set_draining();
-        drop(tasks.join(JOIN_GRACE).await);
+        drop(tasks);
         tracing::info!("agent ends");
         ended.map_or(Ok(()), |ended| Err(ended.into()))
     }

@@ -29,6 +29,10 @@ pub struct Args {
     #[arg(long = "source", value_name = "SOURCE")]
     pub sources: Vec<Source>,
 
+    /// End with an error when connections can't be held, instead of going on without.
+    #[arg(long)]
+    pub required: bool,
+
     /// How lines are logged.
     #[command(flatten)]
     pub log: LogArgs,
@@ -49,6 +53,8 @@ pub struct Config {
     pub sources: Sources,
     /// The node's name.
     pub node: String,
+    /// Whether to end when connections can't be held.
+    pub required: bool,
 }
 
 // === impl Config ===
@@ -56,7 +62,7 @@ pub struct Config {
 impl Config {
     /// Settings from the command line and the environment.
     pub fn new(args: Args, env: &Env) -> Result<Self, EnvError> {
-        let Args { sources, log: _, kube } = args;
+        let Args { sources, required, log: _, kube } = args;
         let namespace = env.optional_string("KEDA_HTTP_WATCH_NAMESPACE")?;
         let node = match env.optional_string("ROUSE_NODE_NAME")? {
             Some(node) => node,
@@ -67,6 +73,7 @@ impl Config {
             log: None,
             sources: Sources::new(sources, || cluster(kube, namespace.as_deref())),
             node,
+            required,
         })
     }
 }
@@ -77,7 +84,7 @@ mod tests {
 
     fn parse(pairs: &[(&'static str, &'static str)]) -> Result<Config, EnvError> {
         let (log, kube) = (LogArgs::default(), KubeArgs::default());
-        let args = Args { sources: vec![Source("/tmp".into())], log, kube };
+        let args = Args { sources: vec![Source("/tmp".into())], required: false, log, kube };
         Config::new(args, &Env::from_pairs(pairs.iter().copied()))
     }
 

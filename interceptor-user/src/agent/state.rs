@@ -6,11 +6,13 @@ use http_body_util::Full;
 use interceptor_core::{
     RouteEntry, Upstream,
     direct::{Direct, Life},
+    frontends::Heat,
     route::DataPath,
 };
 use runtime::{admin::reply, ready::Ready, snapshot::Reader};
 use serde::Serialize;
 
+use super::hold::{self, Known, Way};
 use crate::control::discover::{Problem, Problems};
 
 /// Everything `/state` tells of.
@@ -20,6 +22,7 @@ pub(crate) struct State {
     pub(crate) ready: Ready,
     pub(crate) reader: Reader,
     pub(crate) problems: Problems,
+    pub(crate) hold: hold::Report,
 }
 
 #[derive(Serialize)]
@@ -28,8 +31,28 @@ struct Report<'a> {
     node: &'a str,
     ready: bool,
     pending: Vec<&'static str>,
+    hold: HoldReport,
     routes: Vec<RouteReport>,
     problems: Vec<Problem>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct HoldReport {
+    active: bool,
+    /// Why not.
+    reason: Option<String>,
+    way: &'static str,
+    devices: Vec<String>,
+    failed_devices: Vec<Named>,
+    left_out: Vec<Named>,
+}
+
+/// Something that does not work, and why.
+#[derive(Serialize)]
+struct Named {
+    name: String,
+    reason: String,
 }
 
 #[derive(Serialize)]
@@ -37,6 +60,8 @@ struct Report<'a> {
 struct RouteReport {
     namespace: String,
     name: String,
+    /// `cold` and `warm` are what the kernel knows; `unknown` is a route that it knows nothing of.
+    heat: &'static str,
     held: u64,
     frontends: Vec<String>,
     node_port: Option<u16>,
@@ -57,14 +82,23 @@ impl State {
     /// The answer to `GET /state`.
     pub(crate) fn respond(&self) -> Response<Full<Bytes>> {
         let snapshot = self.reader.load();
+        let known = self.hold.load();
+        let heat = |id| match known.services.get(&id) {
+            Some(Heat::Cold) => "cold",
+            Some(Heat::Warm) => "warm",
+            None => "unknown",
+        };
         let direct = snapshot.routes.values().filter(|entry| entry.route.data_path == DataPath::Direct);
         let report = Report {
             version: env!("CARGO_PKG_VERSION"),
             node: &self.node,
             ready: self.ready.is_ready(),
             pending: self.ready.pending(),
+            hold: HoldReport::new(&known),
             routes: direct
-                .map(|entry| RouteReport::new(entry, snapshot.upstream_of(entry).map(AsRef::as_ref)))
+                .map(|entry| {
+                    RouteReport::new(entry, snapshot.upstream_of(entry).map(AsRef::as_ref), heat(entry.upstream))
+                })
                 .collect(),
             problems: self.problems.all(),
         };
@@ -72,10 +106,30 @@ impl State {
     }
 }
 
+// === impl HoldReport ===
+
+impl HoldReport {
+    fn new(known: &Known) -> Self {
+        let Known { off, way, devices, failed, services: _, left_out } = known;
+        let named = |(name, reason): (String, &String)| Named { name, reason: reason.clone() };
+        Self {
+            active: off.is_none(),
+            reason: off.clone(),
+            way: match way {
+                Way::Conntrack => "conntrack",
+                Way::Rules => "rules",
+            },
+            devices: devices.clone(),
+            failed_devices: failed.iter().map(|(name, why)| named((name.clone(), why))).collect(),
+            left_out: left_out.iter().map(|(service, why)| named((service.to_string(), why))).collect(),
+        }
+    }
+}
+
 // === impl RouteReport ===
 
 impl RouteReport {
-    fn new(entry: &RouteEntry, upstream: Option<&Upstream>) -> Self {
+    fn new(entry: &RouteEntry, upstream: Option<&Upstream>, heat: &'static str) -> Self {
         let key = &entry.route.key;
         let direct = upstream.and_then(|upstream| upstream.direct.as_deref());
         let none = Direct { frontends: Vec::new(), node_port: None, pods: Vec::new() };
@@ -83,6 +137,7 @@ impl RouteReport {
         Self {
             namespace: key.namespace().to_owned(),
             name: key.name().to_owned(),
+            heat,
             held: entry.counters.counts().held,
             frontends: frontends.iter().map(ToString::to_string).collect(),
             node_port: *node_port,

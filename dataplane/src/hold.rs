@@ -1,0 +1,348 @@
+//! Hold and replay in the kernel: loads the programs, puts them on the devices of clients, keeps their maps in step, and
+//! sends held packets on.
+//!
+//! ```text
+//! Hold::open ─► load ─► Hold::devices (attach) ─► Hold::sync (maps) ─► Hold::repair (read back)
+//! Hold::seen ◄─ ring buffer ◄─ first packets, refusals, answers
+//! Hold::send ─► conntrack entry ─► TRIED ─► the packet enters its device again
+//! ```
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::IpAddr,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    time::Duration,
+};
+
+use aya::{
+    Ebpf, EbpfError, EbpfLoader,
+    programs::{
+        LinkOrder, ProgramError, SchedClassifier, TcAttachType, TestRun as _, TestRunOptions,
+        tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcError, qdisc_add_clsact},
+    },
+    util::KernelVersion,
+};
+use interceptor_common::hold::{HoldStats, MARK};
+use interceptor_core::{
+    frontends::{Room, Table, Write, plan},
+    holding::Flow,
+};
+use tokio::io::{Interest, unix::AsyncFd};
+
+use crate::{
+    conntrack::{Conntrack, ConntrackError, Translation},
+    devices::Devices,
+    maps::WrongMap,
+    object,
+    open::words,
+    probe::{self, ProbeError},
+};
+
+mod maps;
+mod syn;
+
+use self::maps::HoldMaps;
+pub use self::{
+    maps::{Sighting, What},
+    syn::Syn,
+};
+
+const INGRESS: &str = "hold_ingress";
+const EGRESS: &str = "hold_egress";
+const SEND: &str = "send";
+
+/// An entry for a connection goes after this time when its first packet does not reach the pod.
+const ENTRY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How much the maps have room for: half of what they hold, so that what is new can be added before what is old goes.
+pub const ROOM: Room = Room { frontends: 65_536, services: 65_536 };
+
+/// The hold of this node.
+pub struct Hold {
+    maps: HoldMaps,
+    conntrack: Conntrack,
+    attached: BTreeMap<u32, Attached>,
+    installed: Table,
+    ebpf: Ebpf,
+}
+
+/// The programs on one device; dropping it takes them off.
+struct Attached {
+    _ingress: SchedClassifierLink,
+    _egress: SchedClassifierLink,
+}
+
+/// Connections cannot be held, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct HoldError(String);
+
+/// Why, by step.
+#[derive(Debug, thiserror::Error)]
+enum Unavailable {
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
+    #[error("cannot load the programs")]
+    Object(#[source] Box<EbpfError>),
+    #[error(transparent)]
+    Map(#[from] WrongMap),
+    #[error("cannot load program {name}")]
+    Load { name: &'static str, source: Box<ProgramError> },
+    #[error("cannot give a sign of life")]
+    Beat(#[source] io::Error),
+    #[error("cannot reach connection tracking")]
+    Conntrack(#[source] io::Error),
+}
+
+/// Why a packet was not sent on.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// Connection tracking has not taken the connection.
+    #[error(transparent)]
+    Conntrack(#[from] ConntrackError),
+    /// The map of connections that are tried is full.
+    #[error("cannot note the connection as tried")]
+    Tried(#[source] io::Error),
+    /// The device has gone.
+    #[error("cannot send on device {device}")]
+    Device {
+        /// Its index.
+        device: u32,
+        /// Why, if the kernel says.
+        #[source]
+        source: Option<Box<ProgramError>>,
+    },
+}
+
+/// What a change of devices came to.
+#[derive(Debug, Default)]
+pub struct Attachment {
+    /// Names of the devices that have the programs now.
+    pub names: Vec<String>,
+    /// Names of devices that can't have them, and why.
+    pub failed: Vec<(String, String)>,
+}
+
+/// Tells when there is something in the ring buffer.
+#[derive(Debug)]
+pub struct Arrivals(AsyncFd<OwnedFd>);
+
+/// Where a packet is put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Toward {
+    /// It enters the node, as if the client had sent it.
+    Node,
+    /// It leaves the node, to the client.
+    Client,
+}
+
+// === impl Hold ===
+
+impl Hold {
+    /// Loads the programs and attaches none. Everything happens in the network namespace that the calling thread is in.
+    pub fn open() -> Result<Self, HoldError> {
+        Self::start().map_err(|error| HoldError(words(&error)))
+    }
+
+    fn start() -> Result<Self, Unavailable> {
+        let object = object::HOLD.ok_or(ProbeError::NoObject)?;
+        probe::probe()?;
+        let mut ebpf =
+            EbpfLoader::new().btf(None).load(object).map_err(|error| Unavailable::Object(Box::new(error)))?;
+        let maps = HoldMaps::take(&mut ebpf)?;
+        for name in [INGRESS, EGRESS, SEND] {
+            let loaded = classifier(&mut ebpf, name).and_then(SchedClassifier::load);
+            loaded.map_err(|error| Unavailable::Load { name, source: Box::new(error) })?;
+        }
+        let conntrack = Conntrack::open().map_err(Unavailable::Conntrack)?;
+        let mut hold = Self { maps, conntrack, attached: BTreeMap::new(), installed: Table::default(), ebpf };
+        hold.beat().map_err(Unavailable::Beat)?;
+        Ok(hold)
+    }
+
+    /// Tells when [`seen`](Self::seen) has something to tell.
+    pub fn arrivals(&self) -> io::Result<Arrivals> {
+        Arrivals::of(self.maps.seen().as_fd())
+    }
+
+    /// What a program saw next.
+    pub fn seen(&mut self) -> Option<Sighting> {
+        self.maps.next()
+    }
+
+    /// Gives the sign of life without which the programs let everything pass.
+    pub fn beat(&mut self) -> io::Result<()> {
+        self.maps.beat()
+    }
+
+    /// Puts the programs on these devices and takes them off all others.
+    pub fn devices(&mut self, devices: &Devices) -> Attachment {
+        self.attached.retain(|index, _| devices.contains_key(index));
+        let mut report = Attachment::default();
+        for (index, device) in devices {
+            if self.attached.contains_key(index) {
+                continue;
+            }
+            match attach(&mut self.ebpf, &device.name) {
+                Ok(attached) => {
+                    self.attached.insert(*index, attached);
+                }
+                Err(error) => report.failed.push((device.name.clone(), words(&error))),
+            }
+        }
+        let named = devices.iter().filter(|(index, _)| self.attached.contains_key(index));
+        report.names = named.map(|(_, device)| device.name.clone()).collect();
+        report
+    }
+
+    /// Makes the maps hold `desired`.
+    pub fn sync(&mut self, desired: &Table) -> io::Result<usize> {
+        let writes = plan(desired, &self.installed);
+        for write in &writes {
+            self.maps.write(*write)?;
+            note(&mut self.installed, *write);
+        }
+        Ok(writes.len())
+    }
+
+    /// Reads back what the maps hold and mends what differs from the last sync: how many entries did.
+    pub fn repair(&mut self) -> io::Result<usize> {
+        let desired = std::mem::take(&mut self.installed);
+        self.installed = self.maps.read(&desired)?;
+        let drifted = self.sync(&desired);
+        if drifted.is_err() {
+            // What could not be mended is to be mended the next time.
+            self.installed = desired;
+        }
+        drifted
+    }
+
+    /// What the programs did, ever.
+    pub fn stats(&self) -> io::Result<HoldStats> {
+        self.maps.stats()
+    }
+
+    /// Sends a first packet on to a pod: connection tracking will translate it, and a refusal of the pod is kept from the
+    /// client.
+    pub fn send(
+        &mut self,
+        (syn, device): (&Syn, u32),
+        held: Duration,
+        translation: &Translation,
+    ) -> Result<(), SendError> {
+        let flow = syn.flow();
+        // An entry of an earlier try would lead to its pod, or to none.
+        self.conntrack.delete(&flow)?;
+        self.conntrack.insert(&flow, translation, ENTRY_TIMEOUT)?;
+        self.maps.tried(&flow).map_err(SendError::Tried)?;
+        self.put(&syn.replay(held), device, Toward::Node)
+    }
+
+    /// Sends a first packet on for the node's own rules to translate.
+    pub fn release(&mut self, (syn, device): (&Syn, u32), held: Duration) -> Result<(), SendError> {
+        self.put(&syn.replay(held), device, Toward::Node)
+    }
+
+    /// Tells the client that it is refused.
+    pub fn refuse(&mut self, (syn, device): (&Syn, u32)) -> Result<(), SendError> {
+        self.put(&syn.refusal(), device, Toward::Client)
+    }
+
+    /// Forgets that a connection was tried, and takes its entry away.
+    pub fn forget(&mut self, flow: &Flow) -> Result<(), SendError> {
+        self.maps.untried(flow).map_err(SendError::Tried)?;
+        Ok(self.conntrack.delete(flow)?)
+    }
+
+    fn put(&mut self, frame: &[u8], device: u32, toward: Toward) -> Result<(), SendError> {
+        let failed = |source| SendError::Device { device, source };
+        let context = context(device, toward);
+        let options = TestRunOptions { data_in: Some(frame), ctx_in: Some(&context), repeat: 1, ..Default::default() };
+        let program = classifier(&mut self.ebpf, SEND).map_err(|error| failed(Some(Box::new(error))))?;
+        let ran = program.test_run(options).map_err(|error| failed(Some(Box::new(error))))?;
+        if ran.return_value == 0 { Ok(()) } else { Err(failed(None)) }
+    }
+}
+
+impl std::fmt::Debug for Hold {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hold").field("attached", &self.attached.len()).finish_non_exhaustive()
+    }
+}
+
+// === impl Arrivals ===
+
+impl Arrivals {
+    fn of(ring: BorrowedFd<'_>) -> io::Result<Self> {
+        #[expect(deprecated, reason = "its successor is unsafe; this owns its descriptor and never changes it")]
+        let ring = AsyncFd::with_interest(ring.try_clone_to_owned()?, Interest::READABLE)?;
+        Ok(Self(ring))
+    }
+
+    /// Ends once there is something, or was: who reads until there is nothing more misses nothing. Cancel safe.
+    pub async fn arrived(&self) -> io::Result<()> {
+        let Self(ring) = self;
+        ring.readable().await?.clear_ready();
+        Ok(())
+    }
+}
+
+/// Whether the address a connection comes from is the pod's that it is to go to.
+pub fn is_hairpin(flow: &Flow, pod: IpAddr) -> bool {
+    flow.client.ip() == pod
+}
+
+fn note(table: &mut Table, write: Write) {
+    match write {
+        Write::Heat(service, heat) => drop(table.services.insert(service, heat)),
+        Write::Lead(addr, service) => drop(table.frontends.insert(addr, service)),
+        Write::Forget(addr) => drop(table.frontends.remove(&addr)),
+        Write::Off(service) => drop(table.services.remove(&service)),
+    }
+}
+
+/// The control words of `send` in a `struct __sk_buff` that is zero but for them and the mark.
+fn context(device: u32, toward: Toward) -> [u8; 192] {
+    const MARK_AT: usize = 8;
+    const CONTROL_AT: usize = 48;
+    let mut context = [0; 192];
+    let mut put = |at: usize, word: u32| context[at..at + 4].copy_from_slice(&word.to_ne_bytes());
+    put(CONTROL_AT, device);
+    if toward == Toward::Node {
+        put(MARK_AT, MARK);
+        put(CONTROL_AT + 4, 1);
+    }
+    context
+}
+
+fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, ProgramError> {
+    let unknown = || ProgramError::InvalidName { name: name.to_owned() };
+    ebpf.program_mut(name).ok_or_else(unknown)?.try_into()
+}
+
+/// Whether programs attach by links that know their order and end with their descriptor. Before that they are filters of a
+/// queueing discipline.
+fn has_tcx() -> bool {
+    KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 6, 0))
+}
+
+fn attach(ebpf: &mut Ebpf, device: &str) -> Result<Attached, ProgramError> {
+    let mut one = |name, direction| {
+        let program = classifier(ebpf, name)?;
+        let id = if has_tcx() {
+            program.attach_with_options(device, direction, TcAttachOptions::TcxOrder(LinkOrder::first()))?
+        } else {
+            match qdisc_add_clsact(device) {
+                Ok(()) | Err(TcError::AlreadyAttached) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let first = NlOptions { priority: 1, ..NlOptions::default() };
+            program.attach_with_options(device, direction, TcAttachOptions::Netlink(first))?
+        };
+        program.take_link(id)
+    };
+    // What is held needs the egress program at once.
+    let egress = one(EGRESS, TcAttachType::Egress)?;
+    Ok(Attached { _ingress: one(INGRESS, TcAttachType::Ingress)?, _egress: egress })
+}

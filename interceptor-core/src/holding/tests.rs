@@ -1,0 +1,231 @@
+//! Connections that wait, with a clock that the test turns.
+
+use std::collections::HashSet;
+
+use proptest::{collection::vec, prelude::*, sample::select};
+
+use super::*;
+
+const WEB: UpstreamId = UpstreamId(0);
+const LIMITS: Limits = Limits { all: 100, of_service: 50, of_client: 10 };
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+fn flow(n: u8) -> Flow {
+    flow_of(n, 40_000)
+}
+
+fn flow_of(client: u8, port: u16) -> Flow {
+    Flow { client: ([10, 0, 0, client], port).into(), service: ([10, 96, 0, 1], 80).into() }
+}
+
+fn pod(n: u8) -> SocketAddr {
+    ([10, 1, 0, n], 8080).into()
+}
+
+fn holding() -> Holding<u8> {
+    Holding::new(LIMITS)
+}
+
+/// Whether it is new.
+fn arrive(holding: &mut Holding<u8>, flow: Flow, now: Duration) -> bool {
+    let is_new = holding.get_mut(&flow).is_none();
+    if is_new {
+        holding.arrive(flow, WEB, (now, None), || 7).unwrap();
+    } else {
+        holding.again(&flow, now);
+    }
+    is_new
+}
+
+fn due(holding: &mut Holding<u8>, now: Duration, pods: &[SocketAddr]) -> Vec<Act> {
+    holding.due(now, 1000, |_| pods)
+}
+
+#[test]
+fn a_connection_waits_for_a_pod_and_goes_to_it_at_once() {
+    let mut holding = holding();
+    assert!(arrive(&mut holding, flow(1), ms(0)));
+    assert_eq!(due(&mut holding, ms(0), &[]), []);
+    holding.wake(WEB, ms(300));
+    assert_eq!(due(&mut holding, ms(300), &[pod(1)]), [Act::Try(flow(1), pod(1))]);
+    assert_eq!(holding.taken(&flow(1), ms(301)), Some(7));
+    assert!(holding.is_empty());
+    assert_eq!(holding.next(), None);
+}
+
+#[test]
+fn connections_are_spread_over_the_pods_of_their_family() {
+    let mut holding = holding();
+    for n in 1..=4 {
+        arrive(&mut holding, flow(n), ms(0));
+    }
+    let six = "[fd00::1]:8080".parse().unwrap();
+    let acts = due(&mut holding, ms(0), &[pod(1), pod(2), six]);
+    let pods: Vec<_> = acts.iter().map(|act| matches!(act, Act::Try(_, to) if *to == pod(1))).collect();
+    assert_eq!(pods, [true, false, true, false]);
+}
+
+#[test]
+fn while_pods_refuse_one_connection_alone_is_tried_and_the_others_follow_it() {
+    let mut holding = holding();
+    for n in 1..=3 {
+        arrive(&mut holding, flow(n), ms(0));
+    }
+    assert_eq!(due(&mut holding, ms(0), &[pod(1)]).len(), 3);
+    for n in 1..=3 {
+        holding.refused(&flow(n), ms(1));
+    }
+    let mut tries = 0;
+    for now in 1..=100 {
+        for act in due(&mut holding, ms(now), &[pod(1)]) {
+            assert_eq!(act, Act::Try(flow(1), pod(1)));
+            tries += 1;
+            holding.refused(&flow(1), ms(now));
+        }
+    }
+    assert!((45..=51).contains(&tries), "every 2 ms, and not {tries} times in 100 ms");
+    let next = holding.next().unwrap();
+    assert_eq!(due(&mut holding, next, &[pod(1)]), [Act::Try(flow(1), pod(1))]);
+    holding.taken(&flow(1), next);
+    assert_eq!(due(&mut holding, next, &[pod(1)]), [2, 3].map(|n| Act::Try(flow(n), pod(1))));
+}
+
+#[test]
+fn when_the_one_that_is_tried_leaves_another_takes_its_place() {
+    let mut holding = holding();
+    arrive(&mut holding, flow(1), ms(0));
+    arrive(&mut holding, flow(2), ms(0));
+    due(&mut holding, ms(0), &[pod(1)]);
+    holding.refused(&flow(1), ms(1));
+    holding.refused(&flow(2), ms(1));
+    due(&mut holding, ms(1), &[pod(1)]);
+    holding.forget(&flow(1), ms(2));
+    assert_eq!(due(&mut holding, ms(2), &[pod(1)]), [Act::Try(flow(2), pod(1))]);
+}
+
+#[test]
+fn a_pod_that_does_not_answer_is_given_up_for_the_next() {
+    let mut holding = holding();
+    arrive(&mut holding, flow(1), ms(0));
+    assert_eq!(due(&mut holding, ms(0), &[pod(1), pod(2)]), [Act::Try(flow(1), pod(1))]);
+    assert_eq!(due(&mut holding, ms(249), &[pod(1), pod(2)]), []);
+    assert_eq!(due(&mut holding, ms(250), &[pod(1), pod(2)]), [Act::Try(flow(1), pod(2))]);
+    assert_eq!(due(&mut holding, ms(749), &[pod(1), pod(2)]), [], "twice as long the second time");
+}
+
+#[test]
+fn a_pod_that_goes_while_it_is_tried_is_given_up_at_once() {
+    let mut holding = holding();
+    arrive(&mut holding, flow(1), ms(0));
+    due(&mut holding, ms(0), &[pod(1)]);
+    holding.wake(WEB, ms(1));
+    assert_eq!(due(&mut holding, ms(1), &[pod(2)]), [Act::Try(flow(1), pod(2))]);
+}
+
+#[test]
+fn a_connection_expires_at_its_deadline_and_is_left_when_its_client_is_silent() {
+    let mut holding = holding();
+    holding.arrive(flow(1), WEB, (ms(0), Some(ms(1500))), || 7).unwrap();
+    arrive(&mut holding, flow(2), ms(0));
+    due(&mut holding, ms(0), &[]);
+    assert_eq!(holding.next(), Some(ms(1500)));
+    assert_eq!(due(&mut holding, ms(1500), &[]), [Act::Expire(flow(1))]);
+    holding.forget(&flow(1), ms(1500));
+    // The client repeats after 1, 2 and 4 seconds.
+    for (at, gap) in [(1000, 1), (3000, 2), (7000, 4)] {
+        arrive(&mut holding, flow(2), ms(at));
+        assert_eq!(due(&mut holding, ms(at), &[]), []);
+        assert_eq!(holding.next(), Some(ms(at) + SHORTEST_SILENCE.max(Duration::from_secs(gap) * 3)));
+    }
+    assert_eq!(due(&mut holding, ms(19_000), &[]), [Act::Leave(flow(2))]);
+}
+
+#[test]
+fn each_limit_is_told_by_its_name() {
+    let limits = Limits { all: 3, of_service: 2, of_client: 1 };
+    let mut holding: Holding<u8> = Holding::new(limits);
+    let other = UpstreamId(1);
+    let mut arrive = |flow, upstream| holding.arrive(flow, upstream, (ms(0), None), || 7);
+    assert_eq!(arrive(flow(1), WEB), Ok(()));
+    assert_eq!(arrive(flow_of(1, 40_001), WEB), Err(Limit::Client));
+    assert_eq!(arrive(flow(2), WEB), Ok(()));
+    assert_eq!(arrive(flow(3), WEB), Err(Limit::Service));
+    assert_eq!(arrive(flow(3), other), Ok(()));
+    assert_eq!(arrive(flow(4), other), Err(Limit::All));
+    assert_eq!((holding.len(), holding.waiting(WEB)), (3, 2));
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Arrive(u8),
+    Wake,
+    Refuse(u8),
+    Take(u8),
+    Forget(u8),
+    Pods(u8),
+    Pass(u16),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let client = || 0..6_u8;
+    prop_oneof![
+        client().prop_map(Step::Arrive),
+        Just(Step::Wake),
+        client().prop_map(Step::Refuse),
+        client().prop_map(Step::Take),
+        client().prop_map(Step::Forget),
+        (0..3_u8).prop_map(Step::Pods),
+        select(vec![1_u16, 5, 50, 250, 1000, 5000]).prop_map(Step::Pass),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn every_connection_is_looked_at_in_time_and_ends_once(steps in vec(step(), 0..80)) {
+        let mut holding = Holding::new(LIMITS);
+        let (mut now, mut pods) = (ms(0), Vec::new());
+        let mut known: HashSet<Flow> = HashSet::new();
+        for step in steps {
+            match step {
+                Step::Arrive(n) => {
+                    let arrival = arrive(&mut holding, flow(n), now);
+                    prop_assert_eq!(arrival, known.insert(flow(n)));
+                }
+                Step::Wake => holding.wake(WEB, now),
+                Step::Refuse(n) => holding.refused(&flow(n), now),
+                Step::Take(n) => prop_assert_eq!(holding.taken(&flow(n), now).is_some(), known.remove(&flow(n))),
+                Step::Forget(n) => prop_assert_eq!(holding.forget(&flow(n), now).is_some(), known.remove(&flow(n))),
+                Step::Pods(count) => {
+                    pods = (0..count).map(pod).collect();
+                    holding.wake(WEB, now);
+                }
+                Step::Pass(millis) => now += ms(millis.into()),
+            }
+            for act in due(&mut holding, now, &pods) {
+                match act {
+                    Act::Try(flow, to) => prop_assert!(known.contains(&flow) && pods.contains(&to)),
+                    Act::Expire(flow) | Act::Leave(flow) => {
+                        prop_assert!(holding.forget(&flow, now).is_some() && known.remove(&flow));
+                    }
+                }
+            }
+            due(&mut holding, now, &pods);
+            prop_assert_eq!(holding.len(), known.len());
+            prop_assert_eq!(holding.timers.len(), known.len());
+            prop_assert!(holding.next().is_none_or(|next| next > now));
+            prop_assert_eq!(holding.clients.values().sum::<usize>(), known.len());
+            // With a pod, somebody is on the way or about to be, unless all has been tried.
+            if !known.is_empty() && !pods.is_empty() {
+                let next = holding.next().expect("somebody waits");
+                prop_assert!(next <= now + LONGEST_PATIENCE.max(LONGEST_PAUSE));
+            }
+        }
+        for flow in known {
+            prop_assert!(holding.forget(&flow, now).is_some());
+        }
+        prop_assert!(holding.services.is_empty() && holding.clients.is_empty() && holding.timers.is_empty());
+    }
+}

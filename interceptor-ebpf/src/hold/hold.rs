@@ -1,0 +1,56 @@
+//! Takes first packets to cold Services from the wire, and keeps refusals of pods that do not listen yet from clients.
+
+use aya_ebpf::programs::TcContext;
+use interceptor_common::hold::{Flow, MARK, Verdict, What, decide};
+
+use crate::{
+    maps,
+    segment::{self, ACK, RST, SYN, Segment},
+};
+
+/// What becomes of a packet that a client sends.
+#[inline(always)]
+pub(crate) fn first_packet(ctx: &TcContext) -> Verdict {
+    let Some(header) = segment::header(ctx) else { return Verdict::Pass };
+    if header.flags & (SYN | ACK) != SYN {
+        return Verdict::Pass;
+    }
+    let Some(Segment { source, destination }) = segment::addresses(ctx, header.family) else { return Verdict::Pass };
+    let Some(heat) = maps::heat(&destination) else { return Verdict::Pass };
+    if segment::mark(ctx) == MARK {
+        segment::set_mark(ctx, 0);
+        return Verdict::Pass;
+    }
+    let verdict = decide(heat, maps::now_ns(), maps::heartbeat_ns());
+    if verdict == Verdict::Hold {
+        maps::tell(ctx, What::SYN, Flow { client: source, service: destination });
+    }
+    verdict
+}
+
+/// What becomes of a packet that a client is sent.
+#[inline(always)]
+pub(crate) fn answer(ctx: &TcContext) -> Verdict {
+    let Some(header) = segment::header(ctx) else { return Verdict::Pass };
+    let what = match header.flags & (SYN | ACK | RST) {
+        flags if flags & RST != 0 => What::REFUSED,
+        flags if flags == SYN | ACK => What::TAKEN,
+        _ => return Verdict::Pass,
+    };
+    let Some(Segment { source, destination }) = segment::addresses(ctx, header.family) else { return Verdict::Pass };
+    let flow = Flow { client: destination, service: source };
+    if !maps::is_tried(&flow) {
+        return Verdict::Pass;
+    }
+    if what == What::TAKEN {
+        maps::tried_no_more(&flow);
+        maps::tell(ctx, what, flow);
+        return Verdict::Pass;
+    }
+    // Nobody must be refused by a pod that is not there yet because its agent is not there any more.
+    if !maps::is_alive() {
+        return Verdict::Pass;
+    }
+    maps::tell(ctx, what, flow);
+    Verdict::Hold
+}

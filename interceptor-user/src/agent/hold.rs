@@ -1,0 +1,440 @@
+//! The hold of this node: one task that reads what the programs saw, keeps their maps in step with the snapshots, wakes
+//! workloads, and sends held connections to their pods.
+//!
+//! ```text
+//! snapshot ─► Services ─► maps (addresses, heat)          devices ─► attach
+//! ring buffer ─► Holding ─ Guard, HeldGuard (counts: wake) ─ Subscription (probe)
+//!                   └─ due ─► Try: conntrack, replay · Expire: refuse · Leave: forget
+//! ```
+
+use std::{
+    collections::HashMap,
+    future, io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use dataplane::{
+    Changes, Devices, Hold, ROOM, SendError, Sighting, Syn, Translation, What, addresses, devices, is_hairpin,
+    monotonic,
+};
+use interceptor_core::{
+    ObjectKey, UpstreamId,
+    frontends::Heat,
+    holding::{Act, Flow, Holding, Limits},
+    inflight::{Guard, HeldGuard, RouteCounters, Share},
+};
+use parking_lot::Mutex;
+use runtime::snapshot::{Reader, Subscription};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+
+mod metrics;
+mod services;
+
+pub(crate) use self::metrics::HoldMetrics;
+use self::{
+    metrics::{End, Failure},
+    services::{Change, Services, left_out, routes_of},
+};
+
+/// Connections that wait at once. Each costs some hundred bytes.
+const LIMITS: Limits = Limits { all: 16_384, of_service: 8_192, of_client: 512 };
+
+/// The programs let everything pass 30 s after the last sign of life.
+const BEAT: Duration = Duration::from_secs(5);
+
+/// How often the maps are read back and mended.
+const REPAIR: Duration = Duration::from_secs(30);
+
+/// Records that are read before other things are looked at.
+const BATCH: usize = 256;
+
+/// Changes of devices come in swarms, and are looked at together; a pod takes longer to send its first packet.
+const GATHER: Duration = Duration::from_millis(2);
+
+/// What `/state` tells of the hold.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Report(Arc<Mutex<Known>>);
+
+/// What is known of the hold.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Known {
+    /// Why nothing is held, if so.
+    pub(crate) off: Option<String>,
+    /// How held connections reach their pods.
+    pub(crate) way: Way,
+    /// Names of the devices that have the programs.
+    pub(crate) devices: Vec<String>,
+    /// Devices that can't have them, and why.
+    pub(crate) failed: Vec<(String, String)>,
+    /// Services that are held while they are cold, and whether they are.
+    pub(crate) services: HashMap<UpstreamId, Heat>,
+    /// Services that the maps have no room for, and why.
+    pub(crate) left_out: Vec<(ObjectKey, String)>,
+}
+
+/// How held connections reach their pods.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// By an entry of ours in connection tracking, as soon as a pod is ready.
+    #[default]
+    Conntrack,
+    /// By the node's own rules, when they know the pod: connection tracking takes no entry.
+    Rules,
+}
+
+/// The task.
+#[derive(Debug)]
+pub(crate) struct Task {
+    hold: Result<Hold, String>,
+    reader: Reader,
+    metrics: HoldMetrics,
+    report: Report,
+    holding: Holding<Kept>,
+    /// While connections of a Service wait, its pods are probed.
+    probed: HashMap<UpstreamId, Subscription>,
+    services: Services,
+    devices: Devices,
+    node: Vec<(IpAddr, String)>,
+    way: Way,
+}
+
+/// What is kept for a connection that waits. The guards count it for its routes, which wakes their workloads.
+#[derive(Debug)]
+struct Kept {
+    syn: Syn,
+    device: u32,
+    /// When the packet was copied, and when the first one was.
+    at: Duration,
+    since: Duration,
+    _counted: Vec<Counted>,
+}
+
+/// A connection that counts for a route while it waits.
+#[derive(Debug)]
+struct Counted {
+    _in_flight: Guard<Arc<Share>>,
+    _held: Option<HeldGuard<Arc<Share>>>,
+}
+
+// === impl Report ===
+
+impl Report {
+    pub(crate) fn load(&self) -> Known {
+        self.0.lock().clone()
+    }
+}
+
+// === impl Task ===
+
+impl Task {
+    /// Loads the programs, or says why not. Nothing is attached before it runs.
+    pub(crate) fn new(hold: Result<Hold, String>, reader: Reader, metrics: HoldMetrics) -> Self {
+        let report = Report::default();
+        report.0.lock().off = hold.as_ref().err().cloned();
+        metrics.active(hold.is_ok());
+        Self {
+            hold,
+            reader,
+            metrics,
+            report,
+            holding: Holding::new(LIMITS),
+            probed: HashMap::new(),
+            services: Services::default(),
+            devices: Devices::new(),
+            node: Vec::new(),
+            way: Way::default(),
+        }
+    }
+
+    pub(crate) fn report(&self) -> Report {
+        self.report.clone()
+    }
+
+    /// Runs until the process ends.
+    pub(crate) async fn run(mut self) -> io::Result<()> {
+        let Ok(hold) = &self.hold else { return future::pending().await };
+        let arrivals = hold.arrivals()?;
+        let mut network = Changes::follow()?;
+        let mut beats = interval(BEAT);
+        let mut repairs = interval(REPAIR);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        repairs.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.look_at_devices();
+        let mut again = self.sync();
+        let mut more = false;
+        loop {
+            let next = earliest(self.holding.next(), again);
+            tokio::select! {
+                biased;
+                arrived = arrivals.arrived(), if !more => arrived?,
+                () = future::ready(()), if more => {}
+                () = self.reader.published() => again = self.sync(),
+                () = until(next) => {}
+                changed = network.changed() => {
+                    changed?;
+                    tokio::time::sleep(GATHER).await;
+                    self.look_at_devices();
+                    again = self.sync();
+                }
+                _ = beats.tick() => self.beat(),
+                _ = repairs.tick() => self.repair(),
+            }
+            if again.is_some_and(|at| at <= monotonic()) {
+                again = self.sync();
+            }
+            more = self.read() == BATCH;
+            self.act();
+        }
+    }
+
+    /// Reads what the programs saw; how much that was.
+    fn read(&mut self) -> usize {
+        for read in 0..BATCH {
+            let Some(Sighting { at, device, what }) = self.hold.as_mut().ok().and_then(Hold::seen) else { return read };
+            match what {
+                What::Syn(syn) => self.arrive(syn, device, at),
+                What::Refused(flow) => self.holding.refused(&flow, monotonic()),
+                What::Taken(flow) => {
+                    if let Some(kept) = self.holding.taken(&flow, monotonic()) {
+                        self.metrics.waited(at.saturating_sub(kept.since).as_secs_f64());
+                        self.ended(&flow, End::Taken);
+                    }
+                }
+            }
+        }
+        BATCH
+    }
+
+    fn arrive(&mut self, syn: Syn, device: u32, at: Duration) {
+        let flow = syn.flow();
+        // An address may have gone since the packet was seen: then it is the node's own rules' again.
+        let Some(upstream) = self.services.at(flow.service).first().copied() else {
+            if let Ok(hold) = &mut self.hold {
+                let sent = hold.release((&syn, device), monotonic().saturating_sub(at));
+                self.note(&flow, sent);
+            }
+            return;
+        };
+        if let Some(kept) = self.holding.get_mut(&flow) {
+            // The newest copy is the one whose sequence number the client stands by.
+            (kept.syn, kept.device, kept.at) = (syn, device, at);
+            self.holding.again(&flow, at);
+            return;
+        }
+        let snapshot = self.reader.load();
+        let (routes, timeout) = routes_of(&snapshot, self.services.at(flow.service));
+        let keep = || Kept {
+            syn,
+            device,
+            at,
+            since: at,
+            _counted: routes.iter().map(|entry| Counted::new(&entry.counters)).collect(),
+        };
+        match self.holding.arrive(flow, upstream, (at, timeout), keep) {
+            Ok(()) => {
+                self.probed.entry(upstream).or_insert_with(|| self.reader.subscribe(upstream));
+                self.metrics.waiting(self.holding.len());
+                tracing::debug!(client = %flow.client, service = %flow.service, "connection is held");
+            }
+            Err(limit) => self.metrics.rejected(limit),
+        }
+    }
+
+    /// Does for connections what is due.
+    fn act(&mut self) {
+        loop {
+            let now = monotonic();
+            let (services, way) = (&self.services, self.way);
+            let acts = self.holding.due(now, BATCH, |id| match way {
+                Way::Conntrack => services.pods(id),
+                Way::Rules => services.settled_pods(id, now),
+            });
+            let done = acts.len() < BATCH;
+            for act in acts {
+                match act {
+                    Act::Try(flow, pod) => self.send(&flow, pod),
+                    Act::Expire(flow) => self.give_up(&flow, End::Expired),
+                    Act::Leave(flow) => self.give_up(&flow, End::Left),
+                }
+            }
+            if done {
+                return;
+            }
+        }
+    }
+
+    fn send(&mut self, flow: &Flow, pod: SocketAddr) {
+        let (Ok(hold), Some(kept)) = (&mut self.hold, self.holding.get_mut(flow)) else { return };
+        let age = monotonic().saturating_sub(kept.at);
+        let packet = (&kept.syn, kept.device);
+        self.metrics.tried();
+        let sent = match self.way {
+            Way::Conntrack => {
+                let source =
+                    is_hairpin(flow, pod.ip()).then(|| gateway(&self.devices, &self.node, kept.device, pod.ip()));
+                hold.send(packet, age, &Translation { pod, source: source.flatten() })
+            }
+            Way::Rules => hold.release(packet, age),
+        };
+        let lost = matches!(sent, Err(SendError::Device { .. }));
+        let refused = matches!(sent, Err(SendError::Conntrack(_)));
+        self.note(flow, sent);
+        if lost {
+            self.give_up(flow, End::Lost);
+        } else if refused {
+            self.fall_back();
+        } else if self.way == Way::Rules {
+            // From here on it is the rules' own: they have known the pod for a while.
+            self.holding.forget(flow, monotonic());
+            self.ended(flow, End::Released);
+        }
+    }
+
+    /// Connection tracking takes no entries of ours: from now on the node's own rules must do.
+    fn fall_back(&mut self) {
+        if self.way == Way::Conntrack {
+            self.way = Way::Rules;
+            self.report.0.lock().way = Way::Rules;
+            tracing::warn!("held connections now wait until the node's own rules know their pod");
+        }
+    }
+
+    fn give_up(&mut self, flow: &Flow, end: End) {
+        let Some(kept) = self.holding.forget(flow, monotonic()) else { return };
+        if let Ok(hold) = &mut self.hold {
+            if end == End::Expired {
+                let refused = hold.refuse((&kept.syn, kept.device));
+                self.note(flow, refused);
+            }
+            if let Ok(hold) = &mut self.hold {
+                let forgotten = hold.forget(flow);
+                self.note(flow, forgotten);
+            }
+        }
+        drop(kept);
+        self.ended(flow, end);
+    }
+
+    fn ended(&mut self, flow: &Flow, end: End) {
+        self.metrics.ended(end);
+        self.metrics.waiting(self.holding.len());
+        let holding = &self.holding;
+        self.probed.retain(|upstream, _| holding.waiting(*upstream) > 0);
+        tracing::debug!(client = %flow.client, service = %flow.service, ?end, "hold of a connection ends");
+    }
+
+    fn note(&self, flow: &Flow, sent: Result<(), SendError>) {
+        let Err(error) = sent else { return };
+        self.metrics.failed(match &error {
+            SendError::Conntrack(_) => Failure::Conntrack,
+            SendError::Tried(_) => Failure::Tried,
+            SendError::Device { .. } => Failure::Device,
+        });
+        let cause = std::error::Error::source(&error).map(tracing::field::display);
+        tracing::debug!(client = %flow.client, service = %flow.service, %error, cause, "held packet is not sent on");
+    }
+
+    /// Brings the maps in step with the last snapshot; when to do so again though nothing is published.
+    fn sync(&mut self) -> Option<Duration> {
+        let Ok(hold) = &mut self.hold else { return None };
+        let snapshot = self.reader.load();
+        let node: Vec<_> = self.node.iter().map(|(ip, _)| *ip).collect();
+        let now = monotonic();
+        let Change { pods, settled, again } = self.services.update(&snapshot, &node, ROOM, now);
+        let claims = self.services.claims();
+        if let Err(error) = hold.sync(&claims.table) {
+            tracing::warn!(%error, "the hold's maps are not in step with the Services");
+        }
+        self.metrics.services(claims.table.services.len(), claims.left_out.len());
+        let left_out = left_out(&snapshot, claims);
+        {
+            let mut known = self.report.0.lock();
+            known.services = claims.table.services.iter().map(|(id, heat)| (UpstreamId(*id), *heat)).collect();
+            for (service, why) in left_out.iter().filter(|left| !known.left_out.contains(left)) {
+                tracing::warn!(%service, why, "connections to this Service are not held");
+            }
+            known.left_out = left_out;
+        }
+        for upstream in pods.into_iter().chain(settled) {
+            self.holding.wake(upstream, now);
+        }
+        again
+    }
+
+    fn look_at_devices(&mut self) {
+        let (found, node) = match (devices(), addresses()) {
+            (Ok(devices), Ok(node)) => (devices, node),
+            (Err(error), _) | (_, Err(error)) => {
+                tracing::warn!(%error, "the node's devices cannot be read");
+                return;
+            }
+        };
+        self.node = node;
+        self.devices = found;
+        let Ok(hold) = &mut self.hold else { return };
+        let clients = self.devices.iter().filter(|(_, device)| device.is_veth);
+        let attachment = hold.devices(&clients.map(|(index, device)| (*index, device.clone())).collect());
+        self.metrics.attached(&attachment);
+        for (device, why) in &attachment.failed {
+            tracing::warn!(device, why, "connections from this device are not held");
+        }
+        let mut known = self.report.0.lock();
+        known.devices = attachment.names;
+        known.failed = attachment.failed;
+    }
+
+    fn beat(&mut self) {
+        let Ok(hold) = &mut self.hold else { return };
+        if let Err(error) = hold.beat() {
+            tracing::warn!(%error, "the hold's programs are given no sign of life");
+        }
+        if let Ok(stats) = hold.stats() {
+            self.metrics.kernel(stats.swallowed, stats.untold);
+        }
+    }
+
+    fn repair(&mut self) {
+        let Ok(hold) = &mut self.hold else { return };
+        match hold.repair() {
+            Ok(0) => {}
+            Ok(entries) => {
+                self.metrics.drifted(entries);
+                tracing::warn!(entries, "the hold's maps had drifted and were mended");
+            }
+            Err(error) => tracing::warn!(%error, "the hold's maps could not be checked"),
+        }
+    }
+}
+
+// === impl Counted ===
+
+impl Counted {
+    fn new(counters: &RouteCounters) -> Self {
+        // All that is held is counted on one thread.
+        let share = Arc::new(counters.share(0));
+        Self { _in_flight: Guard::enter(Arc::clone(&share)), _held: HeldGuard::enter(share, None) }
+    }
+}
+
+/// The node's address on the bridge that a device is a port of, or any other of the family: what a pod sees of a connection
+/// to itself, as it does when kube-proxy masquerades it.
+fn gateway(devices: &Devices, node: &[(IpAddr, String)], device: u32, like: IpAddr) -> Option<IpAddr> {
+    let bridge = devices.get(&device).and_then(|device| device.master).and_then(|master| devices.get(&master));
+    let fits = |ip: &IpAddr| ip.is_ipv4() == like.is_ipv4();
+    let of_bridge = node.iter().find(|(ip, name)| fits(ip) && bridge.is_some_and(|bridge| bridge.name == *name));
+    of_bridge.or_else(|| node.iter().find(|(ip, _)| fits(ip))).map(|(ip, _)| *ip)
+}
+
+fn earliest(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
+    a.into_iter().chain(b).min()
+}
+
+/// Ends when the programs' clock shows `at`; never without a time.
+async fn until(at: Option<Duration>) {
+    match at {
+        Some(at) => sleep_until(Instant::now() + at.saturating_sub(monotonic())).await,
+        None => future::pending().await,
+    }
+}
