@@ -26,6 +26,8 @@ async fn an_environment_value_that_cannot_be_read_ends_the_start_and_names_the_v
         ("KEDA_HTTP_ENABLE_COLD_START_HEADER", "yes"),
         ("KEDA_HTTP_LOG_REQUESTS", "on"),
         ("ROUSE_GRPC_STATUS", "yes"),
+        ("ROUSE_TRUSTED_PROXIES", "10.0.0.0/33"),
+        ("ROUSE_TRUSTED_PROXIES", "10.0.0.0/8,proxy.test"),
         ("OTEL_PROM_EXPORTER_ENABLED", "2"),
         ("OTEL_PROM_EXPORTER_PORT", "65536"),
         ("ROUSE_WORKERS", "two"),

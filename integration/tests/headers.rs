@@ -61,6 +61,28 @@ async fn forwarded_headers_of_a_proxy_before_us_are_kept_and_extended() {
 }
 
 #[tokio::test]
+async fn only_trusted_proxies_are_believed_where_some_are() {
+    let lines = "Host: app.test\r\nX-Forwarded-For: 1.2.3.4\r\nX-Forwarded-Host: keda.sh\r\nX-Forwarded-Proto: https\r\n\
+                 Forwarded: for=1.2.3.4\r\n";
+    for (trusted, chain, host, forwarded) in [
+        (
+            "127.0.0.0/8",
+            "1.2.3.4, 127.0.0.1",
+            "keda.sh",
+            Some("for=1.2.3.4, for=127.0.0.1;host=\"app.test\";proto=http"),
+        ),
+        ("10.0.0.0/8,::1", "127.0.0.1", HOST, None),
+    ] {
+        let (_world, pod, interceptor) = warm_with(&[("ROUSE_TRUSTED_PROXIES", trusted)]).await;
+        let mut client = interceptor.client().await;
+        client.send(&format!("GET / HTTP/1.1\r\n{lines}\r\n")).await;
+        let (_upstream, head) = pod.request().await;
+        assert_eq!((head.all("x-forwarded-for"), head.all("x-forwarded-host")), (vec![chain], vec![host]), "{trusted}");
+        assert_eq!(head.get("forwarded"), forwarded, "{trusted}");
+    }
+}
+
+#[tokio::test]
 async fn hop_by_hop_headers_of_a_request_end_here() {
     let lines = "Host: app.test\r\nConnection: keep-alive, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\n\
                  Proxy-Connection: keep-alive\r\nProxy-Authorization: Basic eA==\r\nProxy-Authenticate: Basic\r\n\

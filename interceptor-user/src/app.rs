@@ -129,7 +129,7 @@ pub async fn build(config: Config) -> Result<Bound, AppError> {
     let metrics = Arc::new(Metrics::register(registry.registry()));
     let probe_metrics = ProbeMetrics::register(registry.registry());
     let (prober, probing, verdicts) = probe::channel(reader.clone(), probe_metrics);
-    let shared = Arc::new(Shared::new(config.proxying, upstreams, metrics, probing));
+    let shared = Arc::new(Shared::new(config.proxying.clone(), upstreams, metrics, probing));
     let watch_metrics = WatchMetrics::register(registry.registry());
     let sources = (config.sources.clone(), watch_metrics);
     let discover = Discover::new(sources, verdicts, index, writer, &ready, registry.registry());

@@ -9,6 +9,7 @@ use std::{
 
 use api::names::{RESPONSE_BODY_LABEL, SERVICE_NAME_LABEL};
 use clap::Parser;
+use ipnet::IpNet;
 use runtime::{
     args::{KubeArgs, LogArgs},
     descriptors,
@@ -17,7 +18,7 @@ use runtime::{
     watch::{Cluster, Kind, Source, Sources, Watch},
 };
 
-use crate::{agent, rt};
+use crate::{agent, rt, trust};
 
 /// Requests held at once by one process, if nothing else is said: each holds a descriptor and some kilobytes.
 const MAX_HELD: u64 = 10_000;
@@ -72,6 +73,12 @@ pub struct Args {
     /// `ROUSE_CGROUP`.
     #[arg(long, value_name = "PATH")]
     pub cgroup: Option<PathBuf>,
+
+    /// Proxies before this one, addresses or networks with commas between them: their `X-Forwarded-*` and `Forwarded` are
+    /// kept and extended, those of all others are replaced. By default `X-Forwarded-*` of everybody is kept and `Forwarded`
+    /// of nobody, as with the add-on. Environment: `ROUSE_TRUSTED_PROXIES`.
+    #[arg(long, value_name = "CIDRS", value_delimiter = ',', value_parser = |text: &str| trust::network(text).ok_or(trust::EXPECTED))]
+    pub trusted_proxies: Vec<IpNet>,
 
     /// How lines are logged.
     #[command(flatten)]
@@ -131,7 +138,7 @@ pub struct Config {
 }
 
 /// Settings of the request path. A timeout of zero is none.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ProxyConfig {
     /// How long a request may wait for a ready endpoint.
     pub readiness_timeout: Duration,
@@ -147,6 +154,8 @@ pub struct ProxyConfig {
     pub max_idle_per_worker: usize,
     /// Whether responses say if there was a cold start.
     pub cold_start_header: bool,
+    /// Proxies that are believed what they say of the client; who is believed what is as with the add-on if there are none.
+    pub trusted_proxies: Vec<IpNet>,
     /// Whether calls of gRPC are told of errors as gRPC has it; as plain HTTP otherwise.
     pub grpc_status: bool,
     /// Whether each request is logged.
@@ -170,7 +179,7 @@ impl Level {
 impl Config {
     /// Settings from the command line and the environment.
     pub fn new(args: Args, env: &Env) -> Result<Self, EnvError> {
-        let Args { command: _, sources, workers, dataplane, required, cgroup, log: _, kube } = args;
+        let Args { command: _, sources, workers, dataplane, required, cgroup, trusted_proxies, log: _, kube } = args;
         let namespace = env.optional_string("KEDA_HTTP_WATCH_NAMESPACE")?;
         unused(env)?;
         // Not clap's own reading of the environment: its errors name the flag, and an empty value is one to it.
@@ -185,6 +194,10 @@ impl Config {
         let cgroup = match cgroup {
             Some(cgroup) => Some(cgroup),
             None => env.optional_string("ROUSE_CGROUP")?.map(PathBuf::from),
+        };
+        let trusted_proxies = match trusted_proxies {
+            none if none.is_empty() => env.list("ROUSE_TRUSTED_PROXIES", trust::EXPECTED, trust::network)?,
+            some => some,
         };
         let tls = tls::Settings::from_env(env)?;
         let tls_port = env.port("KEDA_HTTP_PROXY_TLS_PORT", 8443)?;
@@ -206,7 +219,7 @@ impl Config {
             dataplane: dataplane::Config { mode, required, cgroup },
             encrypted: tls.serving.is_some().then(|| any(tls_port)),
             tls,
-            proxying: ProxyConfig::new(env, workers)?,
+            proxying: ProxyConfig { trusted_proxies, ..ProxyConfig::new(env, workers)? },
             shutdown_delay: env.duration("KEDA_HTTP_SHUTDOWN_DELAY", Duration::from_secs(5))?,
             drain_timeout: Some(drain_timeout).filter(|timeout| !timeout.is_zero()),
         })
@@ -235,6 +248,7 @@ impl ProxyConfig {
             max_idle_per_endpoint: share(env.u64("KEDA_HTTP_MAX_IDLE_CONNS_PER_HOST", 200)?),
             max_idle_per_worker: share(env.u64("KEDA_HTTP_MAX_IDLE_CONNS", 1000)?),
             cold_start_header: env.bool("KEDA_HTTP_ENABLE_COLD_START_HEADER", true)?,
+            trusted_proxies: Vec::new(),
             grpc_status: env.bool("ROUSE_GRPC_STATUS", true)?,
             log_requests: env.bool("KEDA_HTTP_LOG_REQUESTS", false)?,
             max_held: usize::try_from(env.u64("ROUSE_MAX_HELD", MAX_HELD)?).unwrap_or(usize::MAX),

@@ -26,4 +26,5 @@ mod probe;
 mod proxy;
 mod rt;
 mod server;
+mod trust;
 mod worker;

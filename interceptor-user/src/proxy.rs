@@ -144,6 +144,7 @@ impl Exchange {
                 host: &host,
                 client: connection.peer_ip(),
                 encrypted: connection.is_encrypted(),
+                trust: connection.trust(),
                 hop: &hop,
                 upgradable: version == Version::HTTP_11 || extended.is_some(),
             },

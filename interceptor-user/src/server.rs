@@ -17,7 +17,7 @@ use self::{
     connection::{Connection, Serve},
     h1::Ended,
 };
-use crate::{net::Stream, worker::Worker};
+use crate::{net::Stream, trust::Trust, worker::Worker};
 
 /// Pause after an accept error that is not the client's: out of descriptors, mostly.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -37,7 +37,8 @@ pub(crate) async fn accept_loop(worker: Rc<Worker>, listener: TcpListener, tls: 
         match accepted {
             Ok((stream, peer)) => {
                 failing = false;
-                let connection = Rc::new(Connection::new(peer, tls.is_some()));
+                let trust = Trust::of(peer.ip(), &worker.shared.config.trusted_proxies);
+                let connection = Rc::new(Connection::new(peer, tls.is_some(), trust));
                 serve(Rc::clone(&worker), connection, stream_options(stream), tls.clone());
             }
             Err(error) if is_clients_fault(&error) => {}

@@ -141,6 +141,17 @@ impl Env {
         Ok(value.unwrap_or(default))
     }
 
+    /// Several things with commas between them, blanks around each left out; none if it is not set.
+    pub fn list<T>(
+        &self,
+        variable: &'static str,
+        expected: &str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Result<Vec<T>, EnvError> {
+        let all = self.parsed(variable, expected, |text| text.split(',').map(|one| parse(one.trim())).collect())?;
+        Ok(all.unwrap_or_default())
+    }
+
     fn parsed<T>(
         &self,
         variable: &'static str,
@@ -212,6 +223,16 @@ mod tests {
             assert_eq!(parse(text), Ok(false), "{text:?}");
         }
         for text in ["yes", "on", "tRUE", " true"] {
+            assert!(parse(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_list_is_read_whole_or_not_at_all() {
+        let parse = |text| env("L", text).list("L", "numbers", |one| one.parse::<u8>().ok());
+        assert_eq!(parse("1, 2,3"), Ok(vec![1, 2, 3]));
+        assert_eq!(parse(""), Ok(Vec::new()));
+        for text in ["1,,2", "1,", "1 2", "x"] {
             assert!(parse(text).is_err(), "{text:?}");
         }
     }

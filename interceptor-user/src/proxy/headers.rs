@@ -7,9 +7,12 @@ use bytes::Bytes;
 use http::Version;
 
 use super::target::Target;
-use crate::h1::{
-    encode::Sink,
-    fields::{Field, Fields, Known},
+use crate::{
+    h1::{
+        encode::Sink,
+        fields::{Field, Fields, Known},
+    },
+    trust::Trust,
 };
 
 /// What a message says of its own hop.
@@ -30,6 +33,8 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) client: &'a [u8],
     /// It speaks TLS.
     pub(crate) encrypted: bool,
+    /// Whether it is believed what it says of a client before it.
+    pub(crate) trust: Trust,
     pub(crate) hop: &'a Hop,
     /// Whether the next hop can be upgraded, too.
     pub(crate) upgradable: bool,
@@ -72,11 +77,20 @@ impl Hop {
 
 /// Writes the fields that a request goes on with, but for host and framing, which depend on the connection.
 pub(crate) fn request(fields: &Fields, outgoing: &Outgoing<'_>, sink: &mut impl Sink) {
-    let Outgoing { host, client, encrypted, hop, upgradable } = *outgoing;
+    let Outgoing { host, client, encrypted, trust, hop, upgradable } = *outgoing;
     let (mut chain, mut has_host, mut has_proto) = (Vec::new(), false, false);
+    let mut forwarded = Vec::new();
     for field in fields.iter().filter(|field| !hop.ends(fields, field)) {
         match field.known {
-            Known::ContentLength | Known::Forwarded | Known::Host => {}
+            Known::ContentLength | Known::Host => {}
+            Known::Forwarded => {
+                if trust == Trust::Given {
+                    forwarded.extend_from_slice(fields.value(field));
+                    forwarded.extend_from_slice(b", ");
+                }
+            }
+            Known::ForwardedFor | Known::ForwardedHost | Known::ForwardedProto | Known::Other
+                if trust == Trust::Refused && is_forwarded(fields.name(field)) => {}
             Known::ForwardedFor => {
                 chain.extend_from_slice(fields.value(field));
                 chain.extend_from_slice(b", ");
@@ -100,6 +114,10 @@ pub(crate) fn request(fields: &Fields, outgoing: &Outgoing<'_>, sink: &mut impl 
     }
     if !has_proto {
         sink.pair("x-forwarded-proto", if encrypted { b"https" } else { b"http" });
+    }
+    if !forwarded.is_empty() {
+        element(&mut forwarded, outgoing);
+        sink.pair("forwarded", &forwarded);
     }
     if fields.has(Known::Te) && accepts_trailers(fields) {
         sink.pair("te", b"trailers");
@@ -165,6 +183,24 @@ fn is_of_host(byte: u8) -> bool {
     ALLOWED[usize::from(byte)]
 }
 
+/// Whether a field tells of a client before the one that sent it: `X-Forwarded-` and anything.
+fn is_forwarded(name: &[u8]) -> bool {
+    const PREFIX: &[u8] = b"x-forwarded-";
+    name.get(..PREFIX.len()).is_some_and(|prefix| prefix.eq_ignore_ascii_case(PREFIX))
+}
+
+/// Puts what is known here behind what `Forwarded` says (RFC 7239 §4).
+fn element(forwarded: &mut Vec<u8>, outgoing: &Outgoing<'_>) {
+    let Outgoing { host, client, encrypted, .. } = *outgoing;
+    let parts: [&[u8]; 5] = if client.contains(&b':') {
+        [b"for=\"[", client, b"]\"", b";host=\"", host]
+    } else {
+        [b"for=", client, b"", b";host=\"", host]
+    };
+    forwarded.extend(parts.into_iter().flatten());
+    forwarded.extend_from_slice(if encrypted { b"\";proto=https" } else { b"\";proto=http" });
+}
+
 fn tokens(fields: &Fields, known: Known) -> impl Iterator<Item = &[u8]> {
     fields.all(known).flat_map(|list| list.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
 }
@@ -194,10 +230,14 @@ mod tests {
 
     /// What goes on of a request, without what is made for the upstream each time.
     fn sent(pairs: &[(&str, &str)]) -> HeaderMap {
+        sent_by(b"10.0.0.9", Trust::Unsaid, pairs)
+    }
+
+    /// The same from this client.
+    fn sent_by(client: &[u8], trust: Trust, pairs: &[(&str, &str)]) -> HeaderMap {
         let fields = fields(pairs);
         let hop = Hop::of(&fields);
-        let outgoing =
-            Outgoing { host: b"a.com:80", client: b"10.0.0.9", encrypted: false, hop: &hop, upgradable: true };
+        let outgoing = Outgoing { host: b"a.com:80", client, encrypted: false, trust, hop: &hop, upgradable: true };
         let (mut map, mut bytes) = (HeaderMap::new(), Vec::new());
         request(&fields, &outgoing, &mut map);
         request(&fields, &outgoing, &mut bytes);
@@ -250,6 +290,45 @@ mod tests {
             (&"keda.sh".parse().unwrap(), &"http".parse().unwrap())
         );
         assert_eq!(sent.len(), 3);
+    }
+
+    #[test]
+    fn a_trusted_proxy_is_believed_and_extended() {
+        let pairs = [
+            ("x-forwarded-for", "1.2.3.4"),
+            ("x-forwarded-host", "keda.sh"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-port", "443"),
+            ("forwarded", "for=1.2.3.4"),
+            ("forwarded", "for=_a;proto=https"),
+        ];
+        let sent = sent_by(b"10.0.0.9", Trust::Given, &pairs);
+        assert_eq!(sent["x-forwarded-for"], "1.2.3.4, 10.0.0.9");
+        assert_eq!(
+            (&sent["x-forwarded-host"], &sent["x-forwarded-port"]),
+            (&"keda.sh".parse().unwrap(), &"443".parse().unwrap())
+        );
+        assert_eq!(sent["forwarded"], "for=1.2.3.4, for=_a;proto=https, for=10.0.0.9;host=\"a.com:80\";proto=http");
+        let sent = sent_by(b"fd00::9", Trust::Given, &[("forwarded", "for=1.2.3.4")]);
+        assert_eq!(sent["forwarded"], "for=1.2.3.4, for=\"[fd00::9]\";host=\"a.com:80\";proto=http");
+        assert_eq!(sent_by(b"10.0.0.9", Trust::Given, &[]).get("forwarded"), None, "nobody asked for another field");
+    }
+
+    #[test]
+    fn nobody_else_is_believed_where_some_are_trusted() {
+        let pairs = [
+            ("x-forwarded-for", "1.2.3.4"),
+            ("X-Forwarded-Host", "keda.sh"),
+            ("x-forwarded-proto", "https"),
+            ("X-Forwarded-Port", "443"),
+            ("x-forwarded-prefix", "/admin"),
+            ("forwarded", "for=1.2.3.4"),
+            ("x-forwarder", "kept"),
+        ];
+        let forwarded =
+            [("x-forwarded-for", "10.0.0.9"), ("x-forwarded-host", "a.com:80"), ("x-forwarded-proto", "http")];
+        let expected: Vec<_> = [("x-forwarder", "kept")].into_iter().chain(forwarded).collect();
+        assert_eq!(sent_by(b"10.0.0.9", Trust::Refused, &pairs), map(&expected));
     }
 
     #[test]

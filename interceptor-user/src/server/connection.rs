@@ -11,7 +11,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::proxy::Timer;
+use crate::{proxy::Timer, trust::Trust};
 
 /// How long a request's head may take from its first byte; the add-on's value.
 pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_mins(1);
@@ -37,6 +37,7 @@ pub(crate) struct Connection {
     peer_ip: Box<[u8]>,
     /// The client speaks TLS.
     encrypted: bool,
+    trust: Trust,
     phase: Cell<Phase>,
     waker: RefCell<Option<Waker>>,
     requests: Cell<u32>,
@@ -63,12 +64,13 @@ pub(crate) struct Serve<'a, C> {
 // === impl Connection ===
 
 impl Connection {
-    pub(crate) fn new(peer: SocketAddr, encrypted: bool) -> Self {
+    pub(crate) fn new(peer: SocketAddr, encrypted: bool, trust: Trust) -> Self {
         let ip = peer.ip().to_canonical().to_string();
         Self {
             peer,
             peer_ip: ip.into_bytes().into(),
             encrypted,
+            trust,
             heard: Cell::new(false),
             phase: Cell::default(),
             waker: RefCell::default(),
@@ -90,6 +92,11 @@ impl Connection {
     /// Whether the client speaks TLS.
     pub(crate) fn is_encrypted(&self) -> bool {
         self.encrypted
+    }
+
+    /// Whether the client is believed what it says of a client before it.
+    pub(crate) fn trust(&self) -> Trust {
+        self.trust
     }
 
     pub(crate) fn phase(&self) -> Phase {
