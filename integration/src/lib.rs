@@ -13,10 +13,12 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 #![allow(clippy::missing_panics_doc, reason = "as above, everywhere")]
 
+pub mod agent;
 pub mod cgroup;
 pub mod cluster;
 pub mod h2;
 pub mod interceptor;
+pub mod net;
 pub mod peer;
 pub mod pod;
 pub mod process;

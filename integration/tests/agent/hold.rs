@@ -1,0 +1,305 @@
+//! Connections to Services without pods wait, and reach the first pod as if it had been there.
+
+use std::{
+    io::ErrorKind,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use integration::{
+    World,
+    agent::Agent,
+    eventually,
+    net::{Host, NODE, Net, Rule},
+    soon,
+};
+use serde_json::json;
+
+use crate::clients::{PORT, ask, connect, listen};
+
+const VIP: &str = "10.96.0.1";
+const VIP6: &str = "fd00:96::1";
+const FRONTEND: &str = "10.96.0.1:80";
+const FRONTEND6: &str = "[fd00:96::1]:80";
+const OTHER: &str = "10.96.0.2:80";
+
+/// A node with a client and a pod, whose rules refuse connections to the Service and to another.
+struct Bench {
+    net: Net,
+    client: Host,
+    pod: Host,
+    world: World,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self::with(json!({}))
+    }
+
+    fn with(more: serde_json::Value) -> Self {
+        let mut net = Net::new();
+        let (client, pod) = (net.pod(), net.pod());
+        let world = World::new();
+        world.direct("web", &[VIP, VIP6], more);
+        net.rules(&cold(), "");
+        Self { net, client, pod, world }
+    }
+
+    fn endpoints(&self, pods: &[&Host]) {
+        self.endpoints_of(pods, VIP.parse().unwrap());
+    }
+
+    fn endpoints_of(&self, pods: &[&Host], like: IpAddr) {
+        let addresses: Vec<_> = pods.iter().map(|pod| SocketAddr::new(pod.like(like), PORT)).collect();
+        self.world.endpoints("web", &addresses);
+    }
+}
+
+fn cold() -> Vec<Rule> {
+    let refused = |frontend: &str| Rule { frontend: frontend.parse().unwrap(), pods: Vec::new() };
+    [FRONTEND, FRONTEND6, OTHER, &format!("{NODE}:30080")].map(refused).to_vec()
+}
+
+#[tokio::test]
+#[ignore = "needs root: run by cargo xtask test"]
+async fn a_connection_waits_for_its_pod_and_reaches_it_with_its_own_address() {
+    for (frontend, vip) in [(FRONTEND, VIP), (FRONTEND6, VIP6)] {
+        let bench = Bench::new();
+        let agent = Agent::start(&bench.net, &bench.world).await;
+        agent.until("web", "cold").await;
+        let mut held = connect(&bench.client, frontend);
+        agent.until_held("web", 1).await;
+        assert!(held.try_recv().is_err(), "it waits");
+        let mut pod = listen(&bench.pod, "web-a").await;
+        let vip: IpAddr = vip.parse().unwrap();
+        bench.endpoints_of(&[&bench.pod], vip);
+        let answer = soon("the connection opens", held).await.unwrap().unwrap();
+        let seen = soon("the pod is connected to", pod.clients.recv()).await.unwrap();
+        assert_eq!(seen, answer.stream.local_addr().unwrap());
+        assert_eq!(seen.ip(), bench.client.like(vip));
+        assert_eq!(answer.line, format!("web-a to {seen}: hello"));
+        agent.until_held("web", 0).await;
+        assert_eq!(agent.metric("rouse_hold_connections_total{outcome=\"taken\"}").await, 1);
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs root: run by cargo xtask test"]
+async fn a_pod_that_is_ready_before_it_listens_refuses_nobody() {
+    let bench = Bench::new();
+    let agent = Agent::start(&bench.net, &bench.world).await;
+    agent.until("web", "cold").await;
+    let clients: Vec<_> = (0..20).map(|_| connect(&bench.client, FRONTEND)).collect();
+    agent.until_held("web", 20).await;
+    bench.endpoints(&[&bench.pod]);
+    eventually("the pod has refused", async || {
+        // The kernel's counters are read every few seconds, tries are counted as they are made.
+        (agent.metric("rouse_hold_tries_total").await > 30).then_some(())
+    })
+    .await;
+    let pod = listen(&bench.pod, "web-a").await;
+    for client in clients {
+        let answer = soon("the connection opens", client).await.unwrap().unwrap();
+        assert!(answer.line.starts_with("web-a to "), "{}", answer.line);
+    }
+    drop(pod);
+}
+
+#[tokio::test]
+#[ignore = "needs root: run by cargo xtask test"]
+async fn many_connections_of_several_clients_are_spread_over_the_pods() {
+    let mut bench = Bench::new();
+    let (other, second) = (bench.net.pod(), bench.net.pod());
+    let agent = Agent::start(&bench.net, &bench.world).await;
+    agent.until("web", "cold").await;
+    let clients: Vec<_> =
+        (0..200).map(|n| connect(if n % 2 == 0 { &bench.client } else { &other }, FRONTEND)).collect();
+    agent.until_held("web", 200).await;
+    let pods = [listen(&bench.pod, "web-a").await, listen(&second, "web-b").await];
+    bench.endpoints(&[&bench.pod, &second]);
+    let mut at_first = 0;
+    for client in clients {
+        let answer = soon("the connection opens", client).await.unwrap().unwrap();
+        at_first += usize::from(answer.line.starts_with("web-a to "));
+    }
+    assert!((60..=140).contains(&at_first), "{at_first} of 200 at one of two pods");
+    drop(pods);
+}
+
+#[tokio::test]
+#[ignore = "needs root: run by cargo xtask test"]
+async fn a_connection_that_has_waited_as_long_as_the_route_allows_is_refused() {
+    let bench = Bench::with(json!({ "timeouts": { "readiness": "300ms" } }));
+    let agent = Agent::start(&bench.net, &bench.world).await;
+    agent.until("web", "cold").await;
+    let error = soon("the wait ends", connect(&bench.client, FRONTEND)).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+    assert_eq!(agent.metric("rouse_hold_connections_total{outcome=\"expired\"}").await, 1);
+    agent.until_held("web", 0).await;
+}
+
+#[tokio::test]
+#[ignore = "needs root: run by cargo xtask test"]
+async fn a_service_of_somebody_else_is_left_to_the_nodes_own_rules() {
+    let bench = Bench::new();
+    let agent = Agent::start(&bench.net, &bench.world).await;
+    agent.until("web", "cold").await;
+    let pod = listen(&bench.pod, "other").await;
+    let to = SocketAddr::new(bench.pod.addresses[0], PORT);
+    bench.net.rules(&[Rule { frontend: OTHER.parse().unwrap(), pods: vec![to] }], "");
+    for _ in 0..10 {
+        let answer = soon("the rules lead there", connect(&bench.client, OTHER)).await.unwrap().unwrap();
+        assert!(answer.line.starts_with("other to "));
+    }
+    assert_eq!(agent.metric("rouse_hold_wait_seconds_count").await, 0);
+    assert_eq!(agent.metric("rouse_hold_tries_total").await, 0);
+    drop(pod);
+}
+
+#[tokio::test]
+#[ignore = "needs root: run by cargo xtask test"]
+async fn a_service_that_has_settled_is_the_nodes_own_and_cold_again_without_pods() {
+    let bench = Bench::new();
+    let pod = listen(&bench.pod, "web-a").await;
+    bench.endpoints(&[&bench.pod]);
+    let agent = Agent::start(&bench.net, &bench.world).await;
+    agent.until("web", "warm").await;
+    let to = SocketAddr::new(bench.pod.addresses[0], PORT);
+    bench.net.rules(&[Rule { frontend: FRONTEND.parse().unwrap(), pods: vec![to] }], "");
+    let answer = soon("the rules lead there", connect(&bench.client, FRONTEND)).await.unwrap().unwrap();
+    assert!(answer.line.starts_with("web-a to "));
+    assert_eq!(agent.metric("rouse_hold_tries_total").await, 0);
+    bench.net.rules(&cold(), "");
+    bench.endpoints(&[]);
+    agent.until("web", "cold").await;
+    let held = connect(&bench.client, FRONTEND);
+    agent.until_held("web", 1).await;
+    bench.endpoints(&[&bench.pod]);
+    soon("the connection opens", held).await.unwrap().unwrap();
+    drop(pod);
+}
+
+#[tokio::test]
+#[ignore = "needs root: run by cargo xtask test"]
+async fn a_connection_outlives_the_agent_and_the_rules_that_come_later() {
+    let bench = Bench::new();
+    let mut agent = Agent::start(&bench.net, &bench.world).await;
+    agent.until("web", "cold").await;
+    let held = connect(&bench.client, FRONTEND);
+    agent.until_held("web", 1).await;
+    let pod = listen(&bench.pod, "web-a").await;
+    bench.endpoints(&[&bench.pod]);
+    let answer = soon("the connection opens", held).await.unwrap().unwrap();
+    let to = SocketAddr::new(bench.pod.addresses[0], PORT);
+    bench.net.rules(&[Rule { frontend: FRONTEND.parse().unwrap(), pods: vec![to] }], "");
+    let stream = answer.stream;
+    let (stream, line) = bench.client.run(move || ask(&stream).map(|line| (stream, line))).await.unwrap();
+    assert!(line.ends_with("hello"));
+    agent.kill().await;
+    let line = bench.client.run(move || ask(&stream)).await.unwrap();
+    assert!(line.ends_with("hello"));
+    let answer = soon("the rules lead there", connect(&bench.client, FRONTEND)).await.unwrap().unwrap();
+    assert!(answer.line.starts_with("web-a to "));
+    drop(pod);
+}
+
+#[tokio::test]
+#[ignore = "needs root: run by cargo xtask test"]
+async fn a_pod_reaches_its_own_service() {
+    let bench = Bench::new();
+    let agent = Agent::start(&bench.net, &bench.world).await;
+    agent.until("web", "cold").await;
+    let held = connect(&bench.pod, FRONTEND);
+    agent.until_held("web", 1).await;
+    let pod = listen(&bench.pod, "web-a").await;
+    bench.endpoints(&[&bench.pod]);
+    let answer = soon("the connection opens", held).await.unwrap().unwrap();
+    assert!(answer.line.starts_with("web-a to 10.244.1.1:"), "by the node's address: {}", answer.line);
+    drop(pod);
+}
+
+#[tokio::test]
+#[ignore = "needs root: run by cargo xtask test"]
+async fn rules_of_the_node_judge_what_was_held() {
+    let mut bench = Bench::new();
+    let banned = bench.net.pod();
+    bench.net.rules(&cold(), &format!("ct state new ip saddr {} drop;", banned.addresses[0]));
+    let agent = Agent::start(&bench.net, &bench.world).await;
+    agent.until("web", "cold").await;
+    let (allowed, mut refused) = (connect(&bench.client, FRONTEND), connect(&banned, FRONTEND));
+    agent.until_held("web", 2).await;
+    let mut pod = listen(&bench.pod, "web-a").await;
+    bench.endpoints(&[&bench.pod]);
+    soon("the other connection opens", allowed).await.unwrap().unwrap();
+    eventually("the banned one was tried, and tried again", async || {
+        (agent.metric("rouse_hold_tries_total").await >= 3).then_some(())
+    })
+    .await;
+    assert!(refused.try_recv().is_err(), "it still waits");
+    let first = pod.clients.recv().await.unwrap();
+    assert_eq!(first.ip(), bench.client.addresses[0]);
+    assert!(pod.clients.try_recv().is_err(), "nobody else has got through");
+}
+
+#[tokio::test]
+#[ignore = "needs root: run by cargo xtask test"]
+async fn a_node_port_is_held_for_clients_from_outside() {
+    let mut bench = Bench::new();
+    let outside = bench.net.outside();
+    let agent = Agent::start(&bench.net, &bench.world).await;
+    agent.until("web", "cold").await;
+    let held = connect(&outside, &format!("{NODE}:30080"));
+    agent.until_held("web", 1).await;
+    let pod = listen(&bench.pod, "web-a").await;
+    bench.endpoints(&[&bench.pod]);
+    let answer = soon("the connection opens", held).await.unwrap().unwrap();
+    assert!(answer.line.starts_with("web-a to 192.0.2.9:"), "{}", answer.line);
+    drop(pod);
+}
+
+#[tokio::test]
+#[ignore = "needs root: run by cargo xtask test"]
+async fn a_pod_that_comes_later_is_a_client_like_the_others() {
+    let mut bench = Bench::new();
+    let agent = Agent::start(&bench.net, &bench.world).await;
+    agent.until("web", "cold").await;
+    let late = bench.net.pod();
+    let devices = async || agent.state().await["hold"]["devices"].as_array().unwrap().len();
+    eventually("its device has the programs", async || (devices().await == 3).then_some(())).await;
+    let held = connect(&late, FRONTEND);
+    agent.until_held("web", 1).await;
+    let pod = listen(&bench.pod, "web-a").await;
+    bench.endpoints(&[&bench.pod]);
+    soon("the connection opens", held).await.unwrap().unwrap();
+    drop(pod);
+}
+
+#[tokio::test]
+#[ignore = "needs root: run by cargo xtask test"]
+async fn two_capabilities_are_enough() {
+    let bench = Bench::new();
+    let few = ["setpriv", "--bounding-set=-all,+bpf,+net_admin", "--inh-caps=-all"];
+    let agent = Agent::start_by(&bench.net, &bench.world, &few).await;
+    agent.until("web", "cold").await;
+    let held = connect(&bench.client, FRONTEND);
+    agent.until_held("web", 1).await;
+    let pod = listen(&bench.pod, "web-a").await;
+    bench.endpoints(&[&bench.pod]);
+    soon("the connection opens", held).await.unwrap().unwrap();
+    drop(pod);
+}
+
+#[tokio::test]
+#[ignore = "needs root: run by cargo xtask test"]
+async fn a_connection_opens_soon_after_its_pod_listens() {
+    let bench = Bench::new();
+    let agent = Agent::start(&bench.net, &bench.world).await;
+    agent.until("web", "cold").await;
+    let held = connect(&bench.client, FRONTEND);
+    agent.until_held("web", 1).await;
+    bench.endpoints(&[&bench.pod]);
+    let pod = listen(&bench.pod, "web-a").await;
+    let answer = soon("the connection opens", held).await.unwrap().unwrap();
+    let wait = answer.connected.saturating_duration_since(pod.since);
+    assert!(wait < Duration::from_millis(900), "{wait:?}: not by the client's own repetition");
+}

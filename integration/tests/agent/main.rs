@@ -1,0 +1,7 @@
+//! The agent's node as its clients and pods see it: namespaces for each of them, and rules as kube-proxy writes them.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![cfg(ebpf_object)]
+
+mod clients;
+mod hold;
