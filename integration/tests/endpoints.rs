@@ -149,7 +149,7 @@ async fn requests_are_logged_in_the_original_s_way_when_that_is_asked_for() {
         interceptor.log().lines().find(|line| line.contains("me/1")).map(str::to_owned)
     })
     .await;
-    for part in ["127.0.0.1:", "200", "5", "there"] {
+    for part in ["127.0.0.1:", "\"path\":\"/a b\"", "\"status\":200", "\"bytes\":5", "\"referer\":\"there\""] {
         assert!(line.contains(part), "{part} is not in {line}");
     }
     assert!(!line.contains("secret"), "a query may hold secrets: {line}");

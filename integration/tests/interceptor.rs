@@ -28,6 +28,7 @@ mod routing;
 mod scaler;
 mod smuggling;
 mod streaming;
+mod telemetry;
 mod tls;
 mod upgrade;
 

@@ -22,6 +22,7 @@ use runtime::{
     watch::WatchMetrics,
 };
 use socket2::{Domain, Protocol, Socket, Type};
+use telemetry::{Exporter, Telemetry, Traces};
 use tokio::{net::TcpListener, sync::oneshot};
 use tokio_rustls::TlsAcceptor;
 
@@ -43,6 +44,13 @@ use crate::{
 
 /// Connections that the kernel keeps for a worker that has not accepted them yet.
 const BACKLOG: i32 = 4096;
+
+/// Who tells metrics and traces: the add-on's names.
+const SERVICE: telemetry::Service = telemetry::Service {
+    name: "keda-http-interceptor",
+    version: env!("CARGO_PKG_VERSION"),
+    scope: "keda-interceptor-proxy",
+};
 
 /// How long background tasks may take to end after the last request.
 const JOIN_GRACE: Duration = Duration::from_secs(1);
@@ -80,6 +88,7 @@ struct Control {
     prober: Prober,
     publisher: Publisher,
     kernel: Kernel,
+    telemetry: Telemetry,
 }
 
 /// Why an interceptor could not start, or stopped by itself.
@@ -99,6 +108,9 @@ pub enum AppError {
     /// Certificates, keys or their settings can't be used.
     #[error("cannot set up TLS as the variables KEDA_HTTP_PROXY_TLS_… and KEDA_HTTP_TLS_… say")]
     Tls(#[source] TlsError),
+    /// The collector of metrics and traces can't be spoken to.
+    #[error("cannot set up OpenTelemetry as the variables OTEL_… say")]
+    Telemetry(#[source] telemetry::CollectorError),
     /// The level of the data plane that was required is not to be had.
     #[error("data plane level is required, and not to be had")]
     Dataplane(#[source] dataplane::OpenError),
@@ -125,11 +137,14 @@ pub async fn build(config: Config) -> Result<Bound, AppError> {
     let index = Index::new(config.workers.get(), Arc::clone(&edges) as _);
     let (writer, reader) = snapshot::channel(index.snapshot());
     let kernel = Kernel::open(config.dataplane.clone(), reader.clone()).map_err(AppError::Dataplane)?;
-    let mut registry = runtime::metrics::Metrics::new("keda-http-interceptor", env!("CARGO_PKG_VERSION"));
+    let mut registry = runtime::metrics::Metrics::new(SERVICE.name, SERVICE.version);
     let metrics = Arc::new(Metrics::register(registry.registry()));
     let probe_metrics = ProbeMetrics::register(registry.registry());
     let (prober, probing, verdicts) = probe::channel(reader.clone(), probe_metrics);
-    let shared = Arc::new(Shared::new(config.proxying.clone(), upstreams, metrics, probing));
+    let traces = config.telemetry.traces.map(|protocol| Traces::new(protocol, SERVICE));
+    let traces = traces.transpose().map_err(AppError::Telemetry)?;
+    let shared = Shared::new(config.proxying.clone(), upstreams, metrics, probing, traces.as_ref().map(Traces::tracer));
+    let shared = Arc::new(shared);
     let watch_metrics = WatchMetrics::register(registry.registry());
     let sources = (config.sources.clone(), watch_metrics);
     let discover = Discover::new(sources, verdicts, index, writer, &ready, registry.registry());
@@ -144,13 +159,15 @@ pub async fn build(config: Config) -> Result<Bound, AppError> {
     state.clone().register(registry.registry());
     let publisher = Publisher::new(edges, reader.clone(), kernel.clone(), shared.cold_starts.signals());
     let exposition = registry.into_exposition();
+    let exporter = config.telemetry.metrics.clone().map(|config| Exporter::new(config, &exposition, SERVICE));
+    let telemetry = Telemetry { metrics: exporter.transpose().map_err(AppError::Telemetry)?, traces };
     let admin = bind_admin(&config, &ready, &exposition, state, &publisher).await?;
     let metrics = match config.metrics {
         Some(addr) => Some(bind("metrics", admin::Server::new().metrics(&exposition), addr).await?),
         None => None,
     };
     let (drain, watch) = drain::channel();
-    let control = Control { ready, reader, shared, discover, prober, publisher, kernel };
+    let control = Control { ready, reader, shared, discover, prober, publisher, kernel, telemetry };
     Ok(Bound { config, listeners, proxy, encrypted, tls, certificates: files, admin, metrics, control, drain, watch })
 }
 
@@ -220,7 +237,7 @@ impl Bound {
             why = control.kernel.reason(),
             "interceptor starts"
         );
-        let Control { ready, reader, shared, discover, prober, publisher, kernel } = control;
+        let Control { ready, reader, shared, discover, prober, publisher, kernel, telemetry } = control;
         let tls = tls.map(TlsAcceptor::from);
         let workers = start_workers(listeners, tls.as_ref(), &shared, &reader, &watch)?;
         drop(watch);
@@ -233,6 +250,9 @@ impl Bound {
         tasks.spawn("probe", prober.run());
         tasks.spawn("counts", publisher.run());
         tasks.spawn("kernel", kernel.run());
+        if let Some(metrics) = telemetry.metrics.clone() {
+            tasks.spawn("metrics to the collector", metrics.run());
+        }
         if let Some(certificates) = certificates {
             tasks.spawn("certificates", certificates.run(Arc::clone(&shared.metrics)));
         }
@@ -250,6 +270,7 @@ impl Bound {
         tracing::info!(timeout = ?config.drain_timeout, "listeners close, requests in flight may finish");
         let outcome = drain.finish(config.drain_timeout).await;
         join(workers).await;
+        telemetry.finish().await;
         tracing::info!(?outcome, "interceptor ends");
         drop(tasks.join(JOIN_GRACE));
         ended.map_or(Ok(outcome), |ended| Err(ended.into()))

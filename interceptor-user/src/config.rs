@@ -11,7 +11,7 @@ use api::names::{RESPONSE_BODY_LABEL, SERVICE_NAME_LABEL};
 use clap::Parser;
 use ipnet::IpNet;
 use runtime::{
-    args::{KubeArgs, LogArgs},
+    args::{Encoder, KubeArgs, LogArgs},
     descriptors,
     env::{Env, EnvError},
     log,
@@ -43,6 +43,9 @@ const OTHER_DESCRIPTORS: u64 = 600;
         KEDA_HTTP_CONNECT_TIMEOUT (500ms) KEDA_HTTP_SHUTDOWN_DELAY (5s)     KEDA_HTTP_DRAIN_TIMEOUT (30s)\n  \
         KEDA_HTTP_COLD_START_MAX_PENDING_REQUESTS (0: no limit per route)   ROUSE_MAX_HELD (10000)\n  \
         KEDA_HTTP_MAX_IDLE_CONNS (1000)   KEDA_HTTP_MAX_IDLE_CONNS_PER_HOST (200)  ROUSE_MAX_CONNECTIONS (9000)\n  \
+        KEDA_HTTP_LOG_REQUESTS (false)    KEDA_HTTP_ENABLE_COLD_START_HEADER (true)\n  \
+        OTEL_EXPORTER_OTLP_METRICS_ENABLED (false)        OTEL_EXPORTER_OTLP_TRACES_ENABLED (false)\n  \
+        OTEL_EXPORTER_OTLP_TRACES_PROTOCOL (console; http/protobuf or grpc), and OpenTelemetry's own OTEL_… variables\n  \
         ROUSE_GRPC_STATUS (true: calls of gRPC are told of errors as gRPC has it; false: as plain HTTP)\n  \
         KEDA_HTTP_PROXY_TLS_ENABLED (false), _PORT (8443), _CERT_PATH, _KEY_PATH, _CERT_STORE_PATHS   KEDA_HTTP_TLS_CA_DIRS"
 )]
@@ -108,6 +111,17 @@ pub enum Level {
     Own,
 }
 
+/// How requests are logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccessLog {
+    /// They are not.
+    Off,
+    /// A line each, in the form of Apache's combined log, as the add-on writes it.
+    Lines,
+    /// An event each, with a field for each part.
+    Fields,
+}
+
 /// Everything that `app::build` needs.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -129,6 +143,8 @@ pub struct Config {
     pub encrypted: Option<SocketAddr>,
     /// Certificates, and whom to believe.
     pub tls: tls::Settings,
+    /// What is told to an OpenTelemetry collector.
+    pub telemetry: telemetry::Config,
     /// What the request path needs.
     pub proxying: ProxyConfig,
     /// Between the signal and closed listeners, so that load balancers learn of it.
@@ -158,8 +174,8 @@ pub struct ProxyConfig {
     pub trusted_proxies: Vec<IpNet>,
     /// Whether calls of gRPC are told of errors as gRPC has it; as plain HTTP otherwise.
     pub grpc_status: bool,
-    /// Whether each request is logged.
-    pub log_requests: bool,
+    /// How each request is logged.
+    pub access_log: AccessLog,
     /// Requests held at once by the process.
     pub max_held: usize,
     /// Requests held at once for one route.
@@ -179,7 +195,7 @@ impl Level {
 impl Config {
     /// Settings from the command line and the environment.
     pub fn new(args: Args, env: &Env) -> Result<Self, EnvError> {
-        let Args { command: _, sources, workers, dataplane, required, cgroup, trusted_proxies, log: _, kube } = args;
+        let Args { command: _, sources, workers, dataplane, required, cgroup, trusted_proxies, log, kube } = args;
         let namespace = env.optional_string("KEDA_HTTP_WATCH_NAMESPACE")?;
         unused(env)?;
         // Not clap's own reading of the environment: its errors name the flag, and an empty value is one to it.
@@ -219,7 +235,12 @@ impl Config {
             dataplane: dataplane::Config { mode, required, cgroup },
             encrypted: tls.serving.is_some().then(|| any(tls_port)),
             tls,
-            proxying: ProxyConfig { trusted_proxies, ..ProxyConfig::new(env, workers)? },
+            telemetry: telemetry::Config::from_env(env)?,
+            proxying: ProxyConfig {
+                trusted_proxies,
+                access_log: access_log(env, &log)?,
+                ..ProxyConfig::new(env, workers)?
+            },
             shutdown_delay: env.duration("KEDA_HTTP_SHUTDOWN_DELAY", Duration::from_secs(5))?,
             drain_timeout: Some(drain_timeout).filter(|timeout| !timeout.is_zero()),
         })
@@ -250,7 +271,7 @@ impl ProxyConfig {
             cold_start_header: env.bool("KEDA_HTTP_ENABLE_COLD_START_HEADER", true)?,
             trusted_proxies: Vec::new(),
             grpc_status: env.bool("ROUSE_GRPC_STATUS", true)?,
-            log_requests: env.bool("KEDA_HTTP_LOG_REQUESTS", false)?,
+            access_log: AccessLog::Off,
             max_held: usize::try_from(env.u64("ROUSE_MAX_HELD", MAX_HELD)?).unwrap_or(usize::MAX),
             max_held_per_route: NonZeroU64::new(env.u64("KEDA_HTTP_COLD_START_MAX_PENDING_REQUESTS", 0)?),
             max_connections_per_worker: share(env.u64("ROUSE_MAX_CONNECTIONS", room)?).max(1),
@@ -266,6 +287,15 @@ pub(crate) fn cluster(kube: KubeArgs, namespace: Option<&str>) -> Cluster {
     let bodies = all(Kind::ConfigMap).labelled(format!("{RESPONSE_BODY_LABEL}=true"));
     let watches = vec![all(Kind::InterceptorRoute), all(Kind::HttpScaledObject), all(Kind::Service), slices, bodies];
     Cluster { kubeconfig: kube.kubeconfig, watches }
+}
+
+/// Lines for people, fields where the log is JSON.
+fn access_log(env: &Env, log: &LogArgs) -> Result<AccessLog, EnvError> {
+    Ok(match log.zap_encoder.unwrap_or_default() {
+        _ if !env.bool("KEDA_HTTP_LOG_REQUESTS", false)? => AccessLog::Off,
+        Encoder::Console => AccessLog::Lines,
+        Encoder::Json => AccessLog::Fields,
+    })
 }
 
 /// Variables of the original that change nothing here; a value that the original would refuse is refused all the same.

@@ -329,7 +329,7 @@ impl ColdEnd {
 // === impl MethodLabel ===
 
 impl MethodLabel {
-    fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Connect => "CONNECT",
             Self::Delete => "DELETE",

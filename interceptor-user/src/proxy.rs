@@ -10,6 +10,7 @@ use interceptor_core::{
 };
 use tokio::time::Instant;
 
+mod access;
 mod balance;
 pub(crate) mod body;
 mod deadline;
@@ -28,8 +29,21 @@ pub(crate) mod message;
 mod pool;
 mod respond;
 pub(crate) mod target;
+mod trace;
 pub(crate) mod upgrade;
 
+use self::{
+    access::Line,
+    body::{RequestBody, ResponseBody, Sending},
+    fixed::{Asked, Static},
+    forward::{Answer, Deadlines, Outbound, Sent},
+    headers::{Hop, Outgoing},
+    hold::{Acquired, Limits, Manner},
+    inflight::{InFlight, Told},
+    pool::Lease,
+    trace::Trace,
+    upgrade::Tunnel,
+};
 pub(crate) use self::{
     balance::Balancer,
     deadline::Timer,
@@ -38,16 +52,6 @@ pub(crate) use self::{
     hold::ColdWait,
     message::{Ask, Reply},
     respond::{Verdict, verdict},
-};
-use self::{
-    body::{RequestBody, ResponseBody, Sending},
-    fixed::{Asked, Static},
-    forward::{Answer, Deadlines, Outbound, Sent},
-    headers::{Hop, Outgoing},
-    hold::{Acquired, Limits, Manner},
-    inflight::{InFlight, Line},
-    pool::Lease,
-    upgrade::Tunnel,
 };
 use crate::{
     h1::{
@@ -72,8 +76,10 @@ const READINESS_WITH_FALLBACK: Duration = Duration::from_secs(30);
 ///
 /// Dropping the future, as the servers do when the client leaves, ends the request everywhere.
 pub(crate) async fn handle(worker: Rc<Worker>, connection: Rc<Connection>, ask: Ask) -> Reply {
-    let line = worker.shared.config.log_requests.then(|| line(&ask));
-    let mut in_flight = InFlight::new(Rc::clone(&worker), Rc::clone(&connection), &ask.method, line);
+    let line = Line::of(&ask, worker.shared.config.access_log);
+    let trace = worker.shared.tracer.as_ref().map(|tracer| Trace::begin(tracer, &ask, &connection));
+    let told = Told { line, trace };
+    let mut in_flight = InFlight::new(Rc::clone(&worker), Rc::clone(&connection), &ask.method, told);
     let mut exchange = Exchange { worker, connection, route: None, cold: None };
     let mut ask = ask;
     let mut reply = match exchange.run(&mut ask, &mut in_flight).await {
@@ -88,6 +94,9 @@ pub(crate) async fn handle(worker: Rc<Worker>, connection: Rc<Connection>, ask: 
     };
     if exchange.worker.shared.config.cold_start_header && in_flight.is_counted() {
         reply.cold = exchange.cold;
+    }
+    if let Some(trace) = in_flight.trace() {
+        trace.set_cold(reply.cold);
     }
     match &mut reply.tunnel {
         Some(tunnel) => tunnel.in_flight = Some(in_flight),
@@ -124,7 +133,12 @@ impl Exchange {
             return Ok(respond::options_asterisk());
         }
         let host = headers::host(fields, target, version).ok_or(ProxyError::BadHost)?;
-        let route = self.worker.route(&host, target.path(), &Lazy::new(fields)).ok_or(ProxyError::NoRoute)?;
+        let since = in_flight.trace().map(|_| Instant::now());
+        let route = self.worker.route(&host, target.path(), &Lazy::new(fields));
+        if let (Some(trace), Some(since)) = (in_flight.trace(), since) {
+            trace.routed(since, route.as_ref().map(|route| &route.entry.route.key));
+        }
+        let route = route.ok_or(ProxyError::NoRoute)?;
         self.route = Some(Rc::clone(&route));
         in_flight.set_route(&route);
         if self.worker.lacks_target(&route) {
@@ -147,6 +161,7 @@ impl Exchange {
                 trust: connection.trust(),
                 hop: &hop,
                 upgradable: version == Version::HTTP_11 || extended.is_some(),
+                trace: None,
             },
             extended: extended.as_deref(),
             interim: interim.as_ref(),
@@ -208,19 +223,39 @@ impl Exchange {
         let mut now = arrived;
         for _ in 0..MAX_TRIES {
             let upgraded = outbound.outgoing.upgradable && outbound.outgoing.hop.upgrade.is_some();
-            let acquired = self.acquire(route, (&body, in_flight), due, (upgraded, now)).await?;
+            let acquired = self.acquire(route, (&body, in_flight), due, (upgraded, now)).await;
+            if let Some(trace) = in_flight.trace() {
+                match &acquired {
+                    Ok(acquired) => trace.acquired(now, acquired),
+                    Err(_error) => trace.gave_up(now),
+                }
+            }
+            let acquired = acquired?;
             let Acquired { mut lease, at, backend: _, cold } = acquired;
             let addr = lease.addr();
-            let sent = forward::send(&mut lease, outbound, &mut body, deadlines.from(at), &mut timer.timer).await?;
+            let parent = in_flight.trace().map(|trace| trace.attempt(outbound.method, addr));
+            let traced = parent.as_ref().map(|parent| outbound.traced(parent));
+            let outbound = traced.as_ref().unwrap_or(outbound);
+            let sent = forward::send(&mut lease, outbound, &mut body, deadlines.from(at), &mut timer.timer).await;
+            if let (Some(trace), Err(error)) = (in_flight.trace(), &sent) {
+                trace.failed(error.to_string());
+            }
+            let sent = sent?;
             let status = match &sent {
                 Sent::Http1(head) => head.status,
                 Sent::Http2(answer) => answer.response.status(),
                 Sent::Unsent | Sent::Repeat => {
                     tracing::debug!(endpoint = %addr, "connection was closed before the request was sent or answered");
+                    if let Some(trace) = in_flight.trace() {
+                        trace.failed("the connection was closed");
+                    }
                     now = Instant::now();
                     continue;
                 }
             };
+            if let Some(trace) = in_flight.trace() {
+                trace.answered(status);
+            }
             if let Some(cold) = cold {
                 self.record_cold_start(route, cold, arrived, status);
             }
@@ -319,16 +354,4 @@ fn switch(head: ResponseHead, lease: Lease, outbound: &Outbound<'_>, due: Due) -
     let protocol: Bytes = granted.clone();
     reply.tunnel = Some(Box::new(Tunnel { protocol, lease, in_flight: None, deadline: due.request }));
     Ok(reply)
-}
-
-fn line(ask: &Ask) -> Box<Line> {
-    let path = ask.target.as_ref().map(|target| String::from_utf8_lossy(target.path()).into_owned());
-    let field = |name| ask.fields.find(name).and_then(|value| http::HeaderValue::from_bytes(value).ok());
-    Box::new(Line {
-        method: ask.method.clone(),
-        path: path.unwrap_or_default(),
-        version: ask.version,
-        referer: field("referer"),
-        user_agent: field("user-agent"),
-    })
 }

@@ -21,6 +21,7 @@ use interceptor_core::{
     route::{Backend, Headers, PortRef, Timeouts},
     upstream::Resolution,
 };
+use opentelemetry_sdk::trace::SdkTracer;
 use runtime::{
     drain::{self, Phase},
     snapshot::{Cached, Reader, Subscription},
@@ -54,6 +55,8 @@ pub(crate) struct Shared {
     pub(crate) held: AtomicUsize,
     pub(crate) gates: Arc<Gates>,
     pub(crate) tls: Upstreams,
+    /// Makes spans, if any are wanted.
+    pub(crate) tracer: Option<SdkTracer>,
 }
 
 /// A place in the hold queue; given up when dropped.
@@ -119,7 +122,13 @@ pub(crate) struct Registered {
 // === impl Shared ===
 
 impl Shared {
-    pub(crate) fn new(config: ProxyConfig, tls: Upstreams, metrics: Arc<Metrics>, probing: probe::Handle) -> Self {
+    pub(crate) fn new(
+        config: ProxyConfig,
+        tls: Upstreams,
+        metrics: Arc<Metrics>,
+        probing: probe::Handle,
+        tracer: Option<SdkTracer>,
+    ) -> Self {
         Self {
             config,
             metrics,
@@ -128,6 +137,7 @@ impl Shared {
             held: AtomicUsize::new(0),
             gates: Arc::default(),
             tls,
+            tracer,
         }
     }
 

@@ -74,6 +74,11 @@ impl Exposition {
         response
     }
 
+    /// Everything, in OpenMetrics 1.0.
+    pub fn open_metrics(&self) -> String {
+        self.encode(Format::OpenMetrics)
+    }
+
     /// Counts connections that ports for operators refused.
     pub(crate) fn refused(&self) -> Counter {
         self.refused.clone()

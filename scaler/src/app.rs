@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, io, net::SocketAddr, sync::Arc, time::Duration};
 
+use futures_util::Stream;
 use interceptor_core::window::Unit;
 use proto::externalscaler::external_scaler_server::{self, ExternalScalerServer};
 use runtime::{
@@ -11,6 +12,7 @@ use runtime::{
     task::{Ended, Group},
     watch::{Sources, WatchMetrics},
 };
+use telemetry::{Exporter, Telemetry, Traces, grpc::Spans};
 use thiserror::Error;
 use tokio::{
     net::TcpListener,
@@ -23,9 +25,16 @@ use crate::{
     board, collect,
     discover::{self, Admin, Change},
     health,
-    incoming::{MAX_CONNECTIONS, Refused, incoming},
+    incoming::{Connection, MAX_CONNECTIONS, Refused, incoming},
     metrics,
     service::{self, MAX_STREAMS, Service, Streams},
+};
+
+/// Who tells metrics and traces: the add-on's names.
+const SERVICE: telemetry::Service = telemetry::Service {
+    name: "keda-http-external-scaler",
+    version: env!("CARGO_PKG_VERSION"),
+    scope: "keda-external-scaler",
 };
 
 /// How long open calls may take after the order to end.
@@ -63,6 +72,8 @@ pub struct Config {
     pub unit: Unit,
     /// How this scaler names itself to interceptors.
     pub name: String,
+    /// What is told to an OpenTelemetry collector.
+    pub telemetry: telemetry::Config,
 }
 
 /// A scaler with its ports, that serves nobody yet.
@@ -79,15 +90,25 @@ pub struct Bound {
     watch_metrics: WatchMetrics,
     refused: Arc<Refused>,
     metrics: Option<admin::Bound>,
+    telemetry: Telemetry,
 }
 
-/// A port can't be had.
+/// Why a scaler could not start.
 #[derive(Debug, Error)]
-#[error("{variable}: cannot listen on {addr}")]
-pub struct BindError {
-    variable: &'static str,
-    addr: SocketAddr,
-    source: io::Error,
+pub enum BuildError {
+    /// A port can't be had.
+    #[error("{variable}: cannot listen on {addr}")]
+    Bind {
+        /// Which says what port.
+        variable: &'static str,
+        /// The port.
+        addr: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The collector of metrics and traces can't be spoken to.
+    #[error("cannot set up OpenTelemetry as the variables OTEL_… say")]
+    Telemetry(#[from] telemetry::CollectorError),
 }
 
 /// The scaler ended without being asked to.
@@ -99,26 +120,43 @@ pub enum RunError {
 }
 
 /// Binds all ports and starts nothing. Must be called within a runtime.
-pub async fn build(config: Config) -> Result<Bound, BindError> {
+pub async fn build(config: Config) -> Result<Bound, BuildError> {
     let (writer, news, board) = board::channel(config.unit);
     let streams = Arc::new(Streams::new(MAX_STREAMS));
     let refused = Arc::new(Refused::default());
-    let mut registry = Metrics::new("keda-http-external-scaler", env!("CARGO_PKG_VERSION"));
+    let mut registry = Metrics::new(SERVICE.name, SERVICE.version);
     let fetches = metrics::register(registry.registry(), board.clone(), Arc::clone(&streams), Arc::clone(&refused));
     let watch_metrics = WatchMetrics::register(registry.registry());
+    let exposition = registry.into_exposition();
+    let telemetry = Telemetry {
+        metrics: config.telemetry.metrics.clone().map(|to| Exporter::new(to, &exposition, SERVICE)).transpose()?,
+        traces: config.telemetry.traces.map(|protocol| Traces::new(protocol, SERVICE)).transpose()?,
+    };
     let metrics = match config.metrics_addr {
         Some(addr) => {
-            let server = admin::Server::new().metrics(&registry.into_exposition());
-            let bound = server.bind(addr).await;
-            Some(bound.map_err(|source| BindError { variable: "OTEL_PROM_EXPORTER_PORT", addr, source })?)
+            let bound = admin::Server::new().metrics(&exposition).bind(addr).await;
+            Some(bound.map_err(|source| BuildError::Bind { variable: "OTEL_PROM_EXPORTER_PORT", addr, source })?)
         }
         None => None,
     };
     let addr = config.grpc_addr;
-    let failed = |source| BindError { variable: "KEDA_HTTP_SCALER_PORT", addr, source };
+    let failed = |source| BuildError::Bind { variable: "KEDA_HTTP_SCALER_PORT", addr, source };
     let grpc = TcpListener::bind(addr).await.map_err(failed)?;
     let grpc_addr = grpc.local_addr().map_err(failed)?;
-    Ok(Bound { config, grpc, grpc_addr, board, writer, news, streams, fetches, watch_metrics, refused, metrics })
+    Ok(Bound {
+        config,
+        grpc,
+        grpc_addr,
+        board,
+        writer,
+        news,
+        streams,
+        fetches,
+        watch_metrics,
+        refused,
+        metrics,
+        telemetry,
+    })
 }
 
 // === impl Bound ===
@@ -176,9 +214,20 @@ impl Bound {
             watch_metrics: _,
             refused,
             metrics,
+            telemetry,
         } = self;
-        let Config { sources: _, grpc_addr: _, metrics_addr: _, admin, tick, offer_stream, interval, unit: _, name } =
-            config;
+        let Config {
+            sources: _,
+            grpc_addr: _,
+            metrics_addr: _,
+            admin,
+            tick,
+            offer_stream,
+            interval,
+            unit: _,
+            name,
+            telemetry: _,
+        } = config;
         let (addresses_tx, addresses) = watch::channel(BTreeSet::new());
         let admin_service = admin.service.to_string();
         group.spawn("board", writer.run());
@@ -191,24 +240,13 @@ impl Bound {
         if let Some(metrics) = metrics {
             group.spawn("metrics", metrics.serve());
         }
-        let (reporter, health_service) = tonic_health::server::health_reporter();
-        group.spawn("health", health::run(board.clone(), reporter, shutdown.clone()));
+        if let Some(metrics) = telemetry.metrics.clone() {
+            group.spawn("metrics to the collector", metrics.run());
+        }
         let config = service::Config { interval, admin_service };
-        let scaler = ExternalScalerServer::new(Service::new(board, config, streams, shutdown.clone()))
-            .max_decoding_message_size(MAX_REQUEST);
-        let mut closing = shutdown.clone();
-        let server = Server::builder()
-            .max_concurrent_streams(MAX_STREAMS_PER_CONNECTION)
-            .http2_keepalive_interval(Some(PING_INTERVAL))
-            .http2_keepalive_timeout(Some(PING_TIMEOUT))
-            .add_service(scaler)
-            .add_service(health_service)
-            .add_service(reflection().build_v1().expect("our own descriptors are valid"))
-            .add_service(reflection().build_v1alpha().expect("our own descriptors are valid"))
-            .serve_with_incoming_shutdown(incoming(grpc, MAX_CONNECTIONS, refused), async move {
-                closing.requested().await;
-            });
-        group.spawn("grpc", server);
+        let service = Service::new(board.clone(), config, streams, shutdown.clone());
+        let spans = Spans::new(telemetry.traces.as_ref().map(Traces::tracer));
+        answer(&mut group, incoming(grpc, MAX_CONNECTIONS, refused), (service, spans), board, &shutdown);
         tokio::select! {
             // First, because the gRPC server ends on the same request.
             biased;
@@ -219,9 +257,34 @@ impl Bound {
         if tokio::time::timeout(GRACE, group.ended()).await.is_err() {
             tracing::warn!(seconds = GRACE.as_secs(), "calls were still open and are cut");
         }
+        telemetry.finish().await;
         tracing::info!("scaler has ended");
         Ok(())
     }
+}
+
+/// Starts the gRPC server, which ends when its calls have after `shutdown` was requested.
+fn answer(
+    group: &mut Group,
+    incoming: impl Stream<Item = io::Result<Connection>> + Send + 'static,
+    (service, spans): (Service, Spans),
+    board: board::Board,
+    shutdown: &Shutdown,
+) {
+    let (reporter, health_service) = tonic_health::server::health_reporter();
+    group.spawn("health", health::run(board, reporter, shutdown.clone()));
+    let mut closing = shutdown.clone();
+    let server = Server::builder()
+        .max_concurrent_streams(MAX_STREAMS_PER_CONNECTION)
+        .http2_keepalive_interval(Some(PING_INTERVAL))
+        .http2_keepalive_timeout(Some(PING_TIMEOUT))
+        .layer(spans)
+        .add_service(ExternalScalerServer::new(service).max_decoding_message_size(MAX_REQUEST))
+        .add_service(health_service)
+        .add_service(reflection().build_v1().expect("our own descriptors are valid"))
+        .add_service(reflection().build_v1alpha().expect("our own descriptors are valid"))
+        .serve_with_incoming_shutdown(incoming, async move { closing.requested().await });
+    group.spawn("grpc", server);
 }
 
 /// Of what is served here; the descriptors hold the counts stream too, which interceptors serve.

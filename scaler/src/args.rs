@@ -32,6 +32,8 @@ const OFFER_STREAM: Duration = Duration::from_secs(30);
         KEDA_HTTP_SCALER_STREAM_INTERVAL_MS (200)    least time from a pushed true to the false after it\n  \
         KEDA_HTTP_WATCH_NAMESPACE (all)              the routes' namespace\n  \
         OTEL_PROM_EXPORTER_ENABLED (true), OTEL_PROM_EXPORTER_PORT (2223)\n  \
+        OTEL_EXPORTER_OTLP_METRICS_ENABLED (false), OTEL_EXPORTER_OTLP_TRACES_ENABLED (false)\n  \
+        OTEL_EXPORTER_OTLP_TRACES_PROTOCOL (console; http/protobuf or grpc), and OpenTelemetry's own OTEL_… variables\n  \
         ROUSE_RATE_PER_GRANULARITY (false)           request rates per granularity, as the add-on, not per second\n  \
         ROUSE_LOG                                    a log filter such as info,scaler=debug"
 )]
@@ -75,6 +77,7 @@ pub fn config(sources: Vec<Source>, kube: KubeArgs, env: &Env) -> Result<app::Co
         interval: Duration::from_millis(env.u64("KEDA_HTTP_SCALER_STREAM_INTERVAL_MS", 200)?),
         unit: if per_granularity { Unit::Granularity } else { Unit::Second },
         name: env.string("HOSTNAME", "scaler")?,
+        telemetry: telemetry::Config::from_env(env)?,
     })
 }
 
@@ -100,11 +103,6 @@ fn tick(env: &Env) -> Result<Duration, EnvError> {
 /// Variables of the original that change nothing here; a value that the original would refuse is refused all the same.
 fn unused(env: &Env) -> Result<(), EnvError> {
     env.duration("KEDA_HTTP_SCALER_CONFIG_MAP_INFORMER_RSYNC_PERIOD", Duration::ZERO)?;
-    for variable in ["OTEL_EXPORTER_OTLP_METRICS_ENABLED", "OTEL_EXPORTER_OTLP_TRACES_ENABLED"] {
-        if env.bool(variable, false)? {
-            tracing::warn!(variable, "OTLP is not spoken yet, metrics are for Prometheus to scrape");
-        }
-    }
     if env.optional_string("PROFILING_BIND_ADDRESS")?.is_some() {
         tracing::warn!(variable = "PROFILING_BIND_ADDRESS", "there is no Go profile to serve");
     }

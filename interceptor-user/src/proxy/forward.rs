@@ -21,6 +21,7 @@ use super::{
     headers::{self, Outgoing},
     interim::Interim,
     pool::Lease,
+    trace::Parent,
 };
 use crate::{
     h1::{
@@ -116,7 +117,12 @@ impl Deadlines {
 
 // === impl Outbound ===
 
-impl Outbound<'_> {
+impl<'a> Outbound<'a> {
+    /// The same, with what the upstream's spans are to be below.
+    pub(crate) fn traced(self, parent: &'a Parent) -> Self {
+        Self { outgoing: Outgoing { trace: Some(parent), ..self.outgoing }, ..self }
+    }
+
     /// The head in the form of HTTP/1.1.
     fn write(&self, framing: Framing, output: &mut Vec<u8>) {
         let Self { method, path_and_query, fields, outgoing, interim: _, extended: _ } = self;

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use http::Version;
 
-use super::target::Target;
+use super::{target::Target, trace::Parent};
 use crate::{
     h1::{
         encode::Sink,
@@ -38,6 +38,8 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) hop: &'a Hop,
     /// Whether the next hop can be upgraded, too.
     pub(crate) upgradable: bool,
+    /// What the upstream's spans are to be below, where traces are made.
+    pub(crate) trace: Option<&'a Parent>,
 }
 
 // === impl Hop ===
@@ -77,7 +79,7 @@ impl Hop {
 
 /// Writes the fields that a request goes on with, but for host and framing, which depend on the connection.
 pub(crate) fn request(fields: &Fields, outgoing: &Outgoing<'_>, sink: &mut impl Sink) {
-    let Outgoing { host, client, encrypted, trust, hop, upgradable } = *outgoing;
+    let Outgoing { host, client, encrypted, trust, hop, upgradable, trace } = *outgoing;
     let (mut chain, mut has_host, mut has_proto) = (Vec::new(), false, false);
     let mut forwarded = Vec::new();
     for field in fields.iter().filter(|field| !hop.ends(fields, field)) {
@@ -96,6 +98,7 @@ pub(crate) fn request(fields: &Fields, outgoing: &Outgoing<'_>, sink: &mut impl 
                 chain.extend_from_slice(b", ");
             }
             Known::ForwardedHost | Known::ForwardedProto if fields.value(field).is_empty() => {}
+            Known::Other if trace.is_some() && is_of_trace(fields.name(field)) => {}
             known => {
                 has_host |= known == Known::ForwardedHost;
                 has_proto |= known == Known::ForwardedProto;
@@ -121,6 +124,12 @@ pub(crate) fn request(fields: &Fields, outgoing: &Outgoing<'_>, sink: &mut impl 
     }
     if fields.has(Known::Te) && accepts_trailers(fields) {
         sink.pair("te", b"trailers");
+    }
+    if let Some(Parent { parent, state }) = trace {
+        sink.pair("traceparent", parent.as_bytes());
+        if !state.is_empty() {
+            sink.pair("tracestate", state.as_bytes());
+        }
     }
     if let Some(protocol) = hop.upgrade.as_ref().filter(|_| upgradable) {
         upgrade(protocol, sink);
@@ -201,6 +210,10 @@ fn element(forwarded: &mut Vec<u8>, outgoing: &Outgoing<'_>) {
     forwarded.extend_from_slice(if encrypted { b"\";proto=https" } else { b"\";proto=http" });
 }
 
+fn is_of_trace(name: &[u8]) -> bool {
+    name.eq_ignore_ascii_case(b"traceparent") || name.eq_ignore_ascii_case(b"tracestate")
+}
+
 fn tokens(fields: &Fields, known: Known) -> impl Iterator<Item = &[u8]> {
     fields.all(known).flat_map(|list| list.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
 }
@@ -237,7 +250,8 @@ mod tests {
     fn sent_by(client: &[u8], trust: Trust, pairs: &[(&str, &str)]) -> HeaderMap {
         let fields = fields(pairs);
         let hop = Hop::of(&fields);
-        let outgoing = Outgoing { host: b"a.com:80", client, encrypted: false, trust, hop: &hop, upgradable: true };
+        let outgoing =
+            Outgoing { host: b"a.com:80", client, encrypted: false, trust, hop: &hop, upgradable: true, trace: None };
         let (mut map, mut bytes) = (HeaderMap::new(), Vec::new());
         request(&fields, &outgoing, &mut map);
         request(&fields, &outgoing, &mut bytes);

@@ -10,7 +10,12 @@ use http::{Method, StatusCode};
 use interceptor_core::inflight::Guard;
 use tokio::time::Instant;
 
-use super::{gate::Slot, respond::CLIENT_CLOSED_REQUEST};
+use super::{
+    access::{End, Line},
+    gate::Slot,
+    respond::CLIENT_CLOSED_REQUEST,
+    trace::Trace,
+};
 use crate::{
     metrics::{MethodLabel, Outcome},
     server::connection::Connection,
@@ -34,28 +39,20 @@ pub(crate) struct InFlight {
     /// Of the response; what a client leaves behind that goes before one, until then.
     status: u16,
     bytes: u64,
-    line: Option<Box<Line>>,
+    told: Told,
 }
 
-/// What the access log tells of a request.
+/// What is told of a request beside metrics, where the process was asked for it.
 #[derive(Debug)]
-pub(crate) struct Line {
-    pub(crate) method: Method,
-    pub(crate) path: String,
-    pub(crate) version: http::Version,
-    pub(crate) referer: Option<http::HeaderValue>,
-    pub(crate) user_agent: Option<http::HeaderValue>,
+pub(crate) struct Told {
+    pub(crate) line: Option<Box<Line>>,
+    pub(crate) trace: Option<Box<Trace>>,
 }
 
 // === impl InFlight ===
 
 impl InFlight {
-    pub(crate) fn new(
-        worker: Rc<Worker>,
-        connection: Rc<Connection>,
-        method: &Method,
-        line: Option<Box<Line>>,
-    ) -> Self {
+    pub(crate) fn new(worker: Rc<Worker>, connection: Rc<Connection>, method: &Method, told: Told) -> Self {
         connection.request_began();
         Self {
             worker,
@@ -68,7 +65,7 @@ impl InFlight {
             method: MethodLabel::from(method),
             status: CLIENT_CLOSED_REQUEST,
             bytes: 0,
-            line,
+            told,
         }
     }
 
@@ -97,6 +94,11 @@ impl InFlight {
         self.slot.replace(slot.map(Box::new));
     }
 
+    /// Its spans, where they are made.
+    pub(crate) fn trace(&self) -> Option<&Trace> {
+        self.told.trace.as_deref()
+    }
+
     pub(crate) fn arrived(&self) -> Instant {
         self.arrived
     }
@@ -123,22 +125,17 @@ impl Drop for InFlight {
             }
             None => self.worker.shared.metrics.record_unrouted(self.method, self.status, elapsed),
         }
-        if let Some(line) = self.line.take() {
-            let Line { method, path, version, referer, user_agent } = *line;
-            tracing::info!(
-                target: "access",
-                client = %self.connection.peer(),
-                %method,
-                path,
-                ?version,
-                status = self.status,
-                bytes = self.bytes,
-                ?referer,
-                ?user_agent,
-                seconds = elapsed.as_secs_f64(),
-                route = self.route.as_ref().map(|route| tracing::field::display(&route.entry.route.key)),
-                "request"
-            );
+        if let Some(trace) = self.told.trace.take() {
+            trace.end(self.status);
+        }
+        if let Some(line) = self.told.line.take() {
+            line.write(End {
+                client: self.connection.peer(),
+                status: self.status,
+                bytes: self.bytes,
+                elapsed,
+                route: self.route.as_ref().map(|route| &route.entry.route.key),
+            });
         }
     }
 }

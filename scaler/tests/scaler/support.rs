@@ -214,6 +214,7 @@ fn config(sources: Sources, port: u16) -> app::Config {
         interval: Duration::from_millis(50),
         unit: Unit::Second,
         name: "test".to_owned(),
+        telemetry: telemetry::Config::default(),
     }
 }
 

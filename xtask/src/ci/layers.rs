@@ -13,7 +13,7 @@ const LAYERS: [&[&str]; 8] = [
     &["interceptor-core", "interceptor-ebpf"],
     &["api", "proto"],
     &["runtime", "dataplane"],
-    &["tls"],
+    &["telemetry", "tls"],
     &["interceptor-user", "scaler", "operator"],
     &["local"],
     &["integration"],
