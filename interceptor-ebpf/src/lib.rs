@@ -10,6 +10,7 @@
 #![deny(unsafe_code)]
 
 pub mod packet;
+pub mod segment;
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {

@@ -1,14 +1,48 @@
-//! Level `node`, counting: entry points alone.
+//! Level `node`, counting: entry points alone. All are attached to the cgroups of the pods that routes lead to.
+//!
+//! ```text
+//! accept ─► sockops  ─► SLOT_OF (address → slot), ORIGINS (client → counts?) ─► FLOWS (per socket)
+//! bytes  ─► segments ─► FLOWS ─► flow::Flow, http2::Streams: what they mean ─► SERVED (per slot)
+//! ```
 #![no_std]
 #![no_main]
 #![deny(unsafe_code)]
+#![feature(asm_experimental_arch)]
 
-use aya_ebpf::{macros::sock_ops, programs::SockOpsContext};
-use interceptor_ebpf as _;
+use aya_ebpf::{
+    macros::{cgroup_skb, sock_ops},
+    programs::{SkBuffContext, SockOpsContext},
+};
+
+mod maps;
+mod probe;
+mod segments;
+mod sockops;
+mod streams;
+
+/// In `ORIGINS`: its connections are no demand.
+const OUT: u32 = 1;
+/// In `ORIGINS`: it is this machine, and may be the kubelet.
+const HOST: u32 = 2;
 
 /// Counts the connections that pods take. Whatever happens it returns 1, which leaves the connection alone: counting must
 /// never cost a request.
 #[sock_ops]
-fn count_accepted(_ctx: SockOpsContext) -> u32 {
+fn count_accepted(ctx: SockOpsContext) -> u32 {
+    sockops::try_sockops(&ctx);
+    1
+}
+
+/// Sees what clients send. Whatever happens it returns 1, which lets the segment pass.
+#[cgroup_skb(ingress)]
+fn count_received(ctx: SkBuffContext) -> i32 {
+    segments::try_ingress(&ctx);
+    1
+}
+
+/// Sees what pods answer. Whatever happens it returns 1, which lets the segment pass.
+#[cgroup_skb(egress)]
+fn count_sent(ctx: SkBuffContext) -> i32 {
+    segments::try_egress(&ctx);
     1
 }

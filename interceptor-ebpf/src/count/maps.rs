@@ -1,0 +1,198 @@
+//! Every map, and the only code that touches their memory.
+//!
+//! | map | key → value | written by | read by | capacity | when full |
+//! |---|---|---|---|---|---|
+//! | `SLOT_OF` | pod address → slot | user space | all | `ADDRESSES`, replaced at load | user space leaves the one upstream out that did not fit, and says so |
+//! | `ORIGINS` | slot and client's prefix → [`Origin`]'s meaning | user space | all | `ORIGINS_MAX` | user space refuses further prefixes and says so: their clients count |
+//! | `SERVED` | slot → counters, per CPU | programs | user space | `SLOTS`, replaced at load; slot 0 is nobody's | user space leaves the upstream out and says so |
+//! | `FLOWS` | socket → what it speaks and how far it has come | programs | programs | one per socket of the pods, freed with it | no memory: the connection is not counted, `MISSED` counts it |
+//! | `STREAMS` | socket → HTTP/2 streams | programs | programs | one per socket that speaks HTTP/2, freed with it | as above |
+//! | `VERSION` | 0 → version of `SLOT_OF` | user space | programs | 1 | cannot be |
+//! | `MISSED` | 0 → connections that could not be tagged, per CPU | programs | user space | 1 | cannot be |
+#![expect(unsafe_code, reason = "map memory is reached through pointers that the verifier has checked")]
+
+use core::{
+    arch::asm,
+    ptr::{addr_of, null_mut},
+};
+
+use aya_ebpf::{
+    bindings::{BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
+    btf_maps::SkStorage,
+    helpers::generated::{bpf_ktime_get_ns, bpf_sk_storage_get, bpf_spin_lock, bpf_spin_unlock},
+    macros::{btf_map, map},
+    maps::{Array, HashMap, LpmTrie, PerCpuArray, lpm_trie::Key},
+};
+use interceptor_common::{
+    AddrKey, Origin, Served, Stats,
+    flow::{Flow, Moved},
+    http2::Streams,
+};
+
+/// Replaced at load.
+const ADDRESSES: u32 = 65_536;
+/// Replaced at load.
+const SLOTS: u32 = 1024;
+/// Interceptors, the node's own addresses, and what routes leave out.
+const ORIGINS_MAX: u32 = 16_384;
+
+#[map]
+static SLOT_OF: HashMap<AddrKey, u32> = HashMap::with_max_entries(ADDRESSES, BPF_F_NO_PREALLOC);
+#[map]
+static ORIGINS: LpmTrie<Origin, u32> = LpmTrie::with_max_entries(ORIGINS_MAX, BPF_F_NO_PREALLOC);
+#[map]
+static SERVED: PerCpuArray<Served> = PerCpuArray::with_max_entries(SLOTS, 0);
+#[map]
+static VERSION: Array<u32> = Array::with_max_entries(1, 0);
+#[map]
+static MISSED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+#[btf_map]
+static FLOWS: SkStorage<Flow> = SkStorage::new();
+#[btf_map]
+static STREAMS: SkStorage<Streams> = SkStorage::new();
+
+/// The slot of a pod's address.
+#[inline(always)]
+pub(crate) fn slot_of(key: &AddrKey) -> Option<u32> {
+    // SAFETY: values are single aligned words that user space replaces whole.
+    unsafe { SLOT_OF.get(key) }.copied()
+}
+
+/// What a client's address means for a slot, or else for all; zero if nothing.
+#[inline(always)]
+pub(crate) fn origin(slot: u32, client: &AddrKey) -> u32 {
+    let of = |slot| ORIGINS.get(Key::new(ORIGIN_BITS, Origin::new(slot, client.octets()))).copied();
+    of(slot).or_else(|| of(0)).unwrap_or(0)
+}
+
+/// A key to look up is given with all its bits.
+const ORIGIN_BITS: u32 = 160;
+
+/// The version of the list of addresses.
+#[inline(always)]
+pub(crate) fn version() -> u32 {
+    VERSION.get(0).copied().unwrap_or(0)
+}
+
+/// What is kept with a socket, if anything is.
+#[inline(always)]
+pub(crate) fn flow<'a>(sk: *mut bpf_sock) -> Option<&'a mut Flow> {
+    storage(addr_of!(FLOWS).cast(), sk, 0)
+}
+
+/// What is kept with a socket, zeroed if it is new; `None` when there is no memory.
+#[inline(always)]
+pub(crate) fn flow_or_new<'a>(sk: *mut bpf_sock) -> Option<&'a mut Flow> {
+    storage(addr_of!(FLOWS).cast(), sk, BPF_SK_STORAGE_GET_F_CREATE.into())
+}
+
+/// A socket's streams, if it speaks HTTP/2.
+#[inline(always)]
+pub(crate) fn streams<'a>(sk: *mut bpf_sock) -> Option<&'a mut Streams> {
+    storage(addr_of!(STREAMS).cast(), sk, 0)
+}
+
+/// A socket's streams, none if they are new; `None` when there is no memory.
+#[inline(always)]
+pub(crate) fn streams_or_new<'a>(sk: *mut bpf_sock) -> Option<&'a mut Streams> {
+    storage(addr_of!(STREAMS).cast(), sk, BPF_SK_STORAGE_GET_F_CREATE.into())
+}
+
+#[inline(always)]
+fn storage<'a, T>(map: *const core::ffi::c_void, sk: *mut bpf_sock, flags: u64) -> Option<&'a mut T> {
+    if sk.is_null() {
+        return None;
+    }
+    // SAFETY: the kernel checks map and socket, and returns null or the socket's value. What two programs may write at the
+    // same time they write under the flow's lock.
+    unsafe { bpf_sk_storage_get(map.cast_mut(), sk.cast(), null_mut(), flags).cast::<T>().as_mut() }
+}
+
+/// Does something with a flow while nobody else does. It must not call anything: the verifier refuses it.
+#[inline(always)]
+pub(crate) fn locked<T>(flow: &mut Flow, act: impl FnOnce(&mut Flow) -> T) -> T {
+    // SAFETY: the lock is a field of a map's value that the verifier knows by its type; it is released on every path.
+    unsafe {
+        bpf_spin_lock((&raw mut flow.lock).cast());
+        let result = act(flow);
+        bpf_spin_unlock((&raw mut flow.lock).cast());
+        result
+    }
+}
+
+/// The clock of all time stamps.
+#[inline(always)]
+pub(crate) fn now() -> u64 {
+    // SAFETY: only reads a clock.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+/// Adds what one call has moved.
+#[inline(always)]
+pub(crate) fn count(slot: u32, moved: &Moved, now_ns: u64) {
+    if moved.is_nothing() {
+        return;
+    }
+    let Some(served) = SERVED.get_ptr_mut(slot) else { return };
+    // SAFETY: `served` points to this CPU's value of an array slot, which lives as long as the map.
+    unsafe {
+        let one = |flag, counter: *mut u64| {
+            if moved.has(flag) {
+                add(counter, 1);
+            }
+        };
+        one(Moved::TAGGED.flags, &raw mut (*served).tagged);
+        one(Moved::RELEASED, &raw mut (*served).released);
+        one(Moved::OPENED, &raw mut (*served).opened);
+        one(Moved::CLOSED, &raw mut (*served).closed);
+        one(Moved::FAILED, &raw mut (*served).failed);
+        one(Moved::UNDONE, &raw mut (*served).undone);
+        one(Moved::MOVING, &raw mut (*served).moving);
+        if moved.starts() != 0 {
+            add(&raw mut (*served).started, moved.starts().into());
+        }
+        if moved.ends() != 0 {
+            add(&raw mut (*served).ended, moved.ends().into());
+        }
+        if moved.busy_ns != 0 {
+            add(&raw mut (*served).busy_ns, moved.busy_ns);
+        }
+        if moved.has(Moved::FIRST_BYTE) {
+            add(&raw mut (*served).first_byte_ns, moved.first_byte_ns);
+            let class = Served::class(moved.first_byte_ns) & 7;
+            add((&raw mut (*served).first_bytes).cast::<u64>().add(class), 1);
+        }
+        (*served).last_ns = now_ns;
+    }
+}
+
+/// Takes a connection's smoothed round-trip time into its slot's.
+#[inline(always)]
+pub(crate) fn sample(slot: u32, srtt_us: u64) {
+    let Some(served) = SERVED.get_ptr_mut(slot) else { return };
+    // SAFETY: as in `count`. A softirq between read and write may lose a sample, which a smoothed value bears.
+    unsafe { (*served).srtt_us = Stats::smooth((*served).srtt_us, srtt_us) };
+}
+
+/// Counts a connection that could not be tagged.
+#[inline(always)]
+pub(crate) fn count_missed() {
+    if let Some(missed) = MISSED.get_ptr_mut(0) {
+        // SAFETY: as in `count`.
+        unsafe { add(missed, 1) };
+    }
+}
+
+/// Adds in a single instruction: a softirq that runs a program for another socket on the same CPU can come between any two,
+/// and would otherwise lose a count. The target has no `AtomicU64::fetch_add`.
+///
+/// # Safety
+///
+/// `counter` must point to an aligned `u64` in a map's value.
+#[inline(always)]
+unsafe fn add(counter: *mut u64, more: u64) {
+    // SAFETY: the caller's promise; the instruction writes those eight bytes alone.
+    unsafe {
+        asm!("lock *(u64 *)({counter} + 0) += {more}", counter = in(reg) counter, more = in(reg) more, options(nostack))
+    };
+}

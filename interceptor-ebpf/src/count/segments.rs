@@ -1,0 +1,160 @@
+//! What the segments of tagged connections say: requests that begin and answers that go out.
+
+use aya_ebpf::{bindings::bpf_sock, programs::SkBuffContext};
+use interceptor_common::{
+    flow::{Flow, Kind, Segment, Trait},
+    http1, tls,
+};
+use interceptor_ebpf::segment::{self, Payload, Tcp};
+
+use crate::{HOST, OUT, maps, probe, streams};
+
+/// A segment for a pod's socket.
+#[inline(always)]
+pub(crate) fn try_ingress(ctx: &SkBuffContext) {
+    let sk = segment::socket(ctx);
+    if sk.is_null() {
+        return;
+    }
+    let flow = match maps::flow(sk) {
+        // What was none of ours may have become so, and what is older than the programs was never looked at.
+        Some(flow) if !flow.is_outdated(maps::version()) => flow,
+        _ => return adopt(ctx, sk),
+    };
+    if flow.kind == Kind::IGNORED {
+        return;
+    }
+    let Some(tcp) = Tcp::read(ctx) else { return };
+    if tcp.is_reset() {
+        return ended(sk, flow);
+    }
+    if tcp.len > 0 {
+        received(ctx, sk, flow, &tcp);
+    }
+}
+
+/// A segment from a pod's socket.
+#[inline(always)]
+pub(crate) fn try_egress(ctx: &SkBuffContext) {
+    let sk = segment::socket(ctx);
+    let Some(flow) = maps::flow(sk) else { return };
+    if flow.kind == Kind::IGNORED {
+        return;
+    }
+    let Some(tcp) = Tcp::read(ctx) else { return };
+    if tcp.len > 0 {
+        sent(ctx, sk, flow, &tcp);
+    }
+    // Of a connection that is older than the programs the kernel does not tell that it ends.
+    if tcp.is_reset() || (tcp.is_last() && flow.traits & Trait::ADOPTED != 0) {
+        ended(sk, flow);
+    }
+}
+
+#[inline(always)]
+fn received(ctx: &SkBuffContext, sk: *mut bpf_sock, flow: &mut Flow, tcp: &Tcp) {
+    let payload = Payload { ctx, at: tcp.at };
+    let head = payload.head(0, tcp.len);
+    if flow.kind == Kind::HTTP2 {
+        return streams::received(&payload, sk, flow, tcp, &head);
+    }
+    let segment = Segment {
+        seq: tcp.seq,
+        len: tcp.len,
+        head,
+        tls_data: tls_data(&payload, tcp.len, &head),
+        probe: flow.kind == Kind::UNKNOWN
+            && flow.traits & Trait::HOST != 0
+            && http1::begins_request(&head, tcp.len)
+            && probe::is_probe(ctx, tcp.at, tcp.len),
+    };
+    let now = maps::now();
+    let (slot, kind, first, moved) = maps::locked(flow, |flow| {
+        let moved = flow.received(&segment, now);
+        (flow.slot, flow.kind, (flow.first_frame(), flow.tx_next), moved)
+    });
+    maps::count(slot, &moved, now);
+    if kind == Kind::HTTP2 {
+        if !streams::begin(sk, first) {
+            return;
+        }
+        streams::received(&payload, sk, flow, tcp, &head);
+    }
+}
+
+#[inline(always)]
+fn sent(ctx: &SkBuffContext, sk: *mut bpf_sock, flow: &mut Flow, tcp: &Tcp) {
+    let payload = Payload { ctx, at: tcp.at };
+    let head = payload.head(0, tcp.len);
+    if flow.kind == Kind::HTTP2 {
+        return streams::sent(&payload, sk, flow, tcp, &head);
+    }
+    let segment = Segment { seq: tcp.seq, len: tcp.len, head, tls_data: false, probe: false };
+    let now = maps::now();
+    let (slot, kind, first, moved) = maps::locked(flow, |flow| {
+        let moved = flow.sent(&segment, now);
+        (flow.slot, flow.kind, flow.first_frame(), moved)
+    });
+    maps::count(slot, &moved, now);
+    if kind == Kind::HTTP2 {
+        if !streams::begin(sk, (first, tcp.seq)) {
+            return;
+        }
+        streams::sent(&payload, sk, flow, tcp, &head);
+    }
+}
+
+/// Whether a client's segment carries application data of TLS: at once, or behind the end of its handshake.
+#[inline(always)]
+fn tls_data(payload: &Payload<'_>, len: u32, head: &[u8; http1::HEAD]) -> bool {
+    match tls::client(head) {
+        tls::Client::Nothing => false,
+        tls::Client::Data => true,
+        tls::Client::Changing => {
+            let last = tls::HEADER + u32::from(tls::length(head));
+            let finished = payload.head(last, len);
+            let next = last + tls::HEADER + u32::from(tls::length(&finished));
+            tls::is_record(&finished) && tls::client(&payload.head(next, len)) == tls::Client::Data
+        }
+    }
+}
+
+/// Takes a connection that was not tagged when it was established into account, if it is to one of our addresses.
+#[inline(always)]
+fn adopt(ctx: &SkBuffContext, sk: *mut bpf_sock) {
+    let Some((local, client)) = segment::peers(sk) else { return };
+    let Some(tcp) = Tcp::read(ctx) else { return };
+    if tcp.len == 0 || tcp.is_reset() {
+        return;
+    }
+    let version = maps::version();
+    let slot = maps::slot_of(&local);
+    let origin = match slot {
+        Some(slot) => maps::origin(slot, &client),
+        None => 0,
+    };
+    let Some(flow) = maps::flow_or_new(sk) else { return maps::count_missed() };
+    let Some(slot) = slot else {
+        return maps::locked(flow, |flow| flow.foreign(version));
+    };
+    if origin == OUT {
+        flow.traits = 0;
+        flow.kind = Kind::IGNORED;
+        return;
+    }
+    let now = maps::now();
+    let moved = maps::locked(flow, |flow| flow.adopt(slot, origin == HOST, tcp.seq, tcp.ack));
+    maps::count(slot, &moved, now);
+    received(ctx, sk, flow, &tcp);
+}
+
+#[inline(always)]
+fn ended(sk: *mut bpf_sock, flow: &mut Flow) {
+    let open = match maps::streams(sk) {
+        Some(streams) => streams.open,
+        None => 0,
+    };
+    let now = maps::now();
+    let (slot, moved) = maps::locked(flow, |flow| (flow.slot, flow.closed(open, now)));
+    maps::count(slot, &moved, now);
+}
