@@ -93,6 +93,12 @@ impl Cgroup {
     }
 }
 
+/// Where cgroup v2 hierarchies are mounted, in the order of their mounting.
+pub(crate) fn mount_points() -> io::Result<Vec<PathBuf>> {
+    let bytes = fs::read("/proc/self/mountinfo")?;
+    Ok(mounts(&String::from_utf8_lossy(&bytes)).into_iter().map(|mount| mount.point).collect())
+}
+
 fn own_path() -> Result<PathBuf, CgroupError> {
     let read = |path: &'static str| {
         let bytes = fs::read(path).map_err(|source| CgroupError::Proc { path, source })?;

@@ -1,24 +1,21 @@
 //! The data plane in the kernel, level `self`: loads the programs, attaches them to one cgroup and keeps them fed. All of
 //! it ends with this process, for nothing is pinned.
 
-use std::{os::fd::AsFd as _, panic::resume_unwind, path::Path, sync::Arc, thread, time::Duration};
+use std::{os::fd::AsFd as _, path::Path, sync::Arc, time::Duration};
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     programs::{CgroupAttachMode, ProgramError, SockOps, sock_ops::SockOpsLink},
-    util::{KernelVersion, nr_cpus},
+    util::nr_cpus,
 };
 use interceptor_common::Stats;
 use interceptor_core::{Upstream, UpstreamId};
-use nix::{
-    sys::resource::{RLIM_INFINITY, Resource, setrlimit},
-    time::{ClockId, clock_gettime},
-};
 
 use crate::{
     ConnectionCounters, Dataplane, LeftOut, Level, Logs, Mode, OpenError, RepairReport, SyncError, SyncReport,
     cgroup::{Cgroup, CgroupError},
     ledger::{Ledger, Limits},
+    loading::{monotonic, raise_locked_memory, read_object},
     logs,
     maps::{self, KernelMaps, WrongMap},
     object,
@@ -33,7 +30,7 @@ const PROGRAM: &str = "count_connections";
 #[derive(Debug)]
 pub struct Kernel {
     reason: String,
-    ledger: Ledger,
+    ledger: Ledger<Stats>,
     maps: KernelMaps,
     logs: Option<Logs>,
     /// What was last said about upstreams that are left out, so that it is said once.
@@ -199,8 +196,7 @@ impl Dataplane for Kernel {
     }
 }
 
-/// Creates the maps and prepares the programs. The loader begins by reading all of the kernel's type information, which no
-/// program of ours needs; it does so in a thread of its own, whose memory is free as a whole when it ends.
+/// Creates the maps and prepares the programs.
 fn create(object: &[u8], limits: Limits, log_level: u8) -> Result<Ebpf, Box<EbpfError>> {
     let create = || {
         EbpfLoader::new()
@@ -211,21 +207,7 @@ fn create(object: &[u8], limits: Limits, log_level: u8) -> Result<Ebpf, Box<Ebpf
             .load(object)
             .map_err(Box::new)
     };
-    let ebpf = thread::scope(|scope| scope.spawn(create).join().unwrap_or_else(|panic| resume_unwind(panic)));
-    give_back_later();
-    ebpf
-}
-
-/// Sees to it that those twenty megabytes do not stay with an idle process. glibc gives freed memory back when it is told
-/// to, mimalloc after one second, but then only when something happens, such as the end of a thread.
-fn give_back_later() {
-    const AFTER_THE_DELAY: Duration = Duration::from_millis(1500);
-    let wait = || {
-        thread::park_timeout(AFTER_THE_DELAY);
-        syscall::return_freed_memory();
-    };
-    // Without a thread the memory stays, which costs no more than that.
-    _ = thread::Builder::new().name("give-back".to_owned()).spawn(wait);
+    read_object(create)
 }
 
 fn sockops(ebpf: &mut Ebpf) -> Result<&mut SockOps, ProgramError> {
@@ -245,18 +227,6 @@ fn attach(ebpf: &mut Ebpf, cgroup: &Cgroup) -> Result<SockOpsLink, ProgramError>
     let program = sockops(ebpf)?;
     let id = program.attach(cgroup.dir(), CgroupAttachMode::Single)?;
     program.take_link(id)
-}
-
-/// Before 5.11 maps and programs count as locked memory. What cannot be raised shows when they are loaded.
-fn raise_locked_memory() {
-    if KernelVersion::current().is_ok_and(|version| version < KernelVersion::new(5, 11, 0)) {
-        _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
-    }
-}
-
-/// The clock of the programs' time stamps, `CLOCK_MONOTONIC`.
-pub fn monotonic() -> Duration {
-    clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default()
 }
 
 fn counters(stats: &Stats, now: Duration) -> ConnectionCounters {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use aya::programs::ProgramError;
-use interceptor_common::Stats;
+use interceptor_common::{Counters, Stats};
 use interceptor_core::{
     Upstream, UpstreamId,
     mapops::{self, Full, MapOp, Room, Shared, Slot, Table},
@@ -54,11 +54,14 @@ pub enum SyncError {
 
 /// The kernel's maps as the ledger uses them.
 pub(crate) trait Maps {
+    /// What a slot counts.
+    type Counters: Counters;
+
     fn set(&mut self, addr: SocketAddr, slot: Slot) -> io::Result<()>;
     /// Removing what is not there is no error.
     fn remove(&mut self, addr: SocketAddr) -> io::Result<()>;
     fn read(&self) -> io::Result<Table>;
-    fn stats(&self, slot: Slot) -> io::Result<Stats>;
+    fn stats(&self, slot: Slot) -> io::Result<Self::Counters>;
     /// Returns after every program has ended that was running when it was called.
     fn wait_for_programs(&self) -> io::Result<()>;
 }
@@ -73,9 +76,9 @@ struct Done {
 
 /// What should be and what is.
 #[derive(Debug)]
-pub(crate) struct Ledger {
+pub(crate) struct Ledger<C> {
     limits: Limits,
-    slots: Slots,
+    slots: Slots<C>,
     /// Those upstreams of the last sync that matter, by id.
     seen: Vec<Arc<Upstream>>,
     desired: Table,
@@ -99,14 +102,19 @@ impl Limits {
 
     /// What a machine with so many CPUs gets.
     pub fn for_cpus(cpus: usize) -> Self {
-        let slots = (Self::COUNTER_BYTES / (size_of::<Stats>() * cpus.max(1))).clamp(Self::MIN_SLOTS, Self::SLOTS);
+        Self::of::<Stats>(cpus)
+    }
+
+    /// The same where a slot counts more.
+    pub(crate) fn of<C>(cpus: usize) -> Self {
+        let slots = (Self::COUNTER_BYTES / (size_of::<C>() * cpus.max(1))).clamp(Self::MIN_SLOTS, Self::SLOTS);
         Self { addresses: Self::ADDRESSES, slots: u32::try_from(slots).unwrap_or(u32::MAX) }
     }
 }
 
 // === impl Ledger ===
 
-impl Ledger {
+impl<C: Counters> Ledger<C> {
     pub(crate) fn new(limits: Limits) -> Self {
         Self {
             limits,
@@ -123,7 +131,7 @@ impl Ledger {
     /// Makes `maps` count for these upstreams.
     pub(crate) fn sync(
         &mut self,
-        maps: &mut impl Maps,
+        maps: &mut impl Maps<Counters = C>,
         upstreams: &mut dyn Iterator<Item = &Arc<Upstream>>,
     ) -> Result<SyncReport, SyncError> {
         let mut wanted: Vec<_> = upstreams.filter(|upstream| self.matters(upstream)).map(Arc::clone).collect();
@@ -142,7 +150,7 @@ impl Ledger {
     }
 
     /// Mends the map and frees slots whose connections have ended.
-    pub(crate) fn repair(&mut self, maps: &mut impl Maps) -> Result<RepairReport, SyncError> {
+    pub(crate) fn repair(&mut self, maps: &mut impl Maps<Counters = C>) -> Result<RepairReport, SyncError> {
         let actual = maps.read().map_err(SyncError::Read)?;
         let report = drift(&self.installed, &actual);
         if report.drifted() {
@@ -156,13 +164,18 @@ impl Ledger {
 
     /// Gives every upstream a slot that has counted nothing, because what the present ones say can't be trusted any
     /// more. Those whose connections ended unseen never drain; that costs room alone.
-    pub(crate) fn start_anew(&mut self, maps: &mut impl Maps) -> Result<(), SyncError> {
+    pub(crate) fn start_anew(&mut self, maps: &mut impl Maps<Counters = C>) -> Result<(), SyncError> {
         self.slots.retire_all_but(|_| None);
         self.pass(maps).map(drop)
     }
 
+    /// The upstream's slot, if it has one.
+    pub(crate) fn slot(&self, upstream: UpstreamId) -> Option<Slot> {
+        self.slots.of(upstream)
+    }
+
     /// Every upstream that has a slot, with what was counted in this use of it, by id.
-    pub(crate) fn counters(&self, maps: &impl Maps) -> Vec<(UpstreamId, io::Result<Stats>)> {
+    pub(crate) fn counters(&self, maps: &impl Maps<Counters = C>) -> Vec<(UpstreamId, io::Result<C>)> {
         let mut counters: Vec<_> = self
             .slots
             .uses()
@@ -177,7 +190,7 @@ impl Ledger {
         !upstream.endpoints.is_empty() || self.slots.of(upstream.id).is_some()
     }
 
-    fn pass(&mut self, maps: &mut impl Maps) -> Result<Done, SyncError> {
+    fn pass(&mut self, maps: &mut impl Maps<Counters = C>) -> Result<Done, SyncError> {
         let seen = &self.seen;
         let target_of = |id| target_of(seen, id);
         self.slots.retire_all_but(target_of);
@@ -214,7 +227,7 @@ impl Ledger {
 
     /// Carries `ops` out and returns what was done. When the kernel has no room for an upstream's address, the upstream is
     /// taken out whole; any other failure is returned after the rest has been done.
-    fn apply(&mut self, maps: &mut impl Maps, ops: Vec<MapOp>) -> Result<Done, SyncError> {
+    fn apply(&mut self, maps: &mut impl Maps<Counters = C>, ops: Vec<MapOp>) -> Result<Done, SyncError> {
         let mut done = Done::default();
         let mut refused: BTreeMap<Slot, io::Error> = BTreeMap::new();
         let mut failed = None;
@@ -234,7 +247,7 @@ impl Ledger {
         failed.map_or(Ok(done), Err)
     }
 
-    fn carry_out(&mut self, maps: &mut impl Maps, op: MapOp, done: &mut Done) -> io::Result<()> {
+    fn carry_out(&mut self, maps: &mut impl Maps<Counters = C>, op: MapOp, done: &mut Done) -> io::Result<()> {
         let Done { added, replaced, removed } = done;
         match op {
             MapOp::Set(addr, slot) => {
@@ -251,7 +264,7 @@ impl Ledger {
         Ok(())
     }
 
-    fn degrade(&mut self, maps: &mut impl Maps, slot: Slot, error: &io::Error, done: &mut Done) {
+    fn degrade(&mut self, maps: &mut impl Maps<Counters = C>, slot: Slot, error: &io::Error, done: &mut Done) {
         self.desired.retain(|_, of| *of != slot);
         let addrs: Vec<_> = self.installed.iter().filter(|(_, of)| **of == slot).map(|(addr, _)| *addr).collect();
         for addr in addrs {
@@ -265,7 +278,7 @@ impl Ledger {
     }
 
     /// Frees drained slots and says how many. Without [`Maps::wait_for_programs`] none can be freed; that costs room alone.
-    fn reap(&mut self, maps: &impl Maps) -> Result<usize, SyncError> {
+    fn reap(&mut self, maps: &impl Maps<Counters = C>) -> Result<usize, SyncError> {
         let led_to: HashSet<_> = self.installed.values().copied().collect();
         let mut candidates = Vec::new();
         for slot in self.slots.candidates(&led_to) {

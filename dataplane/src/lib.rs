@@ -17,15 +17,18 @@ use interceptor_core::{Upstream, UpstreamId, mapops::Shared, route::Target};
 
 mod cgroup;
 mod conntrack;
+pub mod count;
 mod devices;
 mod hold;
 mod kernel;
 mod ledger;
+mod loading;
 mod logs;
 mod maps;
 mod none;
 mod object;
 mod open;
+pub mod pods;
 mod probe;
 mod selftest;
 mod slots;
@@ -35,8 +38,9 @@ pub use self::{
     conntrack::{Conntrack, ConntrackError, Translation},
     devices::{Changes, Device, Devices, addresses, devices},
     hold::{Arrivals, Attachment, Hold, HoldError, ROOM, SendError, Sighting, Syn, What, is_hairpin},
-    kernel::{Kernel, monotonic},
+    kernel::Kernel,
     ledger::{Limits, SyncError},
+    loading::monotonic,
     logs::Logs,
     object::EMBEDDED,
     open::{OpenError, open},

@@ -47,8 +47,8 @@ impl KernelMaps {
             Some(Map::HashMap(data)) => data.info().ok().map(|info| info.id()),
             _ => None,
         };
-        let mut take = |name| ebpf.take_map(name).ok_or(WrongMap { name, source: None });
-        let wrong = |name| move |source| WrongMap { name, source: Some(source) };
+        let mut take = |name| ebpf.take_map(name).ok_or(WrongMap::new(name, None));
+        let wrong = |name| move |source| WrongMap::new(name, Some(source));
         Ok(Self {
             address_map_id,
             upstream_of: take(UPSTREAM_OF)?.try_into().map_err(wrong(UPSTREAM_OF))?,
@@ -74,6 +74,8 @@ impl fmt::Debug for KernelMaps {
 }
 
 impl Maps for KernelMaps {
+    type Counters = Stats;
+
     fn set(&mut self, addr: SocketAddr, slot: Slot) -> io::Result<()> {
         self.upstream_of.insert(AddrKey::new(addr), slot.0, 0).map_err(os_error)
     }
@@ -103,7 +105,7 @@ impl Maps for KernelMaps {
 }
 
 /// The kernel's own error, if that is what it was.
-fn os_error(error: MapError) -> io::Error {
+pub(crate) fn os_error(error: MapError) -> io::Error {
     match error {
         MapError::SyscallError(error) => error.io_error,
         other => io::Error::other(other),

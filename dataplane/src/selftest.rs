@@ -25,7 +25,7 @@ pub(crate) enum SelfTestError {
 }
 
 /// Makes the connection and compares. Leaves nothing behind in the address map.
-pub(crate) fn run(maps: &mut impl Maps) -> Result<(), SelfTestError> {
+pub(crate) fn run(maps: &mut impl Maps<Counters = Stats>) -> Result<(), SelfTestError> {
     let step = |step| move |source| SelfTestError::Io { step, source };
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(step("listen"))?;
     let addr = listener.local_addr().map_err(step("listen"))?;

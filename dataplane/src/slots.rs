@@ -12,31 +12,31 @@ use std::{
 };
 
 use foldhash::fast::RandomState;
-use interceptor_common::Stats;
+use interceptor_common::Counters;
 use interceptor_core::{UpstreamId, mapops::Slot, route::Target};
 
 /// The slot of the self-test.
 pub(crate) const SELF_TEST: Slot = Slot(0);
 
 #[derive(Debug)]
-pub(crate) struct Slots {
+pub(crate) struct Slots<C> {
     fresh: Range<u32>,
-    free: VecDeque<(Slot, Stats)>,
-    uses: HashMap<UpstreamId, Use, RandomState>,
+    free: VecDeque<(Slot, C)>,
+    uses: HashMap<UpstreamId, Use<C>, RandomState>,
     draining: Vec<Slot>,
 }
 
 /// One upstream's use of a slot.
 #[derive(Clone, Debug)]
-pub(crate) struct Use {
+pub(crate) struct Use<C> {
     /// Whose it is: an id alone may have come to mean another target.
     pub(crate) target: Target,
     pub(crate) slot: Slot,
     /// What the slot had counted before.
-    pub(crate) base: Stats,
+    pub(crate) base: C,
 }
 
-impl Slots {
+impl<C: Counters> Slots<C> {
     /// `total` slots, the self-test's included.
     pub(crate) fn new(total: u32) -> Self {
         Self { fresh: SELF_TEST.0 + 1..total, free: VecDeque::new(), uses: HashMap::default(), draining: Vec::new() }
@@ -51,7 +51,7 @@ impl Slots {
         self.uses.get(&upstream).map(|used| used.slot)
     }
 
-    pub(crate) fn uses(&self) -> impl Iterator<Item = (UpstreamId, &Use)> {
+    pub(crate) fn uses(&self) -> impl Iterator<Item = (UpstreamId, &Use<C>)> {
         self.uses.iter().map(|(id, used)| (*id, used))
     }
 
@@ -62,7 +62,7 @@ impl Slots {
             return Some(used.slot);
         }
         let (slot, base) = match self.fresh.next() {
-            Some(slot) => (Slot(slot), Stats::default()),
+            Some(slot) => (Slot(slot), C::default()),
             None => self.free.pop_front()?,
         };
         self.uses.insert(upstream, Use { target: target.clone(), slot, base });
@@ -91,7 +91,7 @@ impl Slots {
     pub(crate) fn reap(
         &mut self,
         candidates: &[Slot],
-        mut read: impl FnMut(Slot) -> io::Result<Stats>,
+        mut read: impl FnMut(Slot) -> io::Result<C>,
     ) -> io::Result<usize> {
         let mut freed = 0;
         for slot in candidates {
@@ -108,6 +108,7 @@ impl Slots {
 
 #[cfg(test)]
 mod tests {
+    use interceptor_common::Stats;
     use interceptor_core::{ObjectKey, route::PortRef};
 
     use super::*;
@@ -121,7 +122,7 @@ mod tests {
 
     #[test]
     fn an_upstream_keeps_its_slot_and_the_self_tests_is_never_given_out() {
-        let mut slots = Slots::new(3);
+        let mut slots = Slots::<Stats>::new(3);
         let first = slots.give(UpstreamId(7), &target("a")).unwrap();
         assert_ne!(first, SELF_TEST);
         assert_eq!(slots.give(UpstreamId(7), &target("a")), Some(first));
@@ -131,7 +132,7 @@ mod tests {
 
     #[test]
     fn a_retired_slot_is_given_out_again_only_after_its_last_connection_with_its_count_as_base() {
-        let mut slots = Slots::new(2);
+        let mut slots = Slots::<Stats>::new(2);
         let slot = slots.give(UpstreamId(1), &target("a")).unwrap();
         slots.retire_all_but(|_| None);
         assert_eq!(slots.give(UpstreamId(1), &target("b")), None, "still draining");
@@ -146,7 +147,7 @@ mod tests {
 
     #[test]
     fn an_id_that_means_another_target_is_another_use() {
-        let mut slots = Slots::new(9);
+        let mut slots = Slots::<Stats>::new(9);
         let (a, b) = (target("a"), target("b"));
         let old = slots.give(UpstreamId(1), &a).unwrap();
         slots.retire_all_but(|_| Some(&a));
@@ -158,7 +159,7 @@ mod tests {
 
     #[test]
     fn slots_that_were_never_used_are_preferred() {
-        let mut slots = Slots::new(3);
+        let mut slots = Slots::<Stats>::new(3);
         let first = slots.give(UpstreamId(1), &target("a")).unwrap();
         slots.retire_all_but(|_| None);
         slots.reap(&[first], |_| Ok(ENDED)).unwrap();

@@ -253,17 +253,22 @@ impl Streams {
 
     #[inline(always)]
     fn start(&mut self, stream: u32, missed: u32) -> Change {
-        let mut change = Change { started: missed + 1, ended: 0 };
         let kept = if missed < MISSED { missed } else { MISSED };
-        change.ended += missed - kept;
-        let mut back = 0;
+        let mut change = Change { started: missed + 1, ended: missed - kept };
+        // Without a branch, of which the verifier would follow every combination.
+        let mut back = 1;
         while back <= MISSED {
-            if back <= kept && !self.keep(stream.wrapping_sub(2 * back)) {
-                // Where it can't be kept, its end can't be known.
-                change.ended += 1;
-            }
+            let is_kept = (kept.wrapping_sub(back) >> 31) ^ 1;
+            let at = (stream.wrapping_sub(2 * back) >> 1) & (BITS - 1);
+            let word = (at >> 5) as usize & 31;
+            let is_free = (self.bits[word] >> (at & 31) & 1) ^ 1;
+            self.bits[word] |= is_kept << (at & 31);
+            self.open += is_kept & is_free;
+            change.ended += is_kept & (is_free ^ 1);
             back += 1;
         }
+        // Where it can't be kept, its end can't be known.
+        change.ended += u32::from(!self.keep(stream));
         self.last = stream;
         change
     }

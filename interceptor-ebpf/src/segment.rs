@@ -4,7 +4,7 @@
 
 use core::{
     arch::asm,
-    mem::offset_of,
+    mem::{offset_of, transmute},
     ptr::{addr_of, read_volatile},
 };
 
@@ -90,37 +90,38 @@ impl Payload<'_> {
     /// The first bytes of what is at `at` of `len` bytes of payload; zero where there are fewer.
     #[inline(always)]
     pub fn head(&self, at: u32, len: u32) -> [u8; HEAD] {
-        let mut head = [0; HEAD];
         let left = len.saturating_sub(at);
+        // Words, which are zeroed by two stores; bytes would be by a loop.
+        let mut words = [0_u64; 2];
+        let (ctx, to, at) = (self.ctx.as_ptr().cast(), words.as_mut_ptr().cast(), self.at + at);
         if left >= HEAD as u32 {
             // SAFETY: the helper writes so many bytes, which is what there is room for, or none.
-            unsafe {
-                bpf_skb_load_bytes(self.ctx.as_ptr().cast(), self.at + at, head.as_mut_ptr().cast(), HEAD as u32)
-            };
-            return head;
+            unsafe { bpf_skb_load_bytes(ctx, at, to, HEAD as u32) };
+        } else {
+            let left = opaque(left & (HEAD as u32 - 1));
+            if left != 0 {
+                // SAFETY: as above; `left` has four bits.
+                unsafe { bpf_skb_load_bytes(ctx, at, to, left as u32) };
+            }
         }
-        let left = opaque(left);
-        if left > 0 && left < HEAD as u32 {
-            // SAFETY: as above; `left` was compared with the room there is.
-            unsafe { bpf_skb_load_bytes(self.ctx.as_ptr().cast(), self.at + at, head.as_mut_ptr().cast(), left) };
-        }
-        head
+        // SAFETY: as many bytes, of which any are good.
+        unsafe { transmute::<[u64; 2], [u8; HEAD]>(words) }
     }
 }
 
 impl Bytes for Payload<'_> {
     #[inline(always)]
     fn load(&self, at: u32, part: &mut [u8; HEAD], have: u32, take: u32) -> bool {
-        let (have, take) = (have & 7 | have & 8, opaque(take));
-        if take == 0 || take > HEADER || have > HEADER {
+        // At most 9 bytes, of which at most 8 are there: masks of three and four bits keep within `part`'s 16 without a
+        // branch; 7 + 15 would not, so what `take` exceeds is refused.
+        let (have, take) = (opaque(have) & 15, opaque(take & 15));
+        if have >= u64::from(HEADER) || take == 0 || take > u64::from(HEADER) - have {
             return false;
         }
-        // `part` has 16 bytes, and a header 9: wherever the last byte of it comes from, 7 more are free.
-        let have = have & 7;
-        // SAFETY: at most 7 + 9 bytes of 16, which the verifier has checked too.
+        // SAFETY: `have + take` was compared with what there is room for, which the verifier has checked too.
         let result = unsafe {
             let to = part.as_mut_ptr().add(have as usize);
-            bpf_skb_load_bytes(self.ctx.as_ptr().cast(), self.at + at, to.cast(), take)
+            bpf_skb_load_bytes(self.ctx.as_ptr().cast(), self.at + at, to.cast(), take as u32)
         };
         result == 0
     }
@@ -180,9 +181,12 @@ fn word<const OFFSET: usize>(sk: *mut bpf_sock) -> u32 {
     word as u32
 }
 
-/// The same number, of which the compiler knows nothing: it would drop the comparisons that the verifier wants to see.
+/// The same number, of which the compiler knows nothing: it would join the comparisons that the verifier wants to see one
+/// by one. As wide as a register, since the verifier forgets what it knows of a number that is cut.
 #[inline(always)]
-fn opaque(number: u32) -> u32 {
-    // SAFETY: reads a local.
-    unsafe { read_volatile(&raw const number) }
+pub fn opaque(number: u32) -> u64 {
+    let mut number = u64::from(number);
+    // SAFETY: moves a register to itself; type information about lines asks for an instruction.
+    unsafe { asm!("{number} = {number}", number = inout(reg) number, options(nomem, nostack, preserves_flags)) };
+    number
 }

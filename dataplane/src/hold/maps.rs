@@ -16,7 +16,7 @@ use interceptor_core::{
 };
 
 use super::syn::Syn;
-use crate::{kernel::monotonic, maps::WrongMap};
+use crate::{loading::monotonic, maps::WrongMap};
 
 /// What a program saw.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -52,6 +52,8 @@ impl InMemory {
 }
 
 impl Maps for InMemory {
+    type Counters = Stats;
+
     fn set(&mut self, addr: SocketAddr, slot: Slot) -> io::Result<()> {
         if let Some(code) = self.broken {
             return Err(io::Error::from_raw_os_error(code));
@@ -107,7 +109,7 @@ fn upstream(id: u32, service: &str, addrs: &[u8]) -> Arc<Upstream> {
     })
 }
 
-fn counts(ledger: &Ledger, maps: &InMemory) -> HashMap<u32, (u64, u64, u64)> {
+fn counts(ledger: &Ledger<Stats>, maps: &InMemory) -> HashMap<u32, (u64, u64, u64)> {
     let counters = ledger.counters(maps).into_iter();
     counters.map(|(id, stats)| (id.0, stats.map(|s| (s.opened, s.closed, s.failed)).unwrap())).collect()
 }

@@ -1,3 +1,5 @@
+//! Rules of a connection, one by one and as properties of whatever is sent.
+
 use proptest::{collection::vec, prelude::*};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Walks over frames, by hand and against a list of what was done.
+
 use std::collections::BTreeSet;
 
 use proptest::{collection::vec, prelude::*};

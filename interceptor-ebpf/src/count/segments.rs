@@ -16,15 +16,19 @@ pub(crate) fn try_ingress(ctx: &SkBuffContext) {
     if sk.is_null() {
         return;
     }
-    let flow = match maps::flow(sk) {
+    let known = maps::flow(sk);
+    let Some(tcp) = Tcp::read(ctx) else { return };
+    let flow = match known {
         // What was none of ours may have become so, and what is older than the programs was never looked at.
         Some(flow) if !flow.is_outdated(maps::version()) => flow,
-        _ => return adopt(ctx, sk),
+        _ => match adopt(sk, &tcp) {
+            Some(flow) => flow,
+            None => return,
+        },
     };
     if flow.kind == Kind::IGNORED {
         return;
     }
-    let Some(tcp) = Tcp::read(ctx) else { return };
     if tcp.is_reset() {
         return ended(sk, flow);
     }
@@ -55,53 +59,47 @@ pub(crate) fn try_egress(ctx: &SkBuffContext) {
 fn received(ctx: &SkBuffContext, sk: *mut bpf_sock, flow: &mut Flow, tcp: &Tcp) {
     let payload = Payload { ctx, at: tcp.at };
     let head = payload.head(0, tcp.len);
-    if flow.kind == Kind::HTTP2 {
-        return streams::received(&payload, sk, flow, tcp, &head);
-    }
-    let segment = Segment {
-        seq: tcp.seq,
-        len: tcp.len,
-        head,
-        tls_data: tls_data(&payload, tcp.len, &head),
-        probe: flow.kind == Kind::UNKNOWN
-            && flow.traits & Trait::HOST != 0
-            && http1::begins_request(&head, tcp.len)
-            && probe::is_probe(ctx, tcp.at, tcp.len),
-    };
-    let now = maps::now();
-    let (slot, kind, first, moved) = maps::locked(flow, |flow| {
-        let moved = flow.received(&segment, now);
-        (flow.slot, flow.kind, (flow.first_frame(), flow.tx_next), moved)
-    });
-    maps::count(slot, &moved, now);
-    if kind == Kind::HTTP2 {
-        if !streams::begin(sk, first) {
+    if flow.kind != Kind::HTTP2 {
+        let segment = Segment {
+            seq: tcp.seq,
+            len: tcp.len,
+            head,
+            tls_data: tls_data(&payload, tcp.len, &head),
+            probe: flow.kind == Kind::UNKNOWN
+                && flow.traits & Trait::HOST != 0
+                && http1::begins_request(&head, tcp.len)
+                && probe::is_probe(ctx, tcp.at, tcp.len),
+        };
+        let now = maps::now();
+        let (slot, kind, first, moved) = maps::locked(flow, |flow| {
+            let moved = flow.received(&segment, now);
+            (flow.slot, flow.kind, (flow.first_frame(), flow.tx_next), moved)
+        });
+        maps::count(slot, &moved, now);
+        if kind != Kind::HTTP2 || !streams::begin(sk, first) {
             return;
         }
-        streams::received(&payload, sk, flow, tcp, &head);
     }
+    streams::received(&payload, sk, flow, tcp, &head);
 }
 
 #[inline(always)]
 fn sent(ctx: &SkBuffContext, sk: *mut bpf_sock, flow: &mut Flow, tcp: &Tcp) {
     let payload = Payload { ctx, at: tcp.at };
     let head = payload.head(0, tcp.len);
-    if flow.kind == Kind::HTTP2 {
-        return streams::sent(&payload, sk, flow, tcp, &head);
-    }
-    let segment = Segment { seq: tcp.seq, len: tcp.len, head, tls_data: false, probe: false };
-    let now = maps::now();
-    let (slot, kind, first, moved) = maps::locked(flow, |flow| {
-        let moved = flow.sent(&segment, now);
-        (flow.slot, flow.kind, flow.first_frame(), moved)
-    });
-    maps::count(slot, &moved, now);
-    if kind == Kind::HTTP2 {
-        if !streams::begin(sk, (first, tcp.seq)) {
+    if flow.kind != Kind::HTTP2 {
+        let segment = Segment { seq: tcp.seq, len: tcp.len, head, tls_data: false, probe: false };
+        let now = maps::now();
+        let (slot, kind, first, moved) = maps::locked(flow, |flow| {
+            let moved = flow.sent(&segment, now);
+            (flow.slot, flow.kind, flow.first_frame(), moved)
+        });
+        maps::count(slot, &moved, now);
+        if kind != Kind::HTTP2 || !streams::begin(sk, (first, tcp.seq)) {
             return;
         }
-        streams::sent(&payload, sk, flow, tcp, &head);
     }
+    streams::sent(&payload, sk, flow, tcp, &head);
 }
 
 /// Whether a client's segment carries application data of TLS: at once, or behind the end of its handshake.
@@ -121,31 +119,26 @@ fn tls_data(payload: &Payload<'_>, len: u32, head: &[u8; http1::HEAD]) -> bool {
 
 /// Takes a connection that was not tagged when it was established into account, if it is to one of our addresses.
 #[inline(always)]
-fn adopt(ctx: &SkBuffContext, sk: *mut bpf_sock) {
-    let Some((local, client)) = segment::peers(sk) else { return };
-    let Some(tcp) = Tcp::read(ctx) else { return };
+fn adopt<'a>(sk: *mut bpf_sock, tcp: &Tcp) -> Option<&'a mut Flow> {
     if tcp.len == 0 || tcp.is_reset() {
-        return;
+        return None;
     }
+    let (local, client) = segment::peers(sk)?;
     let version = maps::version();
     let slot = maps::slot_of(&local);
-    let origin = match slot {
-        Some(slot) => maps::origin(slot, &client),
-        None => 0,
+    let origin = slot.map_or(0, |slot| maps::origin(slot, &client));
+    let Some(flow) = maps::flow_or_new(sk) else {
+        maps::count_missed();
+        return None;
     };
-    let Some(flow) = maps::flow_or_new(sk) else { return maps::count_missed() };
-    let Some(slot) = slot else {
-        return maps::locked(flow, |flow| flow.foreign(version));
+    let Some(slot) = slot.filter(|_| origin != OUT) else {
+        maps::locked(flow, |flow| flow.foreign(version));
+        return None;
     };
-    if origin == OUT {
-        flow.traits = 0;
-        flow.kind = Kind::IGNORED;
-        return;
-    }
     let now = maps::now();
     let moved = maps::locked(flow, |flow| flow.adopt(slot, origin == HOST, tcp.seq, tcp.ack));
     maps::count(slot, &moved, now);
-    received(ctx, sk, flow, &tcp);
+    Some(flow)
 }
 
 #[inline(always)]

@@ -1,0 +1,314 @@
+//! Counting at level `node`: three programs on the cgroup of every pod of this node that a direct route leads to.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    fmt, fs, io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use aya::{Ebpf, EbpfError, EbpfLoader, programs::ProgramError, util::nr_cpus};
+use interceptor_common::Served;
+use interceptor_core::{Endpoint, Upstream, UpstreamId, direct::Pod};
+
+use crate::{
+    LeftOut, Limits, RepairReport, SyncError, SyncReport,
+    ledger::Ledger,
+    loading::{monotonic, raise_locked_memory, read_object},
+    object,
+    pods::{self, Found},
+    probe::{self, ProbeError},
+};
+
+mod attached;
+mod maps;
+mod meter;
+mod origins;
+
+use self::{
+    attached::{Attached, Programs},
+    maps::CountMaps,
+};
+pub use self::{
+    meter::{Load, Meter},
+    origins::{Network, NetworkError, Origins},
+};
+
+/// What is asked for.
+#[derive(Clone, Debug, Default)]
+pub struct CountConfig {
+    /// This node's name, as EndpointSlices have it: other nodes' pods are not ours to count.
+    pub node: String,
+    /// Where pods' cgroups are looked for; where cgroup v2 is mounted if it is not given.
+    pub cgroup_root: Option<PathBuf>,
+    /// How many addresses and slots; by the number of CPUs if it is not given.
+    pub limits: Option<Limits>,
+}
+
+/// Counts for the pods of this node. All of it ends with this process.
+pub struct Count {
+    node: String,
+    root: PathBuf,
+    ledger: Ledger<Served>,
+    maps: CountMaps,
+    programs: Programs,
+    /// Pods that are ours to count, by UID, with the upstreams that list them.
+    wanted: BTreeMap<Arc<str>, HashSet<UpstreamId>>,
+    attached: BTreeMap<Arc<str>, Attached>,
+    /// Pods whose cgroups refuse the programs, and why; tried again at each look.
+    refused: BTreeMap<Arc<str>, String>,
+    missed: u64,
+    said: Vec<LeftOut>,
+    ebpf: Ebpf,
+}
+
+/// What a look at the cgroups has changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Followed {
+    /// Pods whose cgroups the programs were attached to.
+    pub attached: usize,
+    /// Pods that have gone.
+    pub gone: usize,
+    /// Pods of this node whose cgroup is not there (yet, or any more).
+    pub missing: usize,
+    /// Folders in which pods may come.
+    pub parents: Vec<PathBuf>,
+}
+
+/// Why pods can't be counted on this node, by step.
+#[derive(Debug, thiserror::Error)]
+pub enum CountError {
+    /// This process may not, or the kernel can't.
+    #[error("{0}")]
+    Probe(String),
+    /// There are no cgroups to look at.
+    #[error("the pods' cgroups {path} cannot be looked at")]
+    Tree {
+        /// Where they were looked for.
+        path: PathBuf,
+        /// The kernel's words.
+        source: io::Error,
+    },
+    /// The programs are not accepted.
+    #[error("cannot load the programs that count")]
+    Object(#[source] Box<EbpfError>),
+    /// One program is not accepted.
+    #[error("cannot load program {name}")]
+    Load {
+        /// Which.
+        name: &'static str,
+        /// The verifier's words.
+        source: Box<ProgramError>,
+    },
+    /// The object is not the one that this was written for.
+    #[error("{0}")]
+    Map(String),
+}
+
+// === impl Count ===
+
+impl Count {
+    /// Probes and loads. Nothing is attached yet.
+    pub fn open(config: CountConfig) -> Result<Self, CountError> {
+        let CountConfig { node, cgroup_root, limits } = config;
+        let object = object::COUNT.ok_or_else(|| CountError::Probe(ProbeError::NoObject.to_string()))?;
+        probe::probe().map_err(|error| CountError::Probe(error.to_string()))?;
+        let failed = |source| CountError::Tree { path: cgroup_root.clone().unwrap_or_default(), source };
+        let root = pods::root(cgroup_root.as_deref()).map_err(failed)?;
+        raise_locked_memory();
+        let limits = limits.unwrap_or_else(|| Limits::of::<Served>(nr_cpus().unwrap_or(1)));
+        let mut ebpf = create(object, limits).map_err(CountError::Object)?;
+        let maps = CountMaps::take(&mut ebpf).map_err(|error| CountError::Map(error.to_string()))?;
+        let programs = Programs::load(&mut ebpf)?;
+        Ok(Self {
+            node,
+            root,
+            ledger: Ledger::new(limits),
+            maps,
+            programs,
+            wanted: BTreeMap::new(),
+            attached: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            missed: 0,
+            said: Vec::new(),
+            ebpf,
+        })
+    }
+
+    /// Below which folder pods' cgroups are looked for.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The pods that are counted.
+    pub fn pods(&self) -> impl Iterator<Item = &str> {
+        self.attached.keys().map(AsRef::as_ref)
+    }
+
+    /// Pods that should be counted and are not, and why.
+    pub fn refused(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.refused.iter().map(|(uid, why)| (uid.as_ref(), why.as_str()))
+    }
+
+    /// Connections that the kernel had no memory for, ever.
+    pub fn missed(&self) -> u64 {
+        self.missed
+    }
+
+    /// The kernel's ids of the programs, as `bpftool prog` shows them, by name.
+    pub fn program_ids(&self) -> Vec<(&'static str, u32)> {
+        self.programs.ids()
+    }
+
+    /// Counts for the direct ones of these upstreams and no others.
+    pub fn sync(&mut self, upstreams: &mut dyn Iterator<Item = &Arc<Upstream>>) -> Result<SyncReport, SyncError> {
+        let mut wanted: BTreeMap<Arc<str>, HashSet<UpstreamId>> = BTreeMap::new();
+        let mut ours = Vec::new();
+        for upstream in upstreams {
+            let Some(direct) = &upstream.direct else { continue };
+            let pods: Vec<_> = direct.pods.iter().filter(|pod| self.is_ours(pod)).collect();
+            for uid in pods.iter().filter_map(|pod| pod.uid.as_ref()) {
+                wanted.entry(Arc::clone(uid)).or_default().insert(upstream.id);
+            }
+            let endpoints = pods.iter().map(|pod| Endpoint { addr: pod.addr, pod: None }).collect();
+            ours.push(Arc::new(Upstream { endpoints, ..Upstream::clone(upstream) }));
+        }
+        let listed: HashSet<_> = ours.iter().map(|upstream| upstream.id).collect();
+        // A pod that no slice lists any more may still be answering; it is counted until its cgroup goes.
+        self.attached.retain(|uid, attached| {
+            if let Some(upstreams) = wanted.get(uid) {
+                attached.upstreams.clone_from(upstreams);
+            }
+            attached.upstreams.iter().any(|id| listed.contains(id))
+        });
+        self.wanted = wanted;
+        self.refused.retain(|uid, _| self.wanted.contains_key(uid));
+        let report = self.ledger.sync(&mut self.maps, &mut ours.iter())?;
+        if report.added + report.replaced > 0 {
+            self.maps.next_version().map_err(SyncError::Read)?;
+        }
+        if report.left_out != self.said {
+            for LeftOut { upstream: _, target, why } in report.left_out.iter().take(10) {
+                tracing::warn!(service = %target.service, port = %target.port, why, "the kernel does not count this route's pods");
+            }
+            self.said.clone_from(&report.left_out);
+        }
+        Ok(report)
+    }
+
+    /// Looks which cgroups there are, and attaches to those of our pods that it has not attached to.
+    pub fn follow(&mut self) -> Result<Followed, CountError> {
+        let Found { pods, parents, truncated } =
+            pods::scan(&self.root).map_err(|source| CountError::Tree { path: self.root.clone(), source })?;
+        if truncated {
+            tracing::warn!(root = %self.root.display(), "there are more cgroups than are looked at: some pods may not be counted");
+        }
+        let mut followed = Followed { parents, ..Followed::default() };
+        let before = self.attached.len();
+        self.attached.retain(|_, attached| attached.is_there());
+        followed.gone = before - self.attached.len();
+        for (uid, upstreams) in &self.wanted {
+            if self.attached.contains_key(uid) {
+                continue;
+            }
+            let Some(path) = pods.get(uid) else {
+                followed.missing += 1;
+                continue;
+            };
+            match attach(&mut self.programs, &mut self.ebpf, path, upstreams) {
+                Ok(attached) => {
+                    tracing::info!(uid = &**uid, cgroup = %path.display(), "counts for a pod");
+                    self.refused.remove(uid);
+                    self.attached.insert(Arc::clone(uid), attached);
+                    followed.attached += 1;
+                }
+                Err(error) => {
+                    let why = error.to_string();
+                    if self.refused.insert(Arc::clone(uid), why.clone()).as_ref() != Some(&why) {
+                        tracing::warn!(uid = &**uid, cgroup = %path.display(), why, "cannot count for a pod");
+                    }
+                }
+            }
+        }
+        Ok(followed)
+    }
+
+    /// Reads back what the kernel has and mends it. To be called every few seconds.
+    pub fn repair(&mut self) -> Result<RepairReport, SyncError> {
+        let report = self.ledger.repair(&mut self.maps)?;
+        if report.drifted() {
+            self.maps.next_version().map_err(SyncError::Read)?;
+        }
+        let missed = self.maps.missed().map_err(SyncError::Counters)?;
+        if missed > self.missed {
+            tracing::warn!(connections = missed - self.missed, "the kernel had no memory to count these connections");
+            self.missed = missed;
+        }
+        Ok(report)
+    }
+
+    /// Whose connections are left out, and which addresses are this machine's own.
+    pub fn set_origins(&mut self, origins: &Origins) -> io::Result<usize> {
+        let ledger = &self.ledger;
+        self.maps.set_origins(&origins.entries(|upstream| ledger.slot(upstream).map(|slot| slot.0)))
+    }
+
+    /// The counters of every upstream that ever had a pod here, and when they were read, `CLOCK_MONOTONIC` in nanoseconds.
+    pub fn counters(&self) -> (u64, Vec<(UpstreamId, Served)>) {
+        let now = u64::try_from(monotonic().as_nanos()).unwrap_or(u64::MAX);
+        let read = self.ledger.counters(&self.maps).into_iter();
+        let counters = read.filter_map(|(id, served)| match served {
+            Ok(served) => Some((id, served)),
+            Err(error) => {
+                tracing::warn!(upstream = id.0, %error, "the kernel's counters cannot be read");
+                None
+            }
+        });
+        (now, counters.collect())
+    }
+
+    /// A pod without a node's name is of a list that somebody wrote by hand.
+    fn is_ours(&self, pod: &Pod) -> bool {
+        pod.node.as_deref().is_none_or(|node| node == self.node)
+    }
+}
+
+impl fmt::Debug for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Count")
+            .field("root", &self.root)
+            .field("attached", &self.attached.len())
+            .finish_non_exhaustive()
+    }
+}
+
+fn attach(
+    programs: &mut Programs,
+    ebpf: &mut Ebpf,
+    path: &Path,
+    upstreams: &HashSet<UpstreamId>,
+) -> Result<Attached, Box<dyn std::error::Error>> {
+    let dir = fs::File::open(path)?;
+    let links = programs.attach(ebpf, &dir)?;
+    Ok(Attached { path: path.to_owned(), upstreams: upstreams.clone(), _links: links })
+}
+
+fn create(object: &[u8], limits: Limits) -> Result<Ebpf, Box<EbpfError>> {
+    read_object(|| {
+        EbpfLoader::new()
+            .btf(None)
+            .map_max_entries(maps::SLOT_OF, limits.addresses.saturating_mul(2).max(2))
+            .map_max_entries(maps::SERVED, limits.slots.max(1))
+            .load(object)
+            .map_err(Box::new)
+    })
+}
+
+/// An address of a network as [`Network`] has it.
+pub(crate) fn octets(ip: IpAddr) -> [u8; 16] {
+    match ip {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+        IpAddr::V6(ip) => ip.octets(),
+    }
+}

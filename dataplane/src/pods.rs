@@ -1,0 +1,126 @@
+//! The cgroups of this machine's pods: where they are, and when they come and go. Kubelets name them by the pods' UIDs,
+//! below folders that differ by driver and quality of service; [`scan`] finds them in any of them.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+mod changes;
+mod name;
+
+pub use self::changes::Changes;
+use self::name::{leads_nowhere, uid};
+use crate::cgroup;
+
+/// How many folders above the pods' there may be: a kubelet's own prefix, `kubepods`, and the quality of service, with
+/// room for nested machines.
+const DEPTH: usize = 8;
+/// Most folders that are looked into. A machine has a few hundred that are not pods.
+const FOLDERS: usize = 8192;
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Each pod's folder, by its UID as the API server writes it.
+    pub pods: BTreeMap<Arc<str>, PathBuf>,
+    /// The folders in which pods may come.
+    pub parents: Vec<PathBuf>,
+    /// Whether there was more than is looked at.
+    pub truncated: bool,
+}
+
+/// Where pods' cgroups are looked for: what was asked for, or where cgroup v2 is mounted.
+pub fn root(asked: Option<&Path>) -> io::Result<PathBuf> {
+    if let Some(asked) = asked {
+        return fs::canonicalize(asked);
+    }
+    let mounts = cgroup::mount_points()?;
+    mounts
+        .into_iter()
+        .next()
+        .ok_or_else(|| io::Error::other("no cgroup v2 hierarchy is mounted (/proc/self/mountinfo)"))
+}
+
+/// Looks for pods below `root`. A folder that goes while it is looked at is left out.
+pub fn scan(root: &Path) -> io::Result<Found> {
+    let mut found = Found::default();
+    let mut pending = vec![(root.to_owned(), 0)];
+    fs::metadata(root)?;
+    while let Some((folder, depth)) = pending.pop() {
+        if found.parents.len() == FOLDERS {
+            found.truncated = true;
+            break;
+        }
+        let Ok(entries) = fs::read_dir(&folder) else { continue };
+        for entry in entries.flatten() {
+            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else { continue };
+            if let Some(uid) = uid(name) {
+                found.pods.insert(uid.into(), entry.path());
+            } else if depth < DEPTH && !leads_nowhere(name) {
+                pending.push((entry.path(), depth + 1));
+            }
+        }
+        found.parents.push(folder);
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tree(folders: &[&str]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for folder in folders {
+            fs::create_dir_all(root.path().join(folder)).unwrap();
+        }
+        root
+    }
+
+    fn found(folders: &[&str]) -> Vec<(String, String)> {
+        let root = tree(folders);
+        let found = scan(root.path()).unwrap();
+        let within = |path: &Path| path.strip_prefix(root.path()).unwrap().display().to_string();
+        found.pods.iter().map(|(uid, path)| (uid.to_string(), within(path))).collect()
+    }
+
+    #[test]
+    fn pods_are_found_under_either_driver_and_every_quality_of_service() {
+        let folders = [
+            "kubepods/pod1a/container",
+            "kubepods/burstable/pod1b",
+            "kubepods/besteffort/pod1c",
+            "kubepods.slice/kubepods-pod2a.slice/cri-containerd-77.scope",
+            "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod2b_3.slice",
+            "system.slice/nginx.service/podded",
+        ];
+        let uids: Vec<_> = found(&folders).into_iter().map(|(uid, _)| uid).collect();
+        assert_eq!(uids, ["1a", "1b", "1c", "2a", "2b-3"]);
+    }
+
+    #[test]
+    fn a_kubelet_of_a_nested_machine_may_have_a_prefix() {
+        let folders = [
+            "rouse.node1/kubepods/besteffort/poda-b",
+            "kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-podc.slice",
+        ];
+        let expected = [
+            ("a-b", "rouse.node1/kubepods/besteffort/poda-b"),
+            ("c", "kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-podc.slice"),
+        ];
+        assert_eq!(found(&folders), expected.map(|(uid, path)| (uid.to_owned(), path.to_owned())));
+    }
+
+    #[test]
+    fn a_root_that_is_missing_is_an_error_and_what_is_below_a_pod_is_not_looked_at() {
+        assert!(scan(Path::new("/nonexistent")).is_err());
+        assert_eq!(found(&["kubepods/poda/podb"]).len(), 1);
+    }
+}

@@ -1,0 +1,242 @@
+//! A node of the test's own: a tree of cgroups as a kubelet makes it, and pods in it.
+
+use std::{
+    fs, io,
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{self, Child, Command, Stdio},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+    thread,
+    time::Duration,
+};
+
+use dataplane::{
+    Limits,
+    count::{Count, CountConfig, Origins},
+};
+use interceptor_common::Served;
+use interceptor_core::{
+    ObjectKey, Upstream, UpstreamId,
+    direct::{Direct, Life, Pod},
+    route::{PortRef, Target},
+    upstream::{Encryption, Protocol, Resolution},
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+/// Listeners are made in their pod's cgroup, and a process is in one at a time.
+static IN_A_POD: Mutex<()> = Mutex::new(());
+
+/// A tree of cgroups, and what counts in it.
+pub(crate) struct Node {
+    tree: Tree,
+    pub(crate) count: Count,
+    pods: Vec<(UpstreamId, Pod)>,
+}
+
+/// Takes the tree away when everything in it has ended.
+struct Tree(PathBuf);
+
+/// A program that runs in a pod.
+pub(crate) struct Program(Child);
+
+impl Node {
+    pub(crate) fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let root = own().join(format!("rouse-count-{}-{}", process::id(), COUNT.fetch_add(1, Relaxed)));
+        fs::create_dir_all(root.join("kubepods/besteffort")).unwrap();
+        let tree = Tree(root.clone());
+        let config = CountConfig {
+            node: "here".to_owned(),
+            cgroup_root: Some(root),
+            limits: Some(Limits { addresses: 1024, slots: 64 }),
+        };
+        let count =
+            Count::open(config).unwrap_or_else(|error| panic!("{error}: {:?}", std::error::Error::source(&error)));
+        Self { tree, count, pods: Vec::new() }
+    }
+
+    /// The folder of a pod, made if it is not there.
+    pub(crate) fn folder(&self, uid: &str) -> PathBuf {
+        let folder = self.tree.0.join("kubepods/besteffort").join(format!("pod{uid}"));
+        fs::create_dir_all(folder.join("container")).unwrap();
+        folder
+    }
+
+    /// A listener that belongs to a pod, which upstream `id` lists. Counting for it begins before it is returned.
+    pub(crate) fn listen(&mut self, id: u32, uid: &str, addr: &str) -> TcpListener {
+        let listener = self.socket_of(uid, || TcpListener::bind(addr).unwrap());
+        self.list(id, uid, listener.local_addr().unwrap());
+        listener
+    }
+
+    /// Makes a socket as a process of the pod would.
+    pub(crate) fn socket_of<T>(&self, uid: &str, open: impl FnOnce() -> T) -> T {
+        // Other tests must not look where this process is while it is elsewhere.
+        static HOME: OnceLock<PathBuf> = OnceLock::new();
+        let _alone = IN_A_POD.lock();
+        let home = HOME.get_or_init(own);
+        enter(&self.folder(uid).join("container"));
+        let made = open();
+        enter(home);
+        made
+    }
+
+    /// Lists a pod at an address, and counts for it.
+    pub(crate) fn list(&mut self, id: u32, uid: &str, addr: SocketAddr) {
+        self.folder(uid);
+        let pod = Pod { addr, life: Life::Ready, name: None, uid: Some(uid.into()), node: Some("here".into()) };
+        self.pods.push((UpstreamId(id), pod));
+        self.sync();
+        self.count.follow().unwrap();
+    }
+
+    /// Where the first pod of an upstream is reached.
+    pub(crate) fn addr(&self, id: u32) -> SocketAddr {
+        self.pods.iter().find(|(of, _)| of.0 == id).expect("it was listed").1.addr
+    }
+
+    /// Lists it no more.
+    pub(crate) fn unlist(&mut self, addr: SocketAddr) {
+        self.pods.retain(|(_, pod)| pod.addr != addr);
+        self.sync();
+    }
+
+    fn sync(&mut self) {
+        let mut ids: Vec<_> = self.pods.iter().map(|(id, _)| *id).collect();
+        ids.dedup();
+        let upstreams: Vec<_> = ids.into_iter().map(|id| self.upstream(id)).collect();
+        let report = self.count.sync(&mut upstreams.iter()).unwrap();
+        assert_eq!(report.left_out, []);
+    }
+
+    fn upstream(&self, id: UpstreamId) -> Arc<Upstream> {
+        let pods = self.pods.iter().filter(|(of, _)| *of == id).map(|(_, pod)| pod.clone()).collect();
+        Arc::new(Upstream {
+            id,
+            target: Target { service: ObjectKey::new("test", format!("s{}", id.0)), port: PortRef::Number(80) },
+            resolution: Resolution::Found,
+            protocol: Protocol::Http1,
+            encryption: Encryption::AsReceived,
+            endpoints: [].into(),
+            early: [].into(),
+            pending: [].into(),
+            probe: None,
+            direct: Some(Arc::new(Direct { frontends: Vec::new(), node_port: None, pods })),
+        })
+    }
+
+    /// Clients at these addresses are left out, or are this machine.
+    pub(crate) fn origins(&mut self, origins: &Origins) {
+        assert_eq!(self.count.set_origins(origins).unwrap(), 0);
+    }
+
+    /// What was counted for an upstream.
+    pub(crate) fn counted(&self, id: u32) -> Served {
+        let (_, counters) = self.count.counters();
+        counters.into_iter().find(|(of, _)| of.0 == id).map(|(_, served)| served).unwrap_or_default()
+    }
+
+    /// Requests that began and that are outstanding.
+    pub(crate) fn requests(&self, id: u32) -> (u64, u64) {
+        let served = self.counted(id);
+        (served.requests(), served.outstanding())
+    }
+
+    /// Connections that were opened, closed, and failed.
+    pub(crate) fn connections(&self, id: u32) -> (u64, u64, u64) {
+        let served = self.counted(id);
+        (served.opened, served.closed, served.failed)
+    }
+
+    /// Runs a program in a pod that is not listed yet, until it is dropped.
+    pub(crate) fn run(&self, uid: &str, command: &str, args: &[&str]) -> Program {
+        let procs = self.folder(uid).join("container/cgroup.procs");
+        let script = format!("echo $$ > {}; exec {command} \"$@\"", procs.display());
+        let child = Command::new("sh").args(["-c", &script, "sh"]).args(args).stdin(Stdio::null()).spawn().unwrap();
+        Program(child)
+    }
+
+    /// Waits until everything has ended, and asserts that nothing is left over.
+    pub(crate) fn settles(&self, id: u32) -> Served {
+        eventually("every connection is closed", || {
+            let served = self.counted(id);
+            served.opened == served.closed && served.drained()
+        });
+        let served = self.counted(id);
+        assert_eq!(served.outstanding(), 0, "{served:?}");
+        assert!(served.busy_ns < 1 << 62, "time is not negative: {served:?}");
+        served
+    }
+}
+
+impl Drop for Tree {
+    fn drop(&mut self) {
+        // Members of a tree go from the leaves up, and the last process may still be ending.
+        let late = Instant::now() + Duration::from_secs(10);
+        while remove(&self.0).is_err() && Instant::now() < late {
+            thread::park_timeout(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        _ = self.0.kill();
+        _ = self.0.wait();
+    }
+}
+
+/// Ends what still runs there, such as children of a program, and removes the folder.
+fn remove(folder: &Path) -> io::Result<()> {
+    for pid in fs::read_to_string(folder.join("cgroup.procs"))?.lines() {
+        if let Ok(pid) = pid.parse() {
+            _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove(&entry.path())?;
+        }
+    }
+    fs::remove_dir(folder)
+}
+
+/// Waits for what the kernel or another process does in its own time.
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let late = Instant::now() + Duration::from_secs(30);
+    while !holds() {
+        assert!(Instant::now() < late, "not within 30 s: {what}");
+        thread::park_timeout(Duration::from_millis(1));
+    }
+}
+
+/// A connection, both ends.
+pub(crate) fn pair(listener: &TcpListener) -> (TcpStream, TcpStream) {
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (server, _) = listener.accept().unwrap();
+    client.set_nodelay(true).unwrap();
+    server.set_nodelay(true).unwrap();
+    (client, server)
+}
+
+fn own() -> PathBuf {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let line = mounts.lines().find(|line| line.contains(" - cgroup2 ")).expect("cgroup v2 is mounted");
+    let root: PathBuf = line.split(' ').nth(4).unwrap().into();
+    let cgroups = fs::read_to_string("/proc/self/cgroup").unwrap();
+    root.join(cgroups.lines().find_map(|line| line.strip_prefix("0::/")).expect("cgroup v2 has a line"))
+}
+
+fn enter(cgroup: &Path) {
+    let procs = cgroup.join("cgroup.procs");
+    fs::write(&procs, process::id().to_string()).unwrap_or_else(|error| panic!("{}: {error}", procs.display()));
+}
