@@ -26,6 +26,7 @@ mod levels;
 mod probe;
 mod routing;
 mod scaler;
+mod services;
 mod smuggling;
 mod streaming;
 mod telemetry;

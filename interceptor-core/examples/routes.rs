@@ -191,7 +191,12 @@ fn route(number: usize, host: &str, path: &str) -> Route {
 
 fn service() -> Service {
     let port = ServicePort { name: "http".into(), port: 80, app_protocol: None, node_port: None };
-    Service { key: ObjectKey::new("bench", "origin"), ports: vec![port], addresses: Vec::new() }
+    Service {
+        key: ObjectKey::new("bench", "origin"),
+        ports: vec![port],
+        addresses: Vec::new(),
+        reach: interceptor_core::service::Reach::default(),
+    }
 }
 
 fn slice() -> Slice {

@@ -153,6 +153,7 @@ mod tests {
             resolution: Resolution::Found,
             protocol: Protocol::Http1,
             encryption: Encryption::AsReceived,
+            affinity: None,
             endpoints: [].into(),
             early: [].into(),
             pending: [].into(),

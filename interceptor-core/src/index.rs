@@ -78,6 +78,8 @@ pub struct Snapshot {
     pub routes: imbl::OrdMap<ObjectKey, Arc<RouteEntry>>,
     /// Response bodies by ConfigMap.
     pub bodies: imbl::HashMap<ObjectKey, Arc<ResponseBodies>>,
+    /// Names to be looked up, by the Service whose endpoints are reached by one.
+    pub names: imbl::OrdMap<ObjectKey, Arc<str>>,
     ids: imbl::HashMap<RouteId, Arc<RouteEntry>>,
     upstreams: imbl::Vector<Option<Arc<Upstream>>>,
 }
@@ -152,6 +154,13 @@ impl Index {
         }
     }
 
+    /// The same for requests that go to Services by their names, and not to pods.
+    #[must_use]
+    pub fn through_services(mut self, through_services: bool) -> Self {
+        self.upstreams.go_through_services(through_services);
+        self
+    }
+
     /// Takes one change in.
     pub fn apply(&mut self, event: Event) {
         match event {
@@ -175,6 +184,11 @@ impl Index {
     /// The answer counts no longer.
     pub fn answer_gone(&mut self, service: &ObjectKey, pod: IpAddr) {
         self.upstreams.take_answer(service, pod);
+    }
+
+    /// What one of [`Snapshot::names`] was found to be.
+    pub fn found(&mut self, service: &ObjectKey, addresses: &[IpAddr]) {
+        self.upstreams.put_found(service, addresses);
     }
 
     /// Replaces all objects of one kind; those that are the same stay untouched.
@@ -204,6 +218,7 @@ impl Index {
             table: self.table.clone(),
             routes: self.routes.clone(),
             bodies: self.bodies.all().clone(),
+            names: self.upstreams.names().clone(),
             ids: self.ids.clone(),
             upstreams: self.upstreams.all().clone(),
         }

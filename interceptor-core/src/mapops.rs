@@ -182,6 +182,7 @@ mod tests {
             resolution: Resolution::Found,
             protocol: Protocol::Http1,
             encryption: Encryption::AsReceived,
+            affinity: None,
             endpoints: endpoints.into(),
             early: [].into(),
             pending: [].into(),

@@ -1,6 +1,6 @@
 //! Services and EndpointSlices, reduced to what routing needs. Written by `api`'s conversions, read by the index.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use crate::ObjectKey;
 
@@ -13,6 +13,19 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// Where clients reach it, besides its node ports: cluster IPs, external IPs and those of its load balancer. Sorted.
     pub addresses: Vec<IpAddr>,
+    /// Which of its endpoints clients are to be sent to.
+    pub reach: Reach,
+}
+
+/// Which endpoints of a Service clients are to be sent to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// `spec.externalName`, of a Service that is another's name.
+    pub external_name: Option<Arc<str>>,
+    /// Whether the first of its address families is IPv6, if it tells; pods have addresses of the other one, too.
+    pub prefers_v6: Option<bool>,
+    /// How long a client stays with a pod after its last request, by `spec.sessionAffinity: ClientIP`.
+    pub affinity: Option<Duration>,
 }
 
 /// A port of a Service.

@@ -1,6 +1,6 @@
 //! What a route's target resolves to: one port of one Service with its ready endpoints.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use crate::{direct::Direct, endpoint::Endpoint, probe::Probe, route::Target};
 
@@ -55,6 +55,8 @@ pub struct Upstream {
     pub protocol: Protocol,
     /// Whether that is encrypted.
     pub encryption: Encryption,
+    /// How long a client stays with an endpoint after its last request, if it shall.
+    pub affinity: Option<Duration>,
     /// Ready endpoints that have the port, sorted by address, without duplicates.
     pub endpoints: Arc<[Endpoint]>,
     /// Those of `endpoints` that are ready by their own word, not by the slices'.

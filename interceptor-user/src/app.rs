@@ -37,6 +37,7 @@ use crate::{
     },
     encryption::{self, Files, Opened, TlsError},
     metrics::Metrics,
+    names::Names,
     probe::{self, ProbeMetrics, Prober},
     rt, server,
     worker::{Shared, Worker},
@@ -86,6 +87,7 @@ struct Control {
     shared: Arc<Shared>,
     discover: Discover,
     prober: Prober,
+    names: Names,
     publisher: Publisher,
     kernel: Kernel,
     telemetry: Telemetry,
@@ -134,7 +136,7 @@ pub async fn build(config: Config) -> Result<Bound, AppError> {
     let Opened { server: tls, upstreams, files } = encryption::open(config.tls.clone()).map_err(AppError::Tls)?;
     let ready = Ready::new();
     let edges = Arc::new(Edges::default());
-    let index = Index::new(config.workers.get(), Arc::clone(&edges) as _);
+    let index = Index::new(config.workers.get(), Arc::clone(&edges) as _).through_services(!config.direct_pods);
     let (writer, reader) = snapshot::channel(index.snapshot());
     let kernel = Kernel::open(config.dataplane.clone(), reader.clone()).map_err(AppError::Dataplane)?;
     let mut registry = runtime::metrics::Metrics::new(SERVICE.name, SERVICE.version);
@@ -147,7 +149,8 @@ pub async fn build(config: Config) -> Result<Bound, AppError> {
     let shared = Arc::new(shared);
     let watch_metrics = WatchMetrics::register(registry.registry());
     let sources = (config.sources.clone(), watch_metrics);
-    let discover = Discover::new(sources, verdicts, index, writer, &ready, registry.registry());
+    let (names, found) = Names::new(reader.clone(), registry.registry());
+    let discover = Discover::new(sources, (verdicts, found), index, writer, &ready, registry.registry());
     let state = State {
         ready: ready.clone(),
         reader: reader.clone(),
@@ -167,7 +170,7 @@ pub async fn build(config: Config) -> Result<Bound, AppError> {
         None => None,
     };
     let (drain, watch) = drain::channel();
-    let control = Control { ready, reader, shared, discover, prober, publisher, kernel, telemetry };
+    let control = Control { ready, reader, shared, discover, prober, names, publisher, kernel, telemetry };
     Ok(Bound { config, listeners, proxy, encrypted, tls, certificates: files, admin, metrics, control, drain, watch })
 }
 
@@ -237,7 +240,7 @@ impl Bound {
             why = control.kernel.reason(),
             "interceptor starts"
         );
-        let Control { ready, reader, shared, discover, prober, publisher, kernel, telemetry } = control;
+        let Control { ready, reader, shared, discover, prober, names, publisher, kernel, telemetry } = control;
         let tls = tls.map(TlsAcceptor::from);
         let workers = start_workers(listeners, tls.as_ref(), &shared, &reader, &watch)?;
         drop(watch);
@@ -248,6 +251,7 @@ impl Bound {
         }
         tasks.spawn("discover", discover.run());
         tasks.spawn("probe", prober.run());
+        tasks.spawn("names", names.run());
         tasks.spawn("counts", publisher.run());
         tasks.spawn("kernel", kernel.run());
         if let Some(metrics) = telemetry.metrics.clone() {

@@ -47,7 +47,8 @@ const OTHER_DESCRIPTORS: u64 = 600;
         OTEL_EXPORTER_OTLP_METRICS_ENABLED (false)        OTEL_EXPORTER_OTLP_TRACES_ENABLED (false)\n  \
         OTEL_EXPORTER_OTLP_TRACES_PROTOCOL (console; http/protobuf or grpc), and OpenTelemetry's own OTEL_… variables\n  \
         ROUSE_GRPC_STATUS (true: calls of gRPC are told of errors as gRPC has it; false: as plain HTTP)\n  \
-        KEDA_HTTP_PROXY_TLS_ENABLED (false), _PORT (8443), _CERT_PATH, _KEY_PATH, _CERT_STORE_PATHS   KEDA_HTTP_TLS_CA_DIRS"
+        KEDA_HTTP_PROXY_TLS_ENABLED (false), _PORT (8443), _CERT_PATH, _KEY_PATH, _CERT_STORE_PATHS   KEDA_HTTP_TLS_CA_DIRS\n  \
+        KEDA_HTTP_DIRECT_POD_ROUTING (true)"
 )]
 pub struct Args {
     /// What to be instead of an interceptor.
@@ -145,6 +146,8 @@ pub struct Config {
     pub tls: tls::Settings,
     /// What is told to an OpenTelemetry collector.
     pub telemetry: telemetry::Config,
+    /// Whether requests go to pods; otherwise to their Services by name.
+    pub direct_pods: bool,
     /// What the request path needs.
     pub proxying: ProxyConfig,
     /// Between the signal and closed listeners, so that load balancers learn of it.
@@ -241,6 +244,7 @@ impl Config {
                 access_log: access_log(env, &log)?,
                 ..ProxyConfig::new(env, workers)?
             },
+            direct_pods: env.bool("KEDA_HTTP_DIRECT_POD_ROUTING", true)?,
             shutdown_delay: env.duration("KEDA_HTTP_SHUTDOWN_DELAY", Duration::from_secs(5))?,
             drain_timeout: Some(drain_timeout).filter(|timeout| !timeout.is_zero()),
         })

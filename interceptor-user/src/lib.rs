@@ -21,6 +21,7 @@ pub mod encryption;
 mod h1;
 mod http2;
 mod metrics;
+mod names;
 mod net;
 mod probe;
 mod proxy;

@@ -1,11 +1,14 @@
 //! A Service, reduced to its TCP ports and the addresses that clients reach it at.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
-use interceptor_core::service::{Service, ServicePort};
+use interceptor_core::service::{Reach, Service, ServicePort};
 use k8s_openapi::api::core::v1::{Service as Object, ServiceSpec};
 
 use super::{ConvertError, key, parts};
+
+/// How long a client stays with a pod if the Service does not tell; the API server's default.
+const AFFINITY_SECONDS: u64 = 10_800;
 
 /// Name, addresses and TCP ports of `object`.
 pub fn service(object: &Object) -> Result<Service, ConvertError> {
@@ -20,7 +23,25 @@ pub fn service(object: &Object) -> Result<Service, ConvertError> {
             node_port: port.node_port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0),
         })
     });
-    Ok(Service { key: key(&object.metadata)?, ports: ports.collect::<Result<_, _>>()?, addresses: addresses(object) })
+    Ok(Service {
+        key: key(&object.metadata)?,
+        ports: ports.collect::<Result<_, _>>()?,
+        addresses: addresses(object),
+        reach: object.spec.as_ref().map(reach).unwrap_or_default(),
+    })
+}
+
+fn reach(spec: &ServiceSpec) -> Reach {
+    let is = |field: &Option<String>, value: &str| field.as_deref() == Some(value);
+    let name = spec.external_name.as_deref().filter(|name| !name.is_empty() && is(&spec.type_, "ExternalName"));
+    let family = spec.ip_families.as_deref().and_then(|families| families.first());
+    let told = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref()?.timeout_seconds);
+    let seconds = told.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or(AFFINITY_SECONDS);
+    Reach {
+        external_name: name.map(Into::into),
+        prefers_v6: family.map(|family| family == "IPv6"),
+        affinity: is(&spec.session_affinity, "ClientIP").then(|| Duration::from_secs(seconds)),
+    }
 }
 
 /// Cluster IPs, external IPs and those of the load balancer. What is no address, such as the `None` of a headless Service,

@@ -101,6 +101,7 @@ fn upstream(id: u32, service: &str, addrs: &[u8]) -> Arc<Upstream> {
         resolution: Resolution::Found,
         protocol: Protocol::Http1,
         encryption: Encryption::AsReceived,
+        affinity: None,
         endpoints: endpoints.into(),
         early: [].into(),
         pending: [].into(),

@@ -17,6 +17,7 @@ pub(crate) fn upstream(id: u32, service: &str, addrs: &[SocketAddr]) -> Arc<Upst
         resolution: Resolution::Found,
         protocol: Protocol::Http1,
         encryption: Encryption::AsReceived,
+        affinity: None,
         endpoints: endpoints.into(),
         early: [].into(),
         pending: [].into(),

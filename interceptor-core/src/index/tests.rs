@@ -15,6 +15,7 @@ use crate::{
 };
 
 mod properties;
+mod reach;
 
 fn index() -> Index {
     Index::new(1, Arc::new(NoSink))
@@ -51,7 +52,7 @@ fn service(name: &str, ports: &[(&str, u16)]) -> Service {
         app_protocol: None,
         node_port: None,
     });
-    Service { key: key(name), ports: ports.collect(), addresses: Vec::new() }
+    Service { key: key(name), ports: ports.collect(), addresses: Vec::new(), reach: crate::service::Reach::default() }
 }
 
 fn slice(name: &str, service: &str, ports: &[(&str, u16)], addresses: &[&str]) -> Slice {

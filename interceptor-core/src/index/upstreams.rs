@@ -40,6 +40,8 @@ pub(super) struct Upstreams {
     slices: HashMap<ObjectKey, Slice, RandomState>,
     unresolved: BTreeSet<UpstreamId>,
     changed: BTreeSet<UpstreamId>,
+    through_services: bool,
+    names: imbl::OrdMap<ObjectKey, Arc<str>>,
 }
 
 pub(super) type Users = BTreeMap<(ObjectKey, Backend), Wish>;
@@ -61,6 +63,8 @@ struct Backing {
     upstreams: BTreeSet<UpstreamId>,
     /// Pods that answered their probe before the slices said that they are ready: listed by a slice, each of them.
     answered: BTreeSet<IpAddr>,
+    /// What its name was found to be.
+    found: Vec<IpAddr>,
 }
 
 // === impl Upstreams ===
@@ -68,6 +72,15 @@ struct Backing {
 impl Upstreams {
     pub(super) fn all(&self) -> &Vector<Option<Arc<Upstream>>> {
         &self.all
+    }
+
+    pub(super) fn names(&self) -> &imbl::OrdMap<ObjectKey, Arc<str>> {
+        &self.names
+    }
+
+    /// Before anything else.
+    pub(super) fn go_through_services(&mut self, through_services: bool) {
+        self.through_services = through_services;
     }
 
     pub(super) fn take_changed(&mut self) -> Vec<UpstreamId> {
@@ -103,6 +116,7 @@ impl Upstreams {
         self.ids.insert(target.clone(), id);
         self.users[index(id)].insert(user, wish.clone());
         self.services.entry(target.service.clone()).or_default().upstreams.insert(id);
+        self.note_name(&target.service);
         self.resolve(id, target);
         id
     }
@@ -127,18 +141,21 @@ impl Upstreams {
         if let Some(backing) = self.services.get_mut(service) {
             backing.upstreams.remove(&id);
         }
+        self.note_name(service);
         self.forget(service);
     }
 
     pub(super) fn put_service(&mut self, service: Service) {
         let key = service.key.clone();
         self.services.entry(key.clone()).or_default().service = Some(service);
+        self.note_name(&key);
         self.resolve_all(&key);
     }
 
     pub(super) fn take_service(&mut self, key: &ObjectKey) {
         let Some(backing) = self.services.get_mut(key) else { return };
         backing.service = None;
+        self.note_name(key);
         self.resolve_all(key);
         self.forget(key);
     }
@@ -201,6 +218,16 @@ impl Upstreams {
         }
     }
 
+    /// See [`Index::found`](super::Index::found).
+    pub(super) fn put_found(&mut self, service: &ObjectKey, addresses: &[IpAddr]) {
+        if let Some(backing) = self.services.get_mut(service)
+            && backing.found != addresses
+        {
+            backing.found = addresses.to_vec();
+            self.resolve_all(service);
+        }
+    }
+
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.ids.is_empty() && self.services.is_empty() && self.slices.is_empty() && self.unresolved.is_empty()
@@ -218,6 +245,28 @@ impl Upstreams {
         if self.services.get(service).is_some_and(Backing::is_empty) {
             self.services.remove(service);
         }
+    }
+
+    /// Keeps the name by which a Service's endpoints are reached among those to be looked up, as long as a route wants it.
+    fn note_name(&mut self, key: &ObjectKey) {
+        let backing = self.services.get_mut(key);
+        let used = backing.as_ref().filter(|backing| !backing.upstreams.is_empty());
+        let service = used.and_then(|backing| backing.service.as_ref());
+        let name = service.and_then(|service| match &service.reach.external_name {
+            Some(name) => Some(Arc::clone(name)),
+            None => self.through_services.then(|| format!("{}.{}", key.name(), key.namespace()).into()),
+        });
+        if self.names.get(key) == name.as_ref() {
+            return;
+        }
+        // What was found was another name's.
+        if let Some(backing) = backing {
+            backing.found.clear();
+        }
+        match name {
+            Some(name) => self.names.insert(key.clone(), name),
+            None => self.names.remove(key),
+        };
     }
 
     fn grow(&mut self) -> UpstreamId {
@@ -250,7 +299,9 @@ impl Upstreams {
         let answered = backing.map(|backing| &backing.answered).filter(|answered| !answered.is_empty());
         let is_early = |pod| answered.is_some_and(|answered| answered.contains(&pod));
         let service = backing.and_then(|backing| backing.service.as_ref());
-        let upstream = join((id, target), service, slices, (probe, is_direct), is_early);
+        let mut upstream = join((id, target), service, slices, (probe, is_direct), is_early);
+        let found = backing.map(|backing| backing.found.as_slice()).unwrap_or_default();
+        go_by_name(&mut upstream, service, self.through_services, found);
         if upstream.resolution == Resolution::Found {
             self.unresolved.remove(&id);
         } else {
@@ -268,7 +319,7 @@ impl Upstreams {
 
 impl Backing {
     fn is_empty(&self) -> bool {
-        let Self { service, slices, upstreams, answered: _ } = self;
+        let Self { service, slices, upstreams, answered: _, found: _ } = self;
         service.is_none() && slices.is_empty() && upstreams.is_empty()
     }
 }
@@ -298,6 +349,7 @@ fn join<'a>(
     };
     let (protocol, encryption) = spoken(port.and_then(|port| port.app_protocol.as_deref()));
     let (mut ready, mut early, mut waiting, mut pods) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut leaving = Vec::new();
     for slice in slices {
         let target_port = match (resolution, port) {
             (Resolution::Found, Some(port)) => slice.ports.iter().find(|candidate| candidate.name == port.name),
@@ -311,7 +363,9 @@ fn join<'a>(
             if is_direct {
                 pods.push(Pod::new(endpoint.addr, listed));
             }
-            if listed.ready {
+            if listed.ready && listed.terminating {
+                leaving.push(endpoint);
+            } else if listed.ready {
                 ready.push(endpoint);
             } else if probe.is_some() && pending(listed).is_some() {
                 if is_early(*address) {
@@ -323,6 +377,15 @@ fn join<'a>(
             }
         }
     }
+    // Pods that go, and are published all the same, are better than none.
+    if ready.is_empty() {
+        ready = leaving;
+    }
+    if let Some(v6) = service.and_then(|service| service.reach.prefers_v6) {
+        prefer(&mut ready, v6);
+        prefer(&mut waiting, v6);
+        early.retain(|early| ready.iter().any(|endpoint| endpoint.addr == *early));
+    }
     early.sort_unstable();
     early.dedup();
     Upstream {
@@ -331,11 +394,43 @@ fn join<'a>(
         resolution,
         protocol,
         encryption,
+        affinity: service.and_then(|service| service.reach.affinity),
         endpoints: sorted(ready),
         early: early.into(),
         pending: sorted(waiting),
         probe,
         direct: is_direct.then(|| Arc::new(Direct::new(target, service, port, pods))),
+    }
+}
+
+/// Keeps the addresses of one family, if there are any: each pod of a Service with two has one of either.
+fn prefer(endpoints: &mut Vec<Endpoint>, v6: bool) {
+    if endpoints.iter().any(|endpoint| endpoint.addr.is_ipv6() == v6) {
+        endpoints.retain(|endpoint| endpoint.addr.is_ipv6() == v6);
+    }
+}
+
+/// Where requests go that are to go by name: to what it was found to be, at the Service's own port.
+fn go_by_name(upstream: &mut Upstream, service: Option<&Service>, through_services: bool, found: &[IpAddr]) {
+    let Some(service) = service else { return };
+    let is_external = service.reach.external_name.is_some();
+    if !is_external && !through_services {
+        return;
+    }
+    let port = service.ports.iter().find(|port| upstream.target.port.names(port)).map(|port| port.port);
+    let port = match (port, &upstream.target.port) {
+        (Some(port), _) => port,
+        // A name for something elsewhere needs no list of ports.
+        (None, PortRef::Number(port)) if is_external && service.ports.is_empty() => {
+            upstream.resolution = Resolution::Found;
+            *port
+        }
+        (None, _) => return,
+    };
+    if is_external || !upstream.endpoints.is_empty() {
+        let endpoints = found.iter().map(|address| Endpoint { addr: (*address, port).into(), pod: None });
+        upstream.endpoints = sorted(endpoints.collect());
+        upstream.early = Arc::default();
     }
 }
 

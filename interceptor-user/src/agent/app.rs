@@ -5,6 +5,7 @@ use std::{io, net::SocketAddr, sync::Arc};
 use dataplane::{Hold, HoldError};
 use interceptor_core::index::Index;
 use runtime::{admin, metrics::Metrics, ready::Ready, signal::Shutdown, snapshot, task, watch::WatchMetrics};
+use tokio::sync::mpsc;
 
 use super::{
     config::Config,
@@ -65,7 +66,10 @@ pub async fn build(config: Config) -> Result<Bound, AgentError> {
     let probe_metrics = ProbeMetrics::register(registry.registry());
     let (prober, _, verdicts) = probe::channel(reader.clone(), probe_metrics);
     let watch_metrics = WatchMetrics::register(registry.registry());
-    let discover = Discover::new((sources, watch_metrics), verdicts, index, writer, &ready, registry.registry());
+    // Nodes have nothing to do with what is reached by a name.
+    let (_, found) = mpsc::channel(1);
+    let discover =
+        Discover::new((sources, watch_metrics), (verdicts, found), index, writer, &ready, registry.registry());
     let loaded = Hold::open();
     if required && let Err(error) = loaded {
         return Err(AgentError::Hold(error));

@@ -13,7 +13,7 @@ use runtime::{
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use crate::probe::Verdict;
+use crate::{names::Found, probe::Verdict};
 
 /// Batches that wait to be taken in; the watch waits when there are more.
 const QUEUE: usize = 64;
@@ -35,6 +35,7 @@ pub(crate) struct Discover {
     sources: Sources,
     metrics: WatchMetrics,
     verdicts: mpsc::Receiver<Verdict>,
+    found: mpsc::Receiver<Found>,
     index: Index,
     writer: Writer,
     synced: Option<Latch>,
@@ -58,7 +59,7 @@ impl Problems {
 impl Discover {
     pub(crate) fn new(
         (sources, metrics): (Sources, WatchMetrics),
-        verdicts: mpsc::Receiver<Verdict>,
+        (verdicts, found): (mpsc::Receiver<Verdict>, mpsc::Receiver<Found>),
         index: Index,
         writer: Writer,
         ready: &Ready,
@@ -72,6 +73,7 @@ impl Discover {
             sources,
             metrics,
             verdicts,
+            found,
             index,
             writer,
             synced: Some(ready.latch("objects")),
@@ -95,6 +97,7 @@ impl Discover {
                 tokio::select! {
                     Some(batch) = rx.recv() => self.take(batch),
                     Some(verdict) = self.verdicts.recv() => self.heed(verdict),
+                    Some(found) = self.found.recv() => self.learn(&found),
                     else => return,
                 }
             }
@@ -142,6 +145,14 @@ impl Discover {
         }
         let changed = self.index.take_changed();
         self.writer.publish(self.index.snapshot(), &changed);
+    }
+
+    fn learn(&mut self, found: &Found) {
+        self.index.found(&found.service, &found.addresses);
+        let changed = self.index.take_changed();
+        if !changed.is_empty() {
+            self.writer.publish(self.index.snapshot(), &changed);
+        }
     }
 
     fn note_problems(&self) {

@@ -172,6 +172,7 @@ impl UpstreamReport {
             resolution,
             protocol: _,
             encryption: _,
+            affinity: _,
             endpoints,
             early,
             pending,

@@ -80,7 +80,12 @@ impl Bench {
         index.apply(Event::Route(route("by-number", PortRef::Number(80), probing.clone())));
         index.apply(Event::Route(route("by-name", PortRef::Name("http".into()), probing)));
         let port = ServicePort { name: "http".into(), port: 80, app_protocol: None, node_port: None };
-        index.apply(Event::Service(Service { key: key("web"), ports: vec![port], addresses: Vec::new() }));
+        index.apply(Event::Service(Service {
+            key: key("web"),
+            ports: vec![port],
+            addresses: Vec::new(),
+            reach: interceptor_core::service::Reach::default(),
+        }));
         index.apply(slice(false, false));
         let (writer, reader) = snapshot::channel(index.snapshot());
         let (prober, handle, said) = channel(reader.clone(), ProbeMetrics::default());

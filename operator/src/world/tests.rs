@@ -41,7 +41,12 @@ fn scaled(name: &str, version: u64, names: &str, active: &str) -> Item {
 fn web() -> Item {
     let port =
         interceptor_core::service::ServicePort { name: "".into(), port: 80, app_protocol: None, node_port: None };
-    Item::Service(Service { key: key("web"), ports: vec![port], addresses: Vec::new() })
+    Item::Service(Service {
+        key: key("web"),
+        ports: vec![port],
+        addresses: Vec::new(),
+        reach: interceptor_core::service::Reach::default(),
+    })
 }
 
 /// A world with the routes a and b, all of which has been looked at.

@@ -1,0 +1,74 @@
+//! Which endpoints of a Service are taken, and how those are reached that have a name alone.
+
+use super::*;
+use crate::service::Reach;
+
+fn upstream(index: &Index) -> Arc<Upstream> {
+    let snapshot = index.snapshot();
+    let entry = &snapshot.routes[&key("a")];
+    Arc::clone(snapshot.upstream_of(entry).unwrap())
+}
+
+fn addresses(upstream: &Upstream) -> Vec<String> {
+    upstream.endpoints.iter().map(|endpoint| endpoint.addr.to_string()).collect()
+}
+
+#[test]
+fn a_pod_that_goes_is_taken_only_when_there_is_no_other() {
+    let mut index = index();
+    index.apply(Event::Route(route("a", "a.com")));
+    index.apply(Event::Service(service("web", &[("", 80)])));
+    let mut both = slice("web-1", "web", &[("", 8080)], &["10.0.0.1", "10.0.0.2"]);
+    both.endpoints[0].terminating = true;
+    index.apply(Event::Slice(both.clone()));
+    assert_eq!(addresses(&upstream(&index)), ["10.0.0.2:8080"]);
+    both.endpoints[1].ready = false;
+    index.apply(Event::Slice(both));
+    assert_eq!(addresses(&upstream(&index)), ["10.0.0.1:8080"], "it is published all the same");
+}
+
+#[test]
+fn of_two_address_families_the_services_first_is_taken_and_the_other_when_there_is_no_such() {
+    let mut index = index();
+    index.apply(Event::Route(route("a", "a.com")));
+    let reach = |v6| Reach { prefers_v6: Some(v6), ..Reach::default() };
+    index.apply(Event::Service(Service { reach: reach(true), ..service("web", &[("", 80)]) }));
+    index.apply(Event::Slice(slice("web-4", "web", &[("", 8080)], &["10.0.0.1"])));
+    assert_eq!(addresses(&upstream(&index)), ["10.0.0.1:8080"]);
+    index.apply(Event::Slice(slice("web-6", "web", &[("", 8080)], &["fd00::1"])));
+    assert_eq!(addresses(&upstream(&index)), ["[fd00::1]:8080"]);
+    index.apply(Event::Service(Service { reach: reach(false), ..service("web", &[("", 80)]) }));
+    assert_eq!(addresses(&upstream(&index)), ["10.0.0.1:8080"]);
+}
+
+#[test]
+fn a_service_that_is_anothers_name_is_reached_by_it() {
+    let mut index = index();
+    index.apply(Event::Route(route("a", "a.com")));
+    let reach = |name: &str| Reach { external_name: Some(name.into()), ..Reach::default() };
+    let named = |name| Service { reach: reach(name), ..service("web", &[]) };
+    index.apply(Event::Service(named("there.example")));
+    assert_eq!(index.snapshot().names.get(&key("web")).map(AsRef::as_ref), Some("there.example"));
+    assert_eq!(upstream(&index).resolution, Resolution::Found, "a port by its number needs no list");
+    assert!(upstream(&index).endpoints.is_empty());
+    index.take_changed();
+    index.found(&key("web"), &["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()]);
+    assert_eq!(addresses(&upstream(&index)), ["192.0.2.1:80", "[2001:db8::1]:80"]);
+    assert_eq!(index.take_changed().len(), 1, "who waits is told");
+    index.apply(Event::Service(named("elsewhere.example")));
+    assert!(upstream(&index).endpoints.is_empty(), "what was found was another name's");
+    index.apply(Event::RouteGone(RouteKind::InterceptorRoute, key("a")));
+    assert!(index.snapshot().names.is_empty(), "nobody wants it any more");
+}
+
+#[test]
+fn requests_that_go_through_services_wait_for_a_pod_and_go_to_the_services_own_port() {
+    let mut index = index().through_services(true);
+    index.apply(Event::Route(route("a", "a.com")));
+    index.apply(Event::Service(service("web", &[("", 80)])));
+    assert_eq!(index.snapshot().names.get(&key("web")).map(AsRef::as_ref), Some("web.default"));
+    index.found(&key("web"), &["10.96.0.1".parse().unwrap()]);
+    assert!(upstream(&index).endpoints.is_empty());
+    index.apply(Event::Slice(slice("web-1", "web", &[("", 8080)], &["10.0.0.1", "10.0.0.2"])));
+    assert_eq!(addresses(&upstream(&index)), ["10.96.0.1:80"]);
+}
