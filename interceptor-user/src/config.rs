@@ -285,7 +285,7 @@ impl ProxyConfig {
 
 /// All that routing needs. Slices are watched as a whole: a watch for each target Service would cost the API server a
 /// thousand times the connections, and it makes no difference to what it sends when routes are where the Services are.
-pub(crate) fn cluster(kube: KubeArgs, namespace: Option<&str>) -> Cluster {
+fn cluster(kube: KubeArgs, namespace: Option<&str>) -> Cluster {
     let all = |kind| Watch::all(kind, namespace);
     let slices = all(Kind::EndpointSlice).labelled(SERVICE_NAME_LABEL);
     let bodies = all(Kind::ConfigMap).labelled(format!("{RESPONSE_BODY_LABEL}=true"));

@@ -23,7 +23,7 @@ use tonic_reflection::server as reflection;
 
 use crate::{
     board, collect,
-    discover::{self, Admin, Change},
+    discover::{self, Admins, Change},
     health,
     incoming::{Connection, MAX_CONNECTIONS, Refused, incoming},
     metrics,
@@ -61,7 +61,7 @@ pub struct Config {
     /// Where Prometheus scrapes.
     pub metrics_addr: Option<SocketAddr>,
     /// Where interceptors are found.
-    pub admin: Admin,
+    pub admin: Admins,
     /// How often an interceptor without a stream is asked.
     pub tick: Duration,
     /// How long it is asked so before it is offered the stream again.
@@ -229,7 +229,7 @@ impl Bound {
             telemetry: _,
         } = config;
         let (addresses_tx, addresses) = watch::channel(BTreeSet::new());
-        let admin_service = admin.service.to_string();
+        let admin_service = admin.interceptors.service.to_string();
         group.spawn("board", writer.run());
         group.spawn("discover", discover::run(changes, admin, news.clone(), addresses_tx));
         group.spawn("account", collect::account(board.clone(), tick, fetches.clone()));

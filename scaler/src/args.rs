@@ -14,7 +14,10 @@ use runtime::{
     watch::{Cluster, Kind, Source, Sources, Watch},
 };
 
-use crate::{app, discover::Admin};
+use crate::{
+    app,
+    discover::{Admin, Admins},
+};
 
 /// Interceptors are upgraded once in a while, and an offer that is refused costs one connection.
 const OFFER_STREAM: Duration = Duration::from_secs(30);
@@ -27,6 +30,7 @@ const OFFER_STREAM: Duration = Duration::from_secs(30);
     about = "KEDA's external scaler for HTTP: collects the counts of interceptors, answers and pushes to KEDA",
     after_long_help = "Settings are read from the environment variables of the KEDA HTTP Add-on, and ours:\n  \
         KEDA_HTTP_SCALER_TARGET_ADMIN_NAMESPACE, _SERVICE, _PORT   where interceptors are found (required)\n  \
+        ROUSE_AGENT_ADMIN_SERVICE (none), ROUSE_AGENT_ADMIN_PORT (9097)   where node agents are found, in that namespace\n  \
         KEDA_HTTP_SCALER_PORT (8080)                 where KEDA calls\n  \
         KEDA_HTTP_QUEUE_TICK_DURATION (500ms)        how often an interceptor that can't stream is asked\n  \
         KEDA_HTTP_SCALER_STREAM_INTERVAL_MS (200)    least time from a pushed true to the false after it\n  \
@@ -58,20 +62,23 @@ pub fn config(sources: Vec<Source>, kube: KubeArgs, env: &Env) -> Result<app::Co
     let service =
         env.required_string("KEDA_HTTP_SCALER_TARGET_ADMIN_SERVICE", "the Service of the interceptors' admin ports")?;
     let admin = Admin {
-        service: ObjectKey::new(namespace, service),
+        service: ObjectKey::new(namespace.as_str(), service),
         port: env.required_port("KEDA_HTTP_SCALER_TARGET_ADMIN_PORT")?,
     };
+    let agents_port = env.port("ROUSE_AGENT_ADMIN_PORT", 9097)?;
+    let agents = env.optional_string("ROUSE_AGENT_ADMIN_SERVICE")?;
+    let agents = agents.map(|service| Admin { service: ObjectKey::new(namespace, service), port: agents_port });
     let metrics = env.bool("OTEL_PROM_EXPORTER_ENABLED", true)?;
     let metrics_port = env.port("OTEL_PROM_EXPORTER_PORT", 2223)?;
     let namespace = env.optional_string("KEDA_HTTP_WATCH_NAMESPACE")?;
-    let sources = Sources::new(sources, || cluster(kube, namespace.as_deref(), &admin.service));
+    let sources = Sources::new(sources, || cluster(kube, namespace.as_deref(), &admin.service, agents.as_ref()));
     unused(env)?;
     let per_granularity = env.bool("ROUSE_RATE_PER_GRANULARITY", false)?;
     Ok(app::Config {
         sources,
         grpc_addr: everywhere(env.port("KEDA_HTTP_SCALER_PORT", 8080)?),
         metrics_addr: metrics.then(|| everywhere(metrics_port)),
-        admin,
+        admin: Admins { interceptors: admin, agents },
         tick: tick(env)?,
         offer_stream: OFFER_STREAM,
         interval: Duration::from_millis(env.u64("KEDA_HTTP_SCALER_STREAM_INTERVAL_MS", 200)?),
@@ -81,10 +88,13 @@ pub fn config(sources: Vec<Source>, kube: KubeArgs, env: &Env) -> Result<app::Co
     })
 }
 
-/// Routes, and of all slices just those of the interceptors.
-fn cluster(kube: KubeArgs, namespace: Option<&str>, admin: &ObjectKey) -> Cluster {
-    let slices = Watch::all(Kind::EndpointSlice, Some(admin.namespace()))
-        .labelled(format!("{SERVICE_NAME_LABEL}={}", admin.name()));
+/// Routes, and of all slices just those of the interceptors and agents.
+fn cluster(kube: KubeArgs, namespace: Option<&str>, admin: &ObjectKey, agents: Option<&Admin>) -> Cluster {
+    let label = match agents {
+        Some(agents) => format!("{SERVICE_NAME_LABEL} in ({},{})", admin.name(), agents.service.name()),
+        None => format!("{SERVICE_NAME_LABEL}={}", admin.name()),
+    };
+    let slices = Watch::all(Kind::EndpointSlice, Some(admin.namespace())).labelled(label);
     let watches =
         vec![Watch::all(Kind::InterceptorRoute, namespace), Watch::all(Kind::HttpScaledObject, namespace), slices];
     Cluster { kubeconfig: kube.kubeconfig, watches }
@@ -141,8 +151,8 @@ mod tests {
         let config = with(&[]).unwrap();
         assert_eq!(config.grpc_addr.to_string(), "0.0.0.0:8080");
         assert_eq!(config.metrics_addr.unwrap().to_string(), "0.0.0.0:2223");
-        assert_eq!(config.admin.service.to_string(), "keda/keda-add-ons-http-interceptor-admin");
-        assert_eq!((config.admin.port, config.unit), (9090, Unit::Second));
+        assert_eq!(config.admin.interceptors.service.to_string(), "keda/keda-add-ons-http-interceptor-admin");
+        assert_eq!((config.admin.interceptors.port, config.unit), (9090, Unit::Second));
         assert_eq!((config.tick, config.interval), (Duration::from_millis(500), Duration::from_millis(200)));
         assert_eq!(with(&[("OTEL_PROM_EXPORTER_ENABLED", "false")]).unwrap().metrics_addr, None);
         assert_eq!(with(&[("ROUSE_RATE_PER_GRANULARITY", "true")]).unwrap().unit, Unit::Granularity);

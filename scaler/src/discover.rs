@@ -24,7 +24,7 @@ pub enum Change {
     Synced,
 }
 
-/// Where interceptors are found.
+/// Where interceptors are found, or node agents.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admin {
     /// The Service of their admin ports.
@@ -33,10 +33,19 @@ pub struct Admin {
     pub port: u16,
 }
 
-/// The admin Service's slices.
+/// All whose counts are collected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admins {
+    /// Interceptors.
+    pub interceptors: Admin,
+    /// Node agents, if there are any.
+    pub agents: Option<Admin>,
+}
+
+/// The admin Services' slices.
 #[derive(Debug)]
 struct Objects {
-    admin: Admin,
+    admins: Admins,
     slices: HashMap<ObjectKey, Slice>,
 }
 
@@ -79,11 +88,11 @@ fn change(event: &WatchEvent) -> Option<Change> {
 /// Passes changes on until there are no more.
 pub async fn run(
     mut watched: mpsc::Receiver<Vec<Change>>,
-    admin: Admin,
+    admins: Admins,
     news: Sender,
     addresses: watch::Sender<BTreeSet<SocketAddr>>,
 ) -> Result<(), Infallible> {
-    let mut objects = Objects { admin, slices: HashMap::new() };
+    let mut objects = Objects { admins, slices: HashMap::new() };
     while let Some(batch) = watched.recv().await {
         let told: Vec<_> = batch.into_iter().filter_map(|change| objects.take(change)).collect();
         // Before the news: a board that is told of the sync then soon knows how many interceptors there are.
@@ -101,6 +110,14 @@ pub async fn run(
     Ok(())
 }
 
+// === impl Admins ===
+
+impl Admins {
+    fn iter(&self) -> impl Iterator<Item = &Admin> {
+        [&self.interceptors].into_iter().chain(&self.agents)
+    }
+}
+
 // === impl Objects ===
 
 impl Objects {
@@ -110,7 +127,7 @@ impl Objects {
             Change::Event(Event::Route(route)) => Some(News::Route(route)),
             Change::Event(Event::RouteGone(kind, key)) => Some(News::RouteGone(kind, key)),
             Change::Event(Event::Slice(slice)) => {
-                if slice.service == self.admin.service {
+                if self.admins.iter().any(|admin| slice.service == admin.service) {
                     self.slices.insert(slice.key.clone(), slice);
                 } else {
                     self.slices.remove(&slice.key);
@@ -125,11 +142,17 @@ impl Objects {
         }
     }
 
-    /// One address of each ready interceptor: a pod of a dual-stack Service is in two slices, and counts once.
+    /// One address of each ready interceptor and agent.
     fn addresses(&self) -> BTreeSet<SocketAddr> {
+        self.admins.iter().flat_map(|admin| self.addresses_of(admin)).collect()
+    }
+
+    /// A pod of a dual-stack Service is in two slices, and counts once.
+    fn addresses_of(&self, admin: &Admin) -> impl Iterator<Item = SocketAddr> {
         let mut pods: BTreeMap<Arc<str>, IpAddr> = BTreeMap::new();
         let mut nameless = BTreeSet::new();
-        let endpoints = self.slices.values().flat_map(|slice| &slice.endpoints).filter(|endpoint| endpoint.ready);
+        let slices = self.slices.values().filter(|slice| slice.service == admin.service);
+        let endpoints = slices.flat_map(|slice| &slice.endpoints).filter(|endpoint| endpoint.ready);
         for endpoint in endpoints {
             let Some(&address) = endpoint.addresses.first() else { continue };
             match &endpoint.pod {
@@ -142,7 +165,8 @@ impl Objects {
                 }
             }
         }
-        pods.into_values().chain(nameless).map(|address| SocketAddr::new(address, self.admin.port)).collect()
+        let port = admin.port;
+        pods.into_values().chain(nameless).map(move |address| SocketAddr::new(address, port))
     }
 }
 
@@ -170,8 +194,9 @@ mod tests {
     }
 
     fn listed(changes: Vec<Change>) -> Vec<String> {
-        let admin = Admin { service: ObjectKey::new("keda", "admin"), port: 9090 };
-        let mut objects = Objects { admin, slices: HashMap::new() };
+        let admin = |name, port| Admin { service: ObjectKey::new("keda", name), port };
+        let admins = Admins { interceptors: admin("admin", 9090), agents: Some(admin("agents", 9097)) };
+        let mut objects = Objects { admins, slices: HashMap::new() };
         for change in changes {
             assert!(objects.take(change).is_none());
         }
@@ -188,6 +213,15 @@ mod tests {
         assert_eq!(listed(changes.clone()), ["10.0.0.1:9090", "10.0.0.3:9090"]);
         let gone = Change::Event(Event::SliceGone(ObjectKey::new("keda", "two")));
         assert_eq!(listed([changes, vec![gone]].concat()), ["10.0.0.1:9090"]);
+    }
+
+    #[test]
+    fn agents_are_found_at_their_own_service_and_port() {
+        let changes = vec![
+            slice("one", "admin", &[("10.0.0.1", true, None)]),
+            slice("two", "agents", &[("192.0.2.1", true, Some("a")), ("192.0.2.2", true, Some("b"))]),
+        ];
+        assert_eq!(listed(changes), ["10.0.0.1:9090", "192.0.2.1:9097", "192.0.2.2:9097"]);
     }
 
     #[test]

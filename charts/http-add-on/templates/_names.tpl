@@ -44,13 +44,16 @@ that `helm upgrade` works from any version of it.
 {{- end -}}
 
 {{- define "rouse.interceptor.name" -}}{{ .Chart.Name }}-interceptor{{- end -}}
+{{- define "rouse.agent.name" -}}{{ .Chart.Name }}-agent{{- end -}}
 {{- define "rouse.scaler.name" -}}{{ .Chart.Name }}-external-scaler{{- end -}}
 {{- define "rouse.operator.name" -}}{{ .Chart.Name }}-controller-manager{{- end -}}
 {{- define "rouse.interceptor.account" -}}{{ .Chart.Name }}-interceptor{{- end -}}
+{{- define "rouse.agent.account" -}}{{ .Chart.Name }}-agent{{- end -}}
 {{- define "rouse.scaler.account" -}}{{ .Chart.Name }}-external-scaler{{- end -}}
 {{- define "rouse.operator.account" -}}{{ .Chart.Name }}{{- end -}}
 {{- define "rouse.interceptor.adminService" -}}{{ .Chart.Name }}-{{ .Values.interceptor.admin.service }}{{- end -}}
 {{- define "rouse.interceptor.proxyService" -}}{{ .Chart.Name }}-{{ .Values.interceptor.proxy.service }}{{- end -}}
+{{- define "rouse.agent.adminService" -}}{{ .Chart.Name }}-agent-admin{{- end -}}
 {{- define "rouse.scaler.service" -}}{{ .Chart.Name }}-{{ .Values.scaler.service }}{{- end -}}
 {{- define "rouse.operator.metricsService" -}}{{ .Chart.Name }}-controller-manager-metrics-service{{- end -}}
 

@@ -2,14 +2,13 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
+use api::names::SERVICE_NAME_LABEL;
 use runtime::{
     args::{KubeArgs, LogArgs},
     env::{Env, EnvError},
     log,
-    watch::{Source, Sources},
+    watch::{Cluster, Kind, Source, Sources, Watch},
 };
-
-use crate::config::cluster;
 
 /// Where the agent serves unless told: free of the ports that the add-on, Kubernetes and common exporters take, for a node's
 /// ports are everybody's.
@@ -76,6 +75,14 @@ impl Config {
             required,
         })
     }
+}
+
+/// What the data plane needs to know: only an InterceptorRoute can ask for it.
+fn cluster(kube: KubeArgs, namespace: Option<&str>) -> Cluster {
+    let all = |kind| Watch::all(kind, namespace);
+    let slices = all(Kind::EndpointSlice).labelled(SERVICE_NAME_LABEL);
+    let watches = vec![all(Kind::InterceptorRoute), all(Kind::Service), slices];
+    Cluster { kubeconfig: kube.kubeconfig, watches }
 }
 
 #[cfg(test)]

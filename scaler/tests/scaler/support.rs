@@ -34,7 +34,7 @@ use runtime::{
 use scaler::{
     app::{self, Bound, RunError},
     board::{Board, Standing},
-    discover::{Admin, Change},
+    discover::{Admin, Admins, Change},
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -208,7 +208,7 @@ fn config(sources: Sources, port: u16) -> app::Config {
         sources,
         grpc_addr: any,
         metrics_addr: Some(any),
-        admin: Admin { service: ObjectKey::new("keda", "admin"), port },
+        admin: Admins { interceptors: Admin { service: ObjectKey::new("keda", "admin"), port }, agents: None },
         tick: Duration::from_millis(50),
         offer_stream: Duration::from_millis(200),
         interval: Duration::from_millis(50),

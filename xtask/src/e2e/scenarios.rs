@@ -4,6 +4,7 @@ mod chart;
 mod classic;
 mod client;
 mod cold_start;
+mod direct;
 mod disruption;
 mod examples;
 mod load;
@@ -41,6 +42,7 @@ pub(crate) const ALL: &[Scenario] = &[
     scenario("load-rate", load::by_rate),
     scenario("load-of-interceptors", load::of_interceptors),
     scenario("examples", examples::all_work),
+    scenario("direct-cold", direct::cold),
     scenario("chart-settings", chart::settings),
     scenario("metrics", chart::metrics),
     scenario("interceptors-rolled", disruption::interceptors_rolled),

@@ -86,6 +86,10 @@ const MATRIX: &[(&str, &[&str])] = &[
             "interceptor.tls.minVersion=1.3",
         ],
     ),
+    (
+        "the agent",
+        &["agent.enabled=true", "agent.required=true", "agent.extraEnvs.ROUSE_LOG=debug", "agent.podLabels.a=b"],
+    ),
     ("pods that must stay", &["interceptor.pdb.minAvailable=50%", "scaler.pdb.enabled=false"]),
     ("a load balancer", &["interceptor.proxy.serviceType=LoadBalancer", "interceptor.proxy.appProtocol=http"]),
     (
@@ -122,7 +126,7 @@ const REFUSED: [(&str, &str); 6] = [
     ("interceptor.readinessTimeout=soon", "readinessTimeout"),
     ("interceptor.replicas.max=2", "interceptor.replicas"),
     ("interceptor.dataplane.level=most", "level"),
-    ("agent.enabled=true", "agent.enabled"),
+    ("agent.port=70000", "port"),
     ("scaler.grpcPort=70000", "grpcPort"),
 ];
 
