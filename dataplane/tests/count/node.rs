@@ -125,6 +125,7 @@ impl Node {
             resolution: Resolution::Found,
             protocol: Protocol::Http1,
             encryption: Encryption::AsReceived,
+            affinity: None,
             endpoints: [].into(),
             early: [].into(),
             pending: [].into(),
