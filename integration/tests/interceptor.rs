@@ -27,6 +27,7 @@ mod probe;
 mod routing;
 mod scaler;
 mod services;
+mod session;
 mod smuggling;
 mod streaming;
 mod telemetry;

@@ -146,8 +146,6 @@ pub struct Config {
     pub tls: tls::Settings,
     /// What is told to an OpenTelemetry collector.
     pub telemetry: telemetry::Config,
-    /// Whether requests go to pods; otherwise to their Services by name.
-    pub direct_pods: bool,
     /// What the request path needs.
     pub proxying: ProxyConfig,
     /// Between the signal and closed listeners, so that load balancers learn of it.
@@ -171,6 +169,8 @@ pub struct ProxyConfig {
     pub max_idle_per_endpoint: usize,
     /// Idle connections kept by one worker.
     pub max_idle_per_worker: usize,
+    /// Whether requests go to pods; otherwise to their Services by name, where no client can stay with a pod.
+    pub direct_pods: bool,
     /// Whether responses say if there was a cold start.
     pub cold_start_header: bool,
     /// Proxies that are believed what they say of the client; who is believed what is as with the add-on if there are none.
@@ -244,7 +244,6 @@ impl Config {
                 access_log: access_log(env, &log)?,
                 ..ProxyConfig::new(env, workers)?
             },
-            direct_pods: env.bool("KEDA_HTTP_DIRECT_POD_ROUTING", true)?,
             shutdown_delay: env.duration("KEDA_HTTP_SHUTDOWN_DELAY", Duration::from_secs(5))?,
             drain_timeout: Some(drain_timeout).filter(|timeout| !timeout.is_zero()),
         })
@@ -272,6 +271,7 @@ impl ProxyConfig {
             connect_timeout: env.duration("KEDA_HTTP_CONNECT_TIMEOUT", Duration::from_millis(500))?,
             max_idle_per_endpoint: share(env.u64("KEDA_HTTP_MAX_IDLE_CONNS_PER_HOST", 200)?),
             max_idle_per_worker: share(env.u64("KEDA_HTTP_MAX_IDLE_CONNS", 1000)?),
+            direct_pods: env.bool("KEDA_HTTP_DIRECT_POD_ROUTING", true)?,
             cold_start_header: env.bool("KEDA_HTTP_ENABLE_COLD_START_HEADER", true)?,
             trusted_proxies: Vec::new(),
             grpc_status: env.bool("ROUSE_GRPC_STATUS", true)?,

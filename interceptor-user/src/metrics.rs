@@ -39,6 +39,7 @@ pub(crate) struct Metrics {
     certificate_reloads: Family<[(&'static str, &'static str); 1], Counter>,
     connection_limit: Counter,
     slow_heads: Counter,
+    forgotten_clients: Counter,
     /// Clients connected now.
     pub(crate) connections: Gauge,
     routes: Mutex<HashMap<ObjectKey, Weak<RouteMetrics>>>,
@@ -120,6 +121,7 @@ impl Metrics {
             certificate_reloads: Family::default(),
             connection_limit: Counter::default(),
             slow_heads: Counter::default(),
+            forgotten_clients: Counter::default(),
             connections: Gauge::default(),
             routes: Mutex::default(),
         };
@@ -182,6 +184,11 @@ impl Metrics {
             "Connections closed because a request's head took too long",
             self.slow_heads.clone(),
         );
+        ours.register(
+            "affinity_refusals",
+            "Requests whose client could not be remembered, as its Service asks, for want of room",
+            self.forgotten_clients.clone(),
+        );
         ours.register("client_connections", "Clients connected now", self.connections.clone());
     }
 
@@ -227,6 +234,10 @@ impl Metrics {
     /// A held request of the route was let go beyond the limit.
     pub(crate) fn overran(&self, route: &ObjectKey) {
         self.overruns.get_or_create(&route_labels(Some(route))).inc();
+    }
+
+    pub(crate) fn client_forgotten(&self) {
+        self.forgotten_clients.inc();
     }
 
     pub(crate) fn accept_failed(&self) {

@@ -1,6 +1,10 @@
 //! A request's way through the stages: route → count → hold → forward → respond.
 
-use std::{rc::Rc, time::Duration};
+use std::{
+    net::SocketAddr,
+    rc::Rc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use http::{Method, StatusCode, Version};
@@ -28,6 +32,7 @@ mod media_type;
 pub(crate) mod message;
 mod pool;
 mod respond;
+mod session;
 pub(crate) mod target;
 mod trace;
 pub(crate) mod upgrade;
@@ -41,6 +46,7 @@ use self::{
     hold::{Acquired, Limits, Manner},
     inflight::{InFlight, Told},
     pool::Lease,
+    session::Wish,
     trace::Trace,
     upgrade::Tunnel,
 };
@@ -52,16 +58,18 @@ pub(crate) use self::{
     hold::ColdWait,
     message::{Ask, Reply},
     respond::{Verdict, verdict},
+    session::Clients,
 };
 use crate::{
     h1::{
         client::is_switch,
-        fields::{Fields, Lazy},
+        fields::{Fields, Known, Lazy},
         framing,
         parse::ResponseHead,
     },
     http2::receive::Incoming,
     server::connection::Connection,
+    trust::Trust,
     worker::{LocalRoute, Worker},
 };
 
@@ -80,7 +88,7 @@ pub(crate) async fn handle(worker: Rc<Worker>, connection: Rc<Connection>, ask: 
     let trace = worker.shared.tracer.as_ref().map(|tracer| Trace::begin(tracer, &ask, &connection));
     let told = Told { line, trace };
     let mut in_flight = InFlight::new(Rc::clone(&worker), Rc::clone(&connection), &ask.method, told);
-    let mut exchange = Exchange { worker, connection, route: None, cold: None };
+    let mut exchange = Exchange { worker, connection, route: None, cold: None, pod: None };
     let mut ask = ask;
     let mut reply = match exchange.run(&mut ask, &mut in_flight).await {
         Ok(reply) => {
@@ -112,6 +120,8 @@ struct Exchange {
     route: Option<Rc<LocalRoute>>,
     /// Value of the cold-start header; `None` while none is due.
     cold: Option<bool>,
+    /// The target's endpoint that was taken.
+    pod: Option<SocketAddr>,
 }
 
 /// A request's deadlines, from the route or else the environment.
@@ -167,6 +177,7 @@ impl Exchange {
             interim: interim.as_ref(),
         };
         match self.exchange(&route, &outbound, body.take(), due, in_flight).await {
+            Ok(reply) if route.has_session => Ok(self.stay(&route, fields, reply)),
             Err(ProxyError::HoldFull) => self.overflow(&route, target.path()),
             result => result,
         }
@@ -223,7 +234,7 @@ impl Exchange {
         let mut now = arrived;
         for _ in 0..MAX_TRIES {
             let upgraded = outbound.outgoing.upgradable && outbound.outgoing.hop.upgrade.is_some();
-            let acquired = self.acquire(route, (&body, in_flight), due, (upgraded, now)).await;
+            let acquired = self.acquire(route, (&body, in_flight), due, (outbound, upgraded, now)).await;
             if let Some(trace) = in_flight.trace() {
                 match &acquired {
                     Ok(acquired) => trace.acquired(now, acquired),
@@ -276,12 +287,13 @@ impl Exchange {
         route: &Rc<LocalRoute>,
         asker: (&RequestBody, &InFlight),
         due: Due,
-        (upgraded, now): (bool, Instant),
+        (outbound, upgraded, now): (&Outbound<'_>, bool, Instant),
     ) -> Result<Acquired, ProxyError> {
         let limits = Limits { readiness: due.readiness, request: due.request };
-        let manner = Manner { encrypted: self.connection.is_encrypted(), upgraded };
+        let manner = Manner { encrypted: self.connection.is_encrypted(), upgraded, wish: self.wish(route, outbound) };
         match hold::acquire(&self.worker, route, (limits, manner), asker, now).await {
             Ok(acquired) => {
+                self.pod = Some(acquired.lease.addr()).filter(|_| acquired.backend == Backend::Target);
                 match acquired.backend {
                     // A second try of the same request is no cold start of its own.
                     Backend::Target => _ = self.cold.get_or_insert(acquired.cold.is_some()),
@@ -296,6 +308,29 @@ impl Exchange {
                 Err(error.error)
             }
         }
+    }
+
+    /// To which pod the request is to go, if it can.
+    fn wish(&self, route: &LocalRoute, outbound: &Outbound<'_>) -> Wish {
+        let session = if route.has_session { route.entry.route.session.as_deref() } else { None };
+        if let Some(pod) = session.and_then(|session| session::pod_of(session, outbound.fields, SystemTime::now())) {
+            return Wish::Pod(pod);
+        }
+        let told = outbound.fields.first(Known::ForwardedFor).filter(|_| outbound.outgoing.trust == Trust::Given);
+        let told = told.and_then(session::last_address);
+        Wish::Any(told.unwrap_or_else(|| self.connection.peer().ip()))
+    }
+
+    /// Lets the client stay with the pod that has answered, unless its cookie says so already.
+    fn stay(&self, route: &LocalRoute, asked: &Fields, mut reply: Reply) -> Reply {
+        let (Some(session), Some(pod)) = (&route.entry.route.session, self.pod) else { return reply };
+        let encrypted = self.connection.is_encrypted();
+        let name = self.worker.target(route, encrypted).ok().and_then(|balancer| balancer.name_of(pod));
+        let now = SystemTime::now();
+        let Some(name) = name.filter(|name| session::pod_of(session, asked, now) != Some(*name)) else { return reply };
+        let cookie = session::cookie(session, name, session::is_secure(encrypted, asked), now);
+        reply.fields = reply.fields.and("set-cookie", cookie.as_bytes());
+        reply
     }
 
     fn due(&self, route: &LocalRoute, arrived: Instant) -> Due {

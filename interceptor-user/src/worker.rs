@@ -38,7 +38,7 @@ use crate::{
     encryption::Upstreams,
     metrics::{Metrics, Outcome, RouteMetrics, Series},
     probe,
-    proxy::{Balancer, Gates, ProxyError},
+    proxy::{Balancer, Clients, Gates, ProxyError},
     server::connection::{self, Connection},
 };
 
@@ -54,6 +54,7 @@ pub(crate) struct Shared {
     pub(crate) probing: probe::Handle,
     pub(crate) held: AtomicUsize,
     pub(crate) gates: Arc<Gates>,
+    pub(crate) clients: Clients,
     pub(crate) tls: Upstreams,
     /// Makes spans, if any are wanted.
     pub(crate) tracer: Option<SdkTracer>,
@@ -75,6 +76,7 @@ pub(crate) struct LocalRoute {
     /// Some of its requests may be answered here.
     pub(crate) has_answers: bool,
     pub(crate) has_fallback: bool,
+    pub(crate) has_session: bool,
     has_timeouts: bool,
     target: RefCell<Option<Target>>,
     series: RefCell<SmallVec<[(Outcome, Series); 1]>>,
@@ -136,6 +138,7 @@ impl Shared {
             probing,
             held: AtomicUsize::new(0),
             gates: Arc::default(),
+            clients: Clients::default(),
             tls,
             tracer,
         }
@@ -165,12 +168,13 @@ impl Drop for HoldPlace {
 // === impl LocalRoute ===
 
 impl LocalRoute {
-    fn new(entry: &Arc<RouteEntry>, worker: usize, metrics: Arc<RouteMetrics>) -> Self {
+    fn new(entry: &Arc<RouteEntry>, worker: usize, metrics: Arc<RouteMetrics>, sessions: bool) -> Self {
         let Route { placeholder, static_routes, timeouts, .. } = &entry.route;
         Self {
             share: entry.counters.share(worker),
             has_answers: placeholder.is_some() || !static_routes.is_empty(),
             has_fallback: entry.fallback.is_some(),
+            has_session: sessions && entry.route.session.is_some(),
             has_timeouts: *timeouts != Timeouts::default(),
             target: RefCell::default(),
             metrics,
@@ -258,7 +262,12 @@ impl Worker {
         {
             return Rc::clone(local);
         }
-        let local = Rc::new(LocalRoute::new(entry, self.id, self.shared.metrics.route(&entry.route.key)));
+        let local = Rc::new(LocalRoute::new(
+            entry,
+            self.id,
+            self.shared.metrics.route(&entry.route.key),
+            self.shared.config.direct_pods,
+        ));
         self.routes.borrow_mut().insert(entry.id, Rc::clone(&local));
         local
     }

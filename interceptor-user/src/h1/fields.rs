@@ -142,6 +142,14 @@ impl Fields {
         Self::from_pairs(map.iter().map(|(name, value)| (name.as_str(), value.as_bytes())))
     }
 
+    /// The same with one more.
+    pub(crate) fn and(self, name: &str, value: &[u8]) -> Self {
+        let Self { bytes, mut list, present: _ } = self;
+        let mut all = BytesMut::from(&bytes[..]);
+        list.push(append(&mut all, name, value));
+        Self::new(all.freeze(), list)
+    }
+
     pub(crate) fn iter(&self) -> std::slice::Iter<'_, Field> {
         self.list.iter()
     }

@@ -2,16 +2,21 @@
 
 use std::{
     cell::{Cell, RefCell},
-    net::SocketAddr,
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::Arc,
+    time::Duration,
 };
 
-use interceptor_core::{Upstream, pick};
+use interceptor_core::{Upstream, UpstreamId, pick};
 use tls::client::Client;
 use tokio::{sync::Notify, time::Instant};
 
-use super::pool::{Endpoint, Offer, Tls};
+use super::{
+    pool::{Endpoint, Offer, Tls},
+    session::{self, PodId},
+};
 
 /// One upstream's endpoints with their connections. Owned by a worker; brought up to date by whoever uses it.
 #[derive(Debug)]
@@ -22,6 +27,10 @@ pub(crate) struct Balancer {
     /// How its endpoints are encrypted, if they are.
     client: Option<Client>,
     random: Cell<u64>,
+    /// Clients stay with an endpoint, and for how long after their last request.
+    affinity: Cell<Option<Duration>>,
+    /// The endpoints as cookies name them, made when a cookie asks.
+    pods: RefCell<Option<HashMap<PodId, SocketAddr>>>,
     /// Told when an endpoint has proved that it accepts, or an attempt was given up.
     changed: Notify,
 }
@@ -46,6 +55,8 @@ impl Balancer {
             max_idle,
             client,
             random: Cell::new(seed | 1),
+            affinity: Cell::new(None),
+            pods: RefCell::default(),
             changed: Notify::new(),
         }
     }
@@ -70,6 +81,8 @@ impl Balancer {
         for gone in old {
             gone.retire();
         }
+        self.affinity.set(upstream.affinity);
+        self.pods.replace(None);
         self.seen.replace(Some(Arc::clone(upstream)));
     }
 
@@ -92,6 +105,56 @@ impl Balancer {
             return Choice::Wait(endpoints.iter().filter_map(|endpoint| endpoint.retry_at()).min());
         }
         Choice::Cold
+    }
+
+    /// The same, but at `wanted` if that is an endpoint which accepts connections.
+    pub(crate) fn choose_near(&self, wanted: Option<SocketAddr>, now: Instant, upgraded: bool) -> Choice {
+        let near = wanted.and_then(|wanted| {
+            let endpoints = self.endpoints.borrow();
+            let endpoint = endpoints.iter().find(|endpoint| endpoint.addr == wanted)?;
+            match endpoint.usable_load(now) {
+                Some(_) => Some(Choice::Offer(endpoint.offer(upgraded))),
+                // Somebody finds out just now whether it does.
+                None if endpoint.retry_at().is_none() => Some(Choice::Wait(None)),
+                None => None,
+            }
+        });
+        near.unwrap_or_else(|| self.choose(now, upgraded))
+    }
+
+    /// How long clients stay with an endpoint after their last request, if they shall.
+    pub(crate) fn affinity(&self) -> Option<Duration> {
+        self.affinity.get()
+    }
+
+    /// Of which upstream it is.
+    pub(crate) fn id(&self) -> Option<UpstreamId> {
+        self.seen.borrow().as_ref().map(|seen| seen.id)
+    }
+
+    /// Whether this is an endpoint.
+    pub(crate) fn has(&self, addr: SocketAddr) -> bool {
+        self.endpoints.borrow().iter().any(|endpoint| endpoint.addr == addr)
+    }
+
+    /// Where a client goes that is not known.
+    pub(crate) fn first_pod(&self, client: IpAddr) -> Option<SocketAddr> {
+        session::first_pod(client, self.endpoints.borrow().iter().map(|endpoint| endpoint.addr))
+    }
+
+    /// The endpoint that a cookie names.
+    pub(crate) fn named(&self, pod: PodId) -> Option<SocketAddr> {
+        let mut pods = self.pods.borrow_mut();
+        let seen = self.seen.borrow();
+        let all = || seen.iter().flat_map(|seen| seen.endpoints.iter()).map(|it| (PodId::of(it), it.addr)).collect();
+        pods.get_or_insert_with(all).get(&pod).copied()
+    }
+
+    /// What a cookie calls an endpoint.
+    pub(crate) fn name_of(&self, addr: SocketAddr) -> Option<PodId> {
+        let seen = self.seen.borrow();
+        let endpoint = seen.as_ref()?.endpoints.iter().find(|endpoint| endpoint.addr == addr)?;
+        Some(PodId::of(endpoint))
     }
 
     /// Whether there is no ready endpoint.

@@ -8,7 +8,7 @@
 //!
 //! No wake is lost: a waiter subscribes to its upstream first, then looks at the snapshot, then waits.
 
-use std::{io, rc::Rc, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use interceptor_core::{RouteEntry, route::Backend};
 use runtime::snapshot::Subscription;
@@ -21,6 +21,7 @@ use super::{
     gate::Place,
     inflight::InFlight,
     pool::{Lease, Offer, Permit},
+    session::Wish,
 };
 use crate::{
     metrics::ColdEnd,
@@ -82,6 +83,8 @@ pub(crate) struct Manner {
     pub(crate) encrypted: bool,
     /// It asks for another protocol.
     pub(crate) upgraded: bool,
+    /// Which pod it is to go to, if it can.
+    pub(crate) wish: Wish,
 }
 
 /// Gets an open connection for a request of `route`; it is `now`, or was just before.
@@ -98,8 +101,9 @@ pub(crate) async fn acquire(
     let balancer = worker.target(route, manner.encrypted).map_err(failed)?;
     // The warm path: no subscription, no place, no timer. Where others are held back, it is theirs first.
     if (worker.shared.gates.are_idle() || !stands_behind(worker, route))
-        && let Choice::Offer(Offer::Lease(lease)) = balancer.choose(now, manner.upgraded)
+        && let Choice::Offer(Offer::Lease(lease)) = choose(worker, &balancer, manner, now)
     {
+        remember(worker, &balancer, manner, (lease.addr(), now));
         return Ok(Acquired { lease, at: now, backend: Backend::Target, cold: None });
     }
     let mut wait = Wait {
@@ -130,6 +134,28 @@ pub(crate) async fn acquire(
             }
         },
         () = gone => Err(AcquireError { error: ProxyError::ClientGone, past_hold: false, cold: wait.cold }),
+    }
+}
+
+/// Where a request to the target may go: to the pod that it or its client belongs to, or to any.
+fn choose(worker: &Worker, balancer: &Balancer, manner: Manner, now: Instant) -> Choice {
+    let wanted = match manner.wish {
+        Wish::Pod(pod) => balancer.named(pod),
+        Wish::Any(client) if balancer.affinity().is_some() => {
+            let known = balancer.id().and_then(|id| worker.shared.clients.pod(id, client, now));
+            known.filter(|pod| balancer.has(*pod)).or_else(|| balancer.first_pod(client))
+        }
+        Wish::Any(_) => return balancer.choose(now, manner.upgraded),
+    };
+    balancer.choose_near(wanted, now, manner.upgraded)
+}
+
+/// Lets a client stay with the pod that it has got, where the Service asks for it.
+fn remember(worker: &Worker, balancer: &Balancer, manner: Manner, (pod, now): (SocketAddr, Instant)) {
+    let (Some(timeout), Wish::Any(client)) = (balancer.affinity(), manner.wish) else { return };
+    let Some((id, until)) = balancer.id().zip(now.checked_add(timeout)) else { return };
+    if !worker.shared.clients.keep(id, client, pod, (now, until)) {
+        worker.shared.metrics.client_forgotten();
     }
 }
 
@@ -210,6 +236,7 @@ impl Wait<'_> {
     /// Where it may go now.
     fn choose(&mut self, now: Instant) -> Choice {
         let choice = match &self.gate {
+            None if self.backend == Backend::Target => choose(self.worker, &self.balancer, self.manner, now),
             None => self.balancer.choose(now, self.manner.upgraded),
             Some(gate) => match gate.leave_to_go(self.balancer.seen()) {
                 Some(pod) => self.balancer.choose_at(pod, now, self.manner.upgraded),
@@ -364,6 +391,9 @@ impl Wait<'_> {
 
     fn acquired(&mut self, lease: Lease) -> Acquired {
         let connected = Instant::now();
+        if self.backend == Backend::Target {
+            remember(self.worker, &self.balancer, self.manner, (lease.addr(), connected));
+        }
         self.in_flight.set_slot(self.gate.take().and_then(Place::accepted));
         let cold = self.cold.then(|| ColdWait {
             endpoint_seen: self.endpoint_seen.unwrap_or(connected),
