@@ -2,8 +2,8 @@
 //! Requests write through handles that a worker resolves once a route; series of a deleted route go with it.
 
 use std::{
-    collections::{BTreeSet, HashMap},
-    sync::{Arc, Weak},
+    collections::BTreeMap,
+    sync::{Arc, OnceLock, Weak},
     time::Duration,
 };
 
@@ -16,9 +16,11 @@ use prometheus_client::{
 };
 use tls::reload::Reload;
 
+mod requests;
 mod spread;
 
-use self::spread::Spread;
+use self::requests::{Requests, Routes};
+pub(crate) use self::spread::Spread;
 use crate::proxy::Verdict;
 
 type Labels = Vec<(&'static str, String)>;
@@ -26,7 +28,6 @@ type Labels = Vec<(&'static str, String)>;
 /// All of the interceptor's own metrics.
 #[derive(Debug)]
 pub(crate) struct Metrics {
-    requests: Family<Labels, Counter>,
     durations: Family<Labels, Spread>,
     errors: Family<Labels, Counter>,
     cold_starts: Family<Labels, Spread>,
@@ -42,21 +43,21 @@ pub(crate) struct Metrics {
     forgotten_clients: Counter,
     /// Clients connected now.
     pub(crate) connections: Gauge,
-    routes: Mutex<HashMap<ObjectKey, Weak<RouteMetrics>>>,
+    routes: Arc<Mutex<Routes>>,
+    unrouted: OnceLock<Arc<RouteMetrics>>,
 }
 
 /// One route's series, shared by the workers; removed when the last of them forgets the route.
 #[derive(Debug)]
 pub(crate) struct RouteMetrics {
     key: Option<ObjectKey>,
-    requests: Family<Labels, Counter>,
     durations: Family<Labels, Spread>,
     cold_starts: Family<Labels, Spread>,
     hold_rejections: Family<Labels, Counter>,
     connect_failures: Family<Labels, Counter>,
     fallbacks: Family<Labels, Counter>,
     overruns: Family<Labels, Counter>,
-    used: Mutex<BTreeSet<Outcome>>,
+    series: Mutex<BTreeMap<Outcome, Spread>>,
 }
 
 /// What tells the series of one route's requests from each other.
@@ -80,13 +81,6 @@ pub(crate) enum ColdEnd {
     Cancelled,
 }
 
-/// The handles of one route and outcome.
-#[derive(Clone, Debug)]
-pub(crate) struct Series {
-    requests: Counter,
-    durations: Spread,
-}
-
 /// A request's method as a label: a bounded set of words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum MethodLabel {
@@ -108,7 +102,6 @@ impl Metrics {
     /// Registers everything with `registry`.
     pub(crate) fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
-            requests: Family::default(),
             durations: Family::default(),
             cold_starts: Family::default(),
             errors: Family::default(),
@@ -123,10 +116,11 @@ impl Metrics {
             slow_heads: Counter::default(),
             forgotten_clients: Counter::default(),
             connections: Gauge::default(),
-            routes: Mutex::default(),
+            routes: Arc::default(),
+            unrouted: OnceLock::new(),
         };
         let own = registry.sub_registry_with_prefix("interceptor");
-        own.register("request_count", "Total requests processed by the interceptor proxy", metrics.requests.clone());
+        own.register_collector(Box::new(Requests(Arc::clone(&metrics.routes))));
         own.register_with_unit(
             "request_duration",
             "Time from request received to response written",
@@ -194,24 +188,27 @@ impl Metrics {
 
     /// The series of the route `key`.
     pub(crate) fn route(&self, key: &ObjectKey) -> Arc<RouteMetrics> {
+        self.of(Some(key.clone()))
+    }
+
+    fn of(&self, key: Option<ObjectKey>) -> Arc<RouteMetrics> {
         let mut routes = self.routes.lock();
-        if let Some(known) = routes.get(key).and_then(Weak::upgrade) {
+        if let Some(known) = routes.get(&key).and_then(Weak::upgrade) {
             return known;
         }
         // Only now and then: to look at all for each new one would take time with the square of their number.
         if routes.len() == routes.capacity() {
             routes.retain(|_, metrics| metrics.strong_count() > 0);
         }
-        let metrics = Arc::new(self.series_of(Some(key.clone())));
-        routes.insert(key.clone(), Arc::downgrade(&metrics));
+        let metrics = Arc::new(self.series_of(key.clone()));
+        routes.insert(key, Arc::downgrade(&metrics));
         metrics
     }
 
     /// Notes a request for which there was no route.
     pub(crate) fn record_unrouted(&self, method: MethodLabel, code: u16, elapsed: Duration) {
         let outcome = Outcome { method, code, cold: false };
-        self.requests.get_or_create(&request_labels(None, outcome)).inc();
-        self.durations.get_or_create(&duration_labels(None, outcome)).observe(elapsed);
+        self.unrouted.get_or_init(|| self.of(None)).series(outcome).observe(elapsed);
     }
 
     pub(crate) fn failed(&self, verdict: Verdict) {
@@ -267,14 +264,13 @@ impl Metrics {
     fn series_of(&self, key: Option<ObjectKey>) -> RouteMetrics {
         RouteMetrics {
             key,
-            requests: self.requests.clone(),
             durations: self.durations.clone(),
             cold_starts: self.cold_starts.clone(),
             hold_rejections: self.hold_rejections.clone(),
             connect_failures: self.connect_failures.clone(),
             fallbacks: self.fallbacks.clone(),
             overruns: self.overruns.clone(),
-            used: Mutex::default(),
+            series: Mutex::default(),
         }
     }
 }
@@ -282,13 +278,10 @@ impl Metrics {
 // === impl RouteMetrics ===
 
 impl RouteMetrics {
-    /// The handles for one outcome.
-    pub(crate) fn series(&self, outcome: Outcome) -> Series {
-        self.used.lock().insert(outcome);
-        Series {
-            requests: self.requests.get_or_create_owned(&request_labels(self.key.as_ref(), outcome)),
-            durations: self.durations.get_or_create_owned(&duration_labels(self.key.as_ref(), outcome)),
-        }
+    /// The times of the requests with one outcome, which count them, too.
+    pub(crate) fn series(&self, outcome: Outcome) -> Spread {
+        let new = || self.durations.get_or_create_owned(&duration_labels(self.key.as_ref(), outcome));
+        self.series.lock().entry(outcome).or_insert_with(new).clone()
     }
 
     /// Notes for how long a request waited for its workload.
@@ -299,8 +292,7 @@ impl RouteMetrics {
 
 impl Drop for RouteMetrics {
     fn drop(&mut self) {
-        for outcome in &*self.used.lock() {
-            self.requests.remove(&request_labels(self.key.as_ref(), *outcome));
+        for outcome in self.series.lock().keys() {
             self.durations.remove(&duration_labels(self.key.as_ref(), *outcome));
         }
         for end in ColdEnd::ALL {
@@ -311,15 +303,6 @@ impl Drop for RouteMetrics {
         self.connect_failures.remove(&labels);
         self.fallbacks.remove(&labels);
         self.overruns.remove(&labels);
-    }
-}
-
-// === impl Series ===
-
-impl Series {
-    pub(crate) fn record(&self, elapsed: Duration) {
-        self.requests.inc();
-        self.durations.observe(elapsed);
     }
 }
 
@@ -378,15 +361,14 @@ fn route_labels(key: Option<&ObjectKey>) -> Labels {
     vec![("route_name", name.to_owned()), ("route_namespace", namespace.to_owned())]
 }
 
-fn request_labels(key: Option<&ObjectKey>, outcome: Outcome) -> Labels {
-    let Outcome { method, code, cold: _ } = outcome;
+fn request_labels(key: Option<&ObjectKey>, method: MethodLabel, code: u16) -> Labels {
     let mut labels = vec![("code", code.to_string()), ("method", method.as_str().to_owned())];
     labels.extend(route_labels(key));
     labels
 }
 
 fn duration_labels(key: Option<&ObjectKey>, outcome: Outcome) -> Labels {
-    let mut labels = request_labels(key, outcome);
+    let mut labels = request_labels(key, outcome.method, outcome.code);
     labels.insert(1, ("cold_start", outcome.cold.to_string()));
     labels
 }

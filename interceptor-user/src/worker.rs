@@ -36,7 +36,7 @@ use crate::{
     coldstart::ColdStarts,
     config::ProxyConfig,
     encryption::Upstreams,
-    metrics::{Metrics, Outcome, RouteMetrics, Series},
+    metrics::{Metrics, Outcome, RouteMetrics, Spread},
     probe,
     proxy::{Balancer, Clients, Gates, ProxyError},
     server::connection::{self, Connection},
@@ -79,7 +79,7 @@ pub(crate) struct LocalRoute {
     pub(crate) has_session: bool,
     has_timeouts: bool,
     target: RefCell<Option<Target>>,
-    series: RefCell<SmallVec<[(Outcome, Series); 1]>>,
+    series: RefCell<SmallVec<[(Outcome, Spread); 1]>>,
     pub(crate) entry: Arc<RouteEntry>,
     pub(crate) metrics: Arc<RouteMetrics>,
 }
@@ -196,7 +196,7 @@ impl LocalRoute {
             all.push((outcome, self.metrics.series(outcome)));
             all.len() - 1
         });
-        all[index].1.record(elapsed);
+        all[index].1.observe(elapsed);
     }
 }
 

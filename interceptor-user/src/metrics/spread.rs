@@ -41,6 +41,13 @@ impl Spread {
     }
 }
 
+impl Spread {
+    /// How many times were observed.
+    pub(crate) fn count(&self) -> u64 {
+        self.0.counts.iter().map(|count| count.load(Relaxed)).sum()
+    }
+}
+
 impl TypedMetric for Spread {
     const TYPE: MetricType = MetricType::Histogram;
 }
