@@ -7,58 +7,17 @@ use std::{
 };
 
 use integration::{
-    World,
     agent::Agent,
     eventually,
-    net::{Host, NODE, Net, Rule},
+    net::{NODE, Rule},
     soon,
 };
 use serde_json::json;
 
-use crate::clients::{PORT, ask, connect, listen};
-
-const VIP: &str = "10.96.0.1";
-const VIP6: &str = "fd00:96::1";
-const FRONTEND: &str = "10.96.0.1:80";
-const FRONTEND6: &str = "[fd00:96::1]:80";
-const OTHER: &str = "10.96.0.2:80";
-
-/// A node with a client and a pod, whose rules refuse connections to the Service and to another.
-struct Bench {
-    net: Net,
-    client: Host,
-    pod: Host,
-    world: World,
-}
-
-impl Bench {
-    fn new() -> Self {
-        Self::with(json!({}))
-    }
-
-    fn with(more: serde_json::Value) -> Self {
-        let mut net = Net::new();
-        let (client, pod) = (net.pod(), net.pod());
-        let world = World::new();
-        world.direct("web", &[VIP, VIP6], more);
-        net.rules(&cold(), "");
-        Self { net, client, pod, world }
-    }
-
-    fn endpoints(&self, pods: &[&Host]) {
-        self.endpoints_of(pods, VIP.parse().unwrap());
-    }
-
-    fn endpoints_of(&self, pods: &[&Host], like: IpAddr) {
-        let addresses: Vec<_> = pods.iter().map(|pod| SocketAddr::new(pod.like(like), PORT)).collect();
-        self.world.endpoints("web", &addresses);
-    }
-}
-
-fn cold() -> Vec<Rule> {
-    let refused = |frontend: &str| Rule { frontend: frontend.parse().unwrap(), pods: Vec::new() };
-    [FRONTEND, FRONTEND6, OTHER, &format!("{NODE}:30080")].map(refused).to_vec()
-}
+use crate::{
+    bench::{Bench, FRONTEND, FRONTEND6, OTHER, VIP, VIP6, cold},
+    clients::{PORT, ask, connect, listen},
+};
 
 #[tokio::test]
 #[ignore = "needs root: run by cargo xtask test"]
@@ -302,4 +261,26 @@ async fn a_connection_opens_soon_after_its_pod_listens() {
     let answer = soon("the connection opens", held).await.unwrap().unwrap();
     let wait = answer.connected.saturating_duration_since(pod.since);
     assert!(wait < Duration::from_millis(900), "{wait:?}: not by the client's own repetition");
+}
+
+#[tokio::test]
+#[ignore = "needs root: run by cargo xtask test"]
+async fn a_pod_that_answers_its_readiness_probe_gets_what_is_held_before_any_slice_says_so() {
+    let bench = Bench::new();
+    bench.probed();
+    let agent = Agent::start(&bench.net, &bench.world).await;
+    agent.until("web", "cold").await;
+    let mut held = bench.held();
+    agent.until_held("web", 1).await;
+    bench.starting();
+    eventually("the pod is probed", async || {
+        (agent.metric("rouse_readiness_probes_total{outcome=\"refused\"}").await > 0).then_some(())
+    })
+    .await;
+    assert!(held.try_recv().is_err());
+    assert_eq!(agent.metric("rouse_hold_tries_total").await, 0, "nobody is sent to a pod that fails its probe");
+    let pod = listen(&bench.pod, "web-a").await;
+    let answer = soon("the connection opens", held).await.unwrap().unwrap();
+    assert!(answer.line.starts_with("web-a to "));
+    drop(pod);
 }

@@ -145,7 +145,7 @@ impl Drop for NoServices {
 
 /// Keeps the services that came with these packages from starting with the machine.
 fn keep_off(installed: &[&str]) {
-    for (package, service) in [("nginx-light", "nginx"), ("haproxy", "haproxy")] {
+    for (package, service) in [("nginx-light", "nginx"), ("haproxy", "haproxy"), ("redis-server", "redis-server")] {
         if installed.contains(&package) && process::which("systemctl").is_some() {
             // A machine without systemd has nothing to disable.
             let _ = Command::new("systemctl").args(["--quiet", "disable", service]).output();
