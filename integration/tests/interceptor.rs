@@ -13,6 +13,7 @@ mod drain;
 mod endpoints;
 mod errors;
 mod fallback;
+mod fidelity;
 mod fixed;
 mod foreign;
 mod garbage;

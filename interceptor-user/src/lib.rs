@@ -18,6 +18,8 @@ pub mod config;
 mod coldstart;
 mod control;
 pub mod encryption;
+#[cfg(any(test, fuzzing))]
+pub mod foreign;
 mod h1;
 mod http2;
 mod metrics;

@@ -21,7 +21,7 @@ mod deadline;
 mod error;
 mod extended;
 mod fixed;
-mod forward;
+pub(crate) mod forward;
 mod gate;
 mod grpc;
 pub(crate) mod headers;

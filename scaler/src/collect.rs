@@ -30,6 +30,12 @@ mod queue;
 mod source;
 mod stream;
 
+/// Reads what an interceptor may answer to `GET /queue`, whatever it is; for the fuzz target.
+#[cfg(fuzzing)]
+pub fn read_queue(body: &[u8]) {
+    let _ = queue::parse(body);
+}
+
 /// How sources are listened to.
 #[derive(Clone, Debug)]
 pub struct Config {

@@ -20,6 +20,9 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     let mut report = Report::default();
     let started = Instant::now();
     report.step("fmt", || ran(process::cargo(root).args(["fmt", "--all", "--check"])));
+    report.step("fmt of the fuzz targets", || {
+        ran(process::cargo(root).args(["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]))
+    });
     report.step("sizes", || sizes::run(root).map(|()| passed()));
     report.step("dependency direction", || layers::run(root).map(|()| passed()));
     report.step("clippy", || {

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::{bench, build_ebpf, ci, cluster, codegen, demo, e2e, image, setup, sizes, test};
+use crate::{bench, build_ebpf, ci, cluster, codegen, demo, e2e, fuzz, image, setup, sizes, test};
 
 /// The page a newcomer sees. `every_command_is_on_the_help_page` keeps it complete.
 const PAGE: &str = "\
@@ -21,6 +21,7 @@ While you work
   setup         Install what this machine lacks; each thing is named before it is installed, none twice
   build-ebpf    Compile the eBPF programs to target/bpf
   codegen       Write the generated code again (--check: only compare it with what is committed)
+  fuzz          Foreign bytes for what reads them, each target for a minute (TARGET, --time SECONDS)
   sizes         Check sizes and first lines of all source files against the style
   ci            All that must pass before a commit: fmt, clippy, test, doc, deny, codegen, sizes, dependencies
 
@@ -59,6 +60,8 @@ enum Command {
     Codegen(codegen::CodegenArgs),
     /// Watch one request wake a workload.
     Demo(demo::DemoArgs),
+    /// Foreign bytes for what reads them.
+    Fuzz(fuzz::FuzzArgs),
     /// Check sizes and first lines of all source files against the style.
     Sizes,
     /// Set-up, then every test there is.
@@ -92,6 +95,7 @@ impl Cli {
                 setup::with_ebpf(root, "demo");
                 demo::run(root, &args)
             }
+            Command::Fuzz(args) => fuzz::run(root, &args),
             Command::Sizes => sizes::run(root),
             Command::Test => test::run(root),
             Command::Ci => ci::run(root),

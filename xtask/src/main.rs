@@ -11,6 +11,7 @@ mod cluster;
 mod codegen;
 mod demo;
 mod e2e;
+mod fuzz;
 mod image;
 mod process;
 mod report;

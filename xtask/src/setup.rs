@@ -42,6 +42,9 @@ const TEST: [Package; 12] = [
     Package::new("procps", Probe::Command("kill"), "signals for the tests and the benches"),
 ];
 
+/// What libFuzzer is compiled with.
+const FUZZ: [Package; 1] = [Package::new("g++", Probe::Command("g++"), "the C++ compiler, for the fuzz targets")];
+
 /// What `bench proxy` compares with and puts load with.
 const BENCH: [Package; 5] = [
     Package::new("nginx-light", Probe::Command("nginx"), "a proxy to compare with, and the origin server"),
@@ -132,6 +135,11 @@ pub(crate) fn with_ebpf(root: &Path, command: &str) {
 /// Installs what the benches need, without starting the services of the packages.
 pub(crate) fn for_bench() -> Result<()> {
     debian::install(&BENCH)
+}
+
+/// Installs what the fuzz targets need.
+pub(crate) fn for_fuzz() -> Result<()> {
+    debian::install(&FUZZ)
 }
 
 /// Installs what a cluster needs beside Go.

@@ -15,13 +15,16 @@ use anyhow::{Context as _, Result};
 
 pub(crate) use self::counts::Counts;
 use crate::{
-    build_ebpf, demo, process,
+    build_ebpf, demo, fuzz, process,
     report::{Outcome, Report},
     setup,
 };
 
 /// The tests that start curl and other clients of others.
 const FOREIGN: &str = "foreign::";
+
+/// Seconds for each fuzz target; `cargo xtask fuzz` takes as long as it is told.
+const FUZZ_TIME: u32 = 3;
 
 /// `cargo xtask test`.
 pub(crate) fn run(root: &Path) -> Result<()> {
@@ -83,6 +86,7 @@ pub(crate) fn all(root: &Path, report: &mut Report) -> Counts {
         total += Counts { filtered: 0, ..counts };
         Ok(counts.outcome())
     });
+    report.step("fuzz targets", || fuzz::briefly(root, FUZZ_TIME));
     report.step("demo --once", || {
         let this = std::env::current_exe().context("cannot find this program")?;
         process::run(Command::new(this).args(["demo", "--once", "--profile", "dev"]).current_dir(root))?;

@@ -4,6 +4,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream};
+use http::header;
 
 use crate::h1::body::Frame;
 
@@ -54,8 +55,13 @@ impl Incoming {
                 None => self.data_done = true,
             }
         }
-        let trailers = ready!(self.stream.poll_trailers(cx));
-        Poll::Ready(trailers.transpose().map(|trailers| trailers.map(|trailers| Frame::Trailers(Box::new(trailers)))))
+        let Some(trailers) = ready!(self.stream.poll_trailers(cx)).transpose() else { return Poll::Ready(None) };
+        Poll::Ready(Some(trailers.map(|mut trailers| {
+            // As over HTTP/1.1: what frames or routes a message must not get a meaning on the next hop.
+            trailers.remove(header::CONTENT_LENGTH);
+            trailers.remove(header::HOST);
+            Frame::Trailers(Box::new(trailers))
+        })))
     }
 
     fn taken(&mut self, data: Bytes) -> Bytes {

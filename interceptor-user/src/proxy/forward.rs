@@ -124,7 +124,7 @@ impl<'a> Outbound<'a> {
     }
 
     /// The head in the form of HTTP/1.1.
-    fn write(&self, framing: Framing, output: &mut Vec<u8>) {
+    pub(crate) fn write(&self, framing: Framing, output: &mut Vec<u8>) {
         let Self { method, path_and_query, fields, outgoing, interim: _, extended: _ } = self;
         // CONNECT to a host has no path (RFC 9110 §9.3.6).
         let target = if path_and_query.is_empty() { outgoing.host } else { path_and_query };

@@ -45,6 +45,10 @@ const BACKOFF_MAX: Duration = Duration::from_millis(250);
 /// nobody else up who shares the connection. [`STREAM_WINDOW`] limits each of them.
 const CONNECTION_WINDOW: u32 = 1 << 30;
 
+/// What small pieces of bodies from one endpoint may cost while they wait for clients, beside their own bytes. Without a limit
+/// a window of single bytes would take a hundred times its size.
+const PIECES: usize = 32 * 1024 * 1024;
+
 /// How many streams are opened before an endpoint has said how many it takes: it says so at once, and what it refuses
 /// with a body can't be repeated.
 const STREAMS_BEFORE_SETTINGS: usize = 1;
@@ -315,6 +319,7 @@ async fn handshake_h2(stream: Stream) -> Result<SendRequest<Bytes>, h2::Error> {
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(u32::try_from(MAX_HEAD).expect("1 MiB fits into 32 bits"))
+        .data_frame_budget(PIECES)
         .initial_max_send_streams(STREAMS_BEFORE_SETTINGS)
         .handshake(stream)
         .await?;

@@ -86,7 +86,7 @@ async fn get(address: SocketAddr) -> Result<Bytes, QueueError> {
 }
 
 /// Entries whose key isn't `namespace/name` are left out.
-fn parse(body: &[u8]) -> serde_json::Result<Report> {
+pub(super) fn parse(body: &[u8]) -> serde_json::Result<Report> {
     let entries: HashMap<String, Entry> = serde_json::from_slice(body)?;
     let route = |(key, entry): (String, Entry)| {
         let Entry { concurrency, request_count } = entry;
