@@ -6,7 +6,7 @@ use http::{Method, StatusCode, Version};
 use crate::{
     h1::{
         decode::{Decoder, Step},
-        encode::{self, Sink as _},
+        encode,
         fields::{Fields, Known},
         framing::{self, Framing},
         parse::{Progress, RequestHead, ResponseHead},
@@ -99,6 +99,7 @@ fn assert_goes_on(head: &RequestHead) {
             client: b"192.0.2.1",
             encrypted: false,
             trust: Trust::Given,
+            trace: None,
             hop: &hop,
             upgradable: head.version == Version::HTTP_11,
         },
