@@ -9,51 +9,55 @@
 
 use std::{
     collections::BTreeMap,
-    io,
+    fs, io,
     net::IpAddr,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
-    programs::{
-        LinkOrder, ProgramError, SchedClassifier, TcAttachType, TestRun as _, TestRunOptions,
-        tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcError, qdisc_add_clsact},
-    },
-    util::KernelVersion,
+    programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions},
 };
 use interceptor_common::hold::{HoldStats, MARK};
 use interceptor_core::{
     frontends::{Room, Table, Write, plan},
     holding::Flow,
 };
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::{
     conntrack::{Conntrack, ConntrackError, Translation},
-    devices::Devices,
+    devices::{Devices, devices},
+    loading::{raise_locked_memory, read_object},
     maps::WrongMap,
     object,
     open::words,
     probe::{self, ProbeError},
 };
 
+mod attach;
 mod maps;
 mod syn;
 
-use self::maps::HoldMaps;
+use self::{
+    attach::{Attached, EGRESS, INGRESS, classifier},
+    maps::HoldMaps,
+};
 pub use self::{
     maps::{Sighting, What},
     syn::Syn,
 };
 
-const INGRESS: &str = "hold_ingress";
-const EGRESS: &str = "hold_egress";
 const SEND: &str = "send";
 
 /// An entry for a connection goes after this time when its first packet does not reach the pod.
 const ENTRY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Below where bpffs is mounted; the number changes with the maps' layout, which programs of two versions must not share.
+const PINS: &str = "rouse/hold-1";
 
 /// How much the maps have room for: half of what they hold, so that what is new can be added before what is old goes.
 pub const ROOM: Room = Room { frontends: 65_536, services: 65_536 };
@@ -63,14 +67,9 @@ pub struct Hold {
     maps: HoldMaps,
     conntrack: Conntrack,
     attached: BTreeMap<u32, Attached>,
+    pins: Option<PathBuf>,
     installed: Table,
     ebpf: Ebpf,
-}
-
-/// The programs on one device; dropping it takes them off.
-struct Attached {
-    _ingress: SchedClassifierLink,
-    _egress: SchedClassifierLink,
 }
 
 /// Connections cannot be held, and why.
@@ -89,6 +88,8 @@ enum Unavailable {
     Map(#[from] WrongMap),
     #[error("cannot load program {name}")]
     Load { name: &'static str, source: Box<ProgramError> },
+    #[error("cannot read what the maps hold")]
+    Read(#[source] io::Error),
     #[error("cannot give a sign of life")]
     Beat(#[source] io::Error),
     #[error("cannot reach connection tracking")]
@@ -140,23 +141,35 @@ enum Toward {
 // === impl Hold ===
 
 impl Hold {
-    /// Loads the programs and attaches none. Everything happens in the network namespace that the calling thread is in.
-    pub fn open() -> Result<Self, HoldError> {
-        Self::start().map_err(|error| HoldError(words(&error)))
+    /// Loads the programs and attaches none. Everything happens in the network namespace that the calling thread is in. Where
+    /// bpffs is given, maps and links are pinned there and outlive this process, and those of one before are taken over.
+    pub fn open(bpffs: Option<&Path>) -> Result<Self, HoldError> {
+        Self::start(bpffs).map_err(|error| HoldError(words(&error)))
     }
 
-    fn start() -> Result<Self, Unavailable> {
+    /// Takes away what an agent before has left pinned or attached.
+    pub fn remove(bpffs: Option<&Path>) -> io::Result<()> {
+        let devices = devices()?.into_values().map(|device| device.name);
+        attach::remove(bpffs.map(|bpffs| bpffs.join(PINS)).as_deref(), devices)
+    }
+
+    fn start(bpffs: Option<&Path>) -> Result<Self, Unavailable> {
         let object = object::HOLD.ok_or(ProbeError::NoObject)?;
         probe::probe()?;
+        raise_locked_memory();
+        let pins = bpffs.and_then(pins);
         let mut ebpf =
-            EbpfLoader::new().btf(None).load(object).map_err(|error| Unavailable::Object(Box::new(error)))?;
-        let maps = HoldMaps::take(&mut ebpf)?;
+            read_object(|| load(object, pins.as_deref())).map_err(|error| Unavailable::Object(Box::new(error)))?;
+        let mut maps = HoldMaps::take(&mut ebpf)?;
+        // Nobody waits any more for what an agent before has tried.
+        maps.nobody_tried().map_err(Unavailable::Read)?;
+        let installed = maps.read(&Table::default()).map_err(Unavailable::Read)?;
         for name in [INGRESS, EGRESS, SEND] {
             let loaded = classifier(&mut ebpf, name).and_then(SchedClassifier::load);
             loaded.map_err(|error| Unavailable::Load { name, source: Box::new(error) })?;
         }
         let conntrack = Conntrack::open().map_err(Unavailable::Conntrack)?;
-        let mut hold = Self { maps, conntrack, attached: BTreeMap::new(), installed: Table::default(), ebpf };
+        let mut hold = Self { maps, conntrack, attached: BTreeMap::new(), pins, installed, ebpf };
         hold.beat().map_err(Unavailable::Beat)?;
         Ok(hold)
     }
@@ -178,13 +191,19 @@ impl Hold {
 
     /// Puts the programs on these devices and takes them off all others.
     pub fn devices(&mut self, devices: &Devices) -> Attachment {
-        self.attached.retain(|index, _| devices.contains_key(index));
+        for (_, gone) in self.attached.extract_if(.., |index, _| !devices.contains_key(index)) {
+            gone.unpin();
+        }
+        if let Some(pins) = &self.pins {
+            let gone = attach::pinned_devices(pins).into_iter().filter(|index| !devices.contains_key(index));
+            gone.for_each(|index| attach::unpin(pins, index));
+        }
         let mut report = Attachment::default();
         for (index, device) in devices {
             if self.attached.contains_key(index) {
                 continue;
             }
-            match attach(&mut self.ebpf, &device.name) {
+            match Attached::new(&mut self.ebpf, (*index, &device.name), self.pins.as_deref()) {
                 Ok(attached) => {
                     self.attached.insert(*index, attached);
                 }
@@ -288,6 +307,34 @@ impl Arrivals {
     }
 }
 
+/// The folder for pins, if there can be one: without, what the kernel holds ends with this process, and nothing else is lost.
+fn pins(bpffs: &Path) -> Option<PathBuf> {
+    let is_bpffs = statfs(bpffs).map(|found| found.filesystem_type() == BPF_FS_MAGIC);
+    let path = bpffs.join(PINS);
+    let why = match is_bpffs {
+        Ok(true) => match fs::create_dir_all(&path) {
+            Ok(()) => return Some(path),
+            Err(error) => error.to_string(),
+        },
+        Ok(false) => "it is no bpffs".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    tracing::warn!(bpffs = %bpffs.display(), why, "what the kernel holds will end with the agent");
+    None
+}
+
+/// Creates the maps, or takes those that are pinned, and prepares the programs.
+fn load(object: &[u8], pins: Option<&Path>) -> Result<Ebpf, EbpfError> {
+    let mut loader = EbpfLoader::new();
+    loader.btf(None);
+    for map in maps::NAMES {
+        if let Some(pins) = pins {
+            loader.map_pin_path(map, pins.join(map));
+        }
+    }
+    loader.load(object)
+}
+
 /// Whether the address a connection comes from is the pod's that it is to go to.
 pub fn is_hairpin(flow: &Flow, pod: IpAddr) -> bool {
     flow.client.ip() == pod
@@ -314,35 +361,4 @@ fn context(device: u32, toward: Toward) -> [u8; 192] {
         put(CONTROL_AT + 4, 1);
     }
     context
-}
-
-fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, ProgramError> {
-    let unknown = || ProgramError::InvalidName { name: name.to_owned() };
-    ebpf.program_mut(name).ok_or_else(unknown)?.try_into()
-}
-
-/// Whether programs attach by links that know their order and end with their descriptor. Before that they are filters of a
-/// queueing discipline.
-fn has_tcx() -> bool {
-    KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 6, 0))
-}
-
-fn attach(ebpf: &mut Ebpf, device: &str) -> Result<Attached, ProgramError> {
-    let mut one = |name, direction| {
-        let program = classifier(ebpf, name)?;
-        let id = if has_tcx() {
-            program.attach_with_options(device, direction, TcAttachOptions::TcxOrder(LinkOrder::first()))?
-        } else {
-            match qdisc_add_clsact(device) {
-                Ok(()) | Err(TcError::AlreadyAttached) => {}
-                Err(error) => return Err(error.into()),
-            }
-            let first = NlOptions { priority: 1, ..NlOptions::default() };
-            program.attach_with_options(device, direction, TcAttachOptions::Netlink(first))?
-        };
-        program.take_link(id)
-    };
-    // What is held needs the egress program at once.
-    let egress = one(EGRESS, TcAttachType::Egress)?;
-    Ok(Attached { _ingress: one(INGRESS, TcAttachType::Ingress)?, _egress: egress })
 }

@@ -40,6 +40,9 @@ fn run(mut args: Args) -> anyhow::Result<()> {
     let log = Some(log::init(log, env.optional_string("ROUSE_LOG")?.as_deref())?);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
     if let Some(Command::Agent(args)) = command {
+        if args.remove {
+            return args.remove(&env);
+        }
         let config = agent::Config { log, ..agent::Config::new(args, &env)? };
         return runtime.block_on(async {
             let shutdown = signal::install().context("cannot receive signals")?;

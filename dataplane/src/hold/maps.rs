@@ -49,6 +49,9 @@ pub(super) struct HoldMaps {
     stats: PerCpuArray<MapData, HoldStats>,
 }
 
+/// All maps of the object that are shared with it.
+pub(super) const NAMES: [&str; 6] = ["FRONTENDS", "SERVICES", "TRIED", "SEEN", "ALIVE", "STATS"];
+
 // === impl HoldMaps ===
 
 impl HoldMaps {
@@ -121,6 +124,12 @@ impl HoldMaps {
 
     pub(super) fn untried(&mut self, flow: &Flow) -> io::Result<()> {
         gone(self.tried.remove(&key(flow)))
+    }
+
+    /// Forgets all connections that were tried.
+    pub(super) fn nobody_tried(&mut self) -> io::Result<()> {
+        let flows: Vec<_> = self.tried.keys().collect::<Result<_, _>>().map_err(os_error)?;
+        flows.iter().try_for_each(|flow| gone(self.tried.remove(flow)))
     }
 
     pub(super) fn stats(&self) -> io::Result<HoldStats> {

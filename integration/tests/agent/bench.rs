@@ -49,6 +49,12 @@ impl Bench {
         self.world.endpoints("web", &addresses);
     }
 
+    /// The node's rules lead to the pod.
+    pub(crate) fn warm(&self) {
+        let to = SocketAddr::new(self.pod.addresses[0], PORT);
+        self.net.rules(&[Rule { frontend: FRONTEND.parse().unwrap(), pods: vec![to] }], "");
+    }
+
     /// A connection of the client that will be held.
     pub(crate) fn held(&self) -> oneshot::Receiver<Outcome> {
         connect(&self.client, FRONTEND)

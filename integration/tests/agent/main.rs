@@ -7,3 +7,4 @@ mod bench;
 mod clients;
 mod hold;
 mod peers;
+mod pins;

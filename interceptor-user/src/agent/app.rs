@@ -56,7 +56,7 @@ pub enum AgentError {
 
 /// Binds the port and starts nothing else. Must be called within the runtime.
 pub async fn build(config: Config) -> Result<Bound, AgentError> {
-    let Config { admin: addr, log, sources, node, required } = config;
+    let Config { admin: addr, log, sources, node, required, bpffs } = config;
     let ready = Ready::new();
     let edges = Arc::new(Edges::default());
     // All that is held is counted on one thread.
@@ -70,7 +70,7 @@ pub async fn build(config: Config) -> Result<Bound, AgentError> {
     let (_, found) = mpsc::channel(1);
     let discover =
         Discover::new((sources, watch_metrics), (verdicts, found), index, writer, &ready, registry.registry());
-    let loaded = Hold::open();
+    let loaded = Hold::open(bpffs.as_deref());
     if required && let Err(error) = loaded {
         return Err(AgentError::Hold(error));
     }

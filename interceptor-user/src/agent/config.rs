@@ -1,7 +1,11 @@
 //! What the agent was told, parsed once.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
 
+use anyhow::Context as _;
 use api::names::SERVICE_NAME_LABEL;
 use runtime::{
     args::{KubeArgs, LogArgs},
@@ -21,12 +25,22 @@ const ADMIN_PORT: u16 = 9097;
     ROUSE_NODE_NAME, or NODE_NAME (required)   the node's name, as EndpointSlices tell it\n  \
     ROUSE_AGENT_PORT (9097)                    probes, counts, state and metrics\n  \
     KEDA_HTTP_WATCH_NAMESPACE (all)            the routes' namespace\n  \
+    ROUSE_BPFFS                                where bpffs is mounted, as --bpffs\n  \
     ROUSE_LOG                                  a log filter such as info,dataplane=debug")]
 pub struct Args {
     /// Where routes, Services and EndpointSlices come from, instead of the Kubernetes API; may be given several times.
     /// `dir:PATH` is a folder of Kubernetes manifests, watched for changes.
     #[arg(long = "source", value_name = "SOURCE")]
     pub sources: Vec<Source>,
+
+    /// Where bpffs is mounted: what the kernel holds is pinned there, and goes on while the agent is replaced. Without it, it
+    /// ends with the agent. Environment: `ROUSE_BPFFS`.
+    #[arg(long, value_name = "PATH")]
+    pub bpffs: Option<PathBuf>,
+
+    /// Take away what an agent has left in the kernel, and end. That agent must have ended.
+    #[arg(long)]
+    pub remove: bool,
 
     /// End with an error when connections can't be held, instead of going on without.
     #[arg(long)]
@@ -54,6 +68,18 @@ pub struct Config {
     pub node: String,
     /// Whether to end when connections can't be held.
     pub required: bool,
+    /// Where what the kernel holds is pinned.
+    pub bpffs: Option<PathBuf>,
+}
+
+// === impl Args ===
+
+impl Args {
+    /// Takes away what an agent has left in the kernel.
+    pub fn remove(self, env: &Env) -> anyhow::Result<()> {
+        let bpffs = bpffs(self.bpffs, env)?;
+        dataplane::Hold::remove(bpffs.as_deref()).context("cannot remove what an agent has left")
+    }
 }
 
 // === impl Config ===
@@ -61,7 +87,7 @@ pub struct Config {
 impl Config {
     /// Settings from the command line and the environment.
     pub fn new(args: Args, env: &Env) -> Result<Self, EnvError> {
-        let Args { sources, required, log: _, kube } = args;
+        let Args { sources, bpffs, remove: _, required, log: _, kube } = args;
         let namespace = env.optional_string("KEDA_HTTP_WATCH_NAMESPACE")?;
         let node = match env.optional_string("ROUSE_NODE_NAME")? {
             Some(node) => node,
@@ -73,7 +99,16 @@ impl Config {
             sources: Sources::new(sources, || cluster(kube, namespace.as_deref())),
             node,
             required,
+            bpffs: self::bpffs(bpffs, env)?,
         })
+    }
+}
+
+/// Where bpffs is mounted, by the flag or the environment.
+fn bpffs(flag: Option<PathBuf>, env: &Env) -> Result<Option<PathBuf>, EnvError> {
+    match flag {
+        Some(path) => Ok(Some(path)),
+        None => Ok(env.optional_string("ROUSE_BPFFS")?.map(PathBuf::from)),
     }
 }
 
@@ -91,7 +126,8 @@ mod tests {
 
     fn parse(pairs: &[(&'static str, &'static str)]) -> Result<Config, EnvError> {
         let (log, kube) = (LogArgs::default(), KubeArgs::default());
-        let args = Args { sources: vec![Source("/tmp".into())], required: false, log, kube };
+        let args =
+            Args { sources: vec![Source("/tmp".into())], bpffs: None, remove: false, required: false, log, kube };
         Config::new(args, &Env::from_pairs(pairs.iter().copied()))
     }
 

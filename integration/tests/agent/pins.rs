@@ -1,0 +1,107 @@
+//! What the kernel holds goes on without its agent, where bpffs is there to pin it to.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use integration::{agent::Agent, eventually, soon};
+use tempfile::TempDir;
+
+use crate::{
+    bench::{Bench, FRONTEND},
+    clients::{connect, listen},
+};
+
+/// A bpffs of the test's own.
+struct Bpffs(TempDir);
+
+impl Bpffs {
+    fn mount() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mounted = Command::new("mount").args(["-t", "bpf", "bpf"]).arg(folder.path()).status().unwrap();
+        assert!(mounted.success());
+        Self(folder)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn pins(&self) -> PathBuf {
+        self.path().join("rouse/hold-1")
+    }
+}
+
+impl Drop for Bpffs {
+    fn drop(&mut self) {
+        // Pins go with it, and with them what they held.
+        let _ = Command::new("umount").arg(self.0.path()).status();
+    }
+}
+
+async fn agent(bench: &Bench, bpffs: &Bpffs) -> Agent {
+    let path = format!("ROUSE_BPFFS={}", bpffs.path().display());
+    Agent::start_by(&bench.net, &bench.world, &["env", &path]).await
+}
+
+#[tokio::test]
+#[ignore = "needs root: run by cargo xtask test"]
+async fn connections_are_held_while_an_agent_is_killed_and_replaced() {
+    let (bench, bpffs) = (Bench::new(), Bpffs::mount());
+    let mut first = agent(&bench, &bpffs).await;
+    first.until("web", "cold").await;
+    let before = connect(&bench.client, FRONTEND);
+    first.until_held("web", 1).await;
+    first.kill().await;
+    // Nobody refuses it, though the node's own rules would.
+    let between = connect(&bench.client, FRONTEND);
+    let second = agent(&bench, &bpffs).await;
+    // Both clients send their packets again after a second.
+    second.until_held("web", 2).await;
+    let pod = listen(&bench.pod, "web-a").await;
+    bench.endpoints(&[&bench.pod]);
+    for held in [before, between] {
+        let answer = soon("the connection opens", held).await.unwrap().unwrap();
+        assert!(answer.line.starts_with("web-a to "));
+    }
+    drop(pod);
+}
+
+#[tokio::test]
+#[ignore = "needs root: run by cargo xtask test"]
+async fn a_replaced_agent_mends_what_changed_while_there_was_none() {
+    let (bench, bpffs) = (Bench::new(), Bpffs::mount());
+    let mut first = agent(&bench, &bpffs).await;
+    first.until("web", "cold").await;
+    first.kill().await;
+    bench.world.remove("InterceptorRoute", "web");
+    let second = agent(&bench, &bpffs).await;
+    let services = async || second.metric("rouse_hold_services").await;
+    eventually("no Service is held", async || (services().await == 0).then_some(())).await;
+    let pod = listen(&bench.pod, "web-a").await;
+    bench.warm();
+    let answer = soon("the rules lead there", connect(&bench.client, FRONTEND)).await.unwrap().unwrap();
+    assert!(answer.line.starts_with("web-a to "));
+    assert_eq!(second.metric("rouse_hold_tries_total").await, 0);
+    drop(pod);
+}
+
+#[tokio::test]
+#[ignore = "needs root: run by cargo xtask test"]
+async fn what_an_agent_has_left_can_be_removed() {
+    let (bench, bpffs) = (Bench::new(), Bpffs::mount());
+    let mut first = agent(&bench, &bpffs).await;
+    first.until("web", "cold").await;
+    first.kill().await;
+    assert!(bpffs.pins().exists());
+    let path = format!("--bpffs={}", bpffs.path().display());
+    let program = integration::process::program("interceptor-under-test");
+    bench.net.node().output(program.to_str().unwrap(), &["agent", "--remove", &path]);
+    assert!(!bpffs.pins().exists());
+    let pod = listen(&bench.pod, "web-a").await;
+    bench.warm();
+    let answer = soon("the rules lead there", connect(&bench.client, FRONTEND)).await.unwrap().unwrap();
+    assert!(answer.line.starts_with("web-a to "));
+    drop(pod);
+}
