@@ -10,7 +10,7 @@
 use std::{
     collections::BTreeMap,
     fs, io,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     time::Duration,
@@ -31,7 +31,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 use crate::{
     conntrack::{Conntrack, ConntrackError, Translation},
     devices::{Devices, devices},
-    loading::{raise_locked_memory, read_object},
+    loading::{monotonic, raise_locked_memory, read_object},
     maps::WrongMap,
     object,
     open::words,
@@ -55,6 +55,11 @@ const SEND: &str = "send";
 
 /// An entry for a connection goes after this time when its first packet does not reach the pod.
 const ENTRY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// `TC_ACT_SHOT`.
+const DROP: u32 = 2;
+/// Where `struct __sk_buff` has the mark.
+const MARK_AT: usize = 8;
 
 /// Below where bpffs is mounted; the number changes with the maps' layout, which programs of two versions must not share.
 const PINS: &str = "rouse/hold-1";
@@ -129,6 +134,15 @@ pub struct Attachment {
 #[derive(Debug)]
 pub struct Arrivals(AsyncFd<OwnedFd>);
 
+/// Which way packets go that a program sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From a client into the node.
+    In,
+    /// From the node to a client.
+    Out,
+}
+
 /// Where a packet is put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Toward {
@@ -186,7 +200,37 @@ impl Hold {
 
     /// Gives the sign of life without which the programs let everything pass.
     pub fn beat(&mut self) -> io::Result<()> {
-        self.maps.beat()
+        self.beat_as_of(monotonic())
+    }
+
+    /// The same, at another time: for tests.
+    pub fn beat_as_of(&mut self, at: Duration) -> io::Result<()> {
+        self.maps.beat(at)
+    }
+
+    /// Whether the program of a direction drops a frame that bears a mark, after so many runs: for tests.
+    pub fn drops(&mut self, direction: Direction, frame: &[u8], mark: u32, runs: u32) -> io::Result<bool> {
+        let mut context = [0; 192];
+        context[MARK_AT..MARK_AT + 4].copy_from_slice(&mark.to_ne_bytes());
+        let options =
+            TestRunOptions { data_in: Some(frame), ctx_in: Some(&context), repeat: runs, ..Default::default() };
+        let name = match direction {
+            Direction::In => INGRESS,
+            Direction::Out => EGRESS,
+        };
+        let ran = classifier(&mut self.ebpf, name).and_then(|program| program.test_run(options));
+        Ok(ran.map_err(io::Error::other)?.return_value == DROP)
+    }
+
+    /// Takes one address out of the map and puts another in, as somebody else might: for tests.
+    pub fn tamper(&mut self, gone: SocketAddr, foreign: SocketAddr) -> io::Result<()> {
+        self.maps.write(Write::Lead(foreign, 0))?;
+        self.maps.write(Write::Forget(gone))
+    }
+
+    /// Notes a connection as tried, as [`send`](Self::send) does: for tests.
+    pub fn note_tried(&mut self, flow: &Flow) -> io::Result<()> {
+        self.maps.tried(flow)
     }
 
     /// Puts the programs on these devices and takes them off all others.
@@ -351,7 +395,6 @@ fn note(table: &mut Table, write: Write) {
 
 /// The control words of `send` in a `struct __sk_buff` that is zero but for them and the mark.
 fn context(device: u32, toward: Toward) -> [u8; 192] {
-    const MARK_AT: usize = 8;
     const CONTROL_AT: usize = 48;
     let mut context = [0; 192];
     let mut put = |at: usize, word: u32| context[at..at + 4].copy_from_slice(&word.to_ne_bytes());

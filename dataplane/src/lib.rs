@@ -37,7 +37,7 @@ mod syscall;
 pub use self::{
     conntrack::{Conntrack, ConntrackError, Translation},
     devices::{Changes, Device, Devices, addresses, devices},
-    hold::{Arrivals, Attachment, Hold, HoldError, ROOM, SendError, Sighting, Syn, What, is_hairpin},
+    hold::{Arrivals, Attachment, Direction, Hold, HoldError, ROOM, SendError, Sighting, Syn, What, is_hairpin},
     kernel::Kernel,
     ledger::{Limits, SyncError},
     loading::monotonic,

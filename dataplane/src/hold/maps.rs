@@ -16,7 +16,7 @@ use interceptor_core::{
 };
 
 use super::syn::Syn;
-use crate::{loading::monotonic, maps::WrongMap};
+use crate::maps::WrongMap;
 
 /// What a program saw.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,9 +84,9 @@ impl HoldMaps {
         }
     }
 
-    pub(super) fn beat(&mut self) -> io::Result<()> {
-        let now = u64::try_from(monotonic().as_nanos()).unwrap_or(u64::MAX);
-        self.alive.set(0, now, 0).map_err(os_error)
+    pub(super) fn beat(&mut self, at: Duration) -> io::Result<()> {
+        let at = u64::try_from(at.as_nanos()).unwrap_or(u64::MAX);
+        self.alive.set(0, at, 0).map_err(os_error)
     }
 
     pub(super) fn write(&mut self, write: Write) -> io::Result<()> {
