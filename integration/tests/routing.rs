@@ -240,3 +240,38 @@ async fn a_named_port_is_found_and_may_differ_per_endpoint() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_guarded_host_stays_with_the_namespace_that_named_it_first_and_the_other_is_told() {
+    let world = World::new();
+    let route = |namespace: &str, created: &str, status: u16| {
+        let route = json!({
+            "apiVersion": "http.keda.sh/v1beta1", "kind": "InterceptorRoute",
+            "metadata": { "name": "app", "namespace": namespace, "creationTimestamp": created },
+            "spec": {
+                "target": { "service": "app", "port": 80 }, "rules": [{ "hosts": [HOST] }],
+                "scalingMetric": { "concurrency": { "targetValue": 1 } },
+                "staticRoutes": [{ "rules": [{}], "responseMode": "Always", "response": { "statusCode": status } }],
+            },
+        });
+        world.file(&format!("route-{namespace}.json"), &route.to_string());
+    };
+    let service = |namespace: &str| {
+        let service = json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": { "name": "app", "namespace": namespace },
+            "spec": { "ports": [{ "port": 80 }] },
+        });
+        world.file(&format!("service-{namespace}.json"), &service.to_string());
+    };
+    service("first");
+    service("second");
+    route("first", "2026-01-01T00:00:00Z", 201);
+    route("second", "2026-01-02T00:00:00Z", 202);
+    let interceptor = Interceptor::start_with(&world, &[("ROUSE_HOST_GUARD", "first-come")]).await;
+    assert_eq!(interceptor.get(HOST, "/").await.status(), 201);
+    let problem = interceptor.problem("InterceptorRoute second/app").await;
+    assert!(problem.contains("belongs to namespace first: InterceptorRoute first/app was there first"), "{problem}");
+    let line = "rouse_route_conflicts{route_name=\"app\",route_namespace=\"second\"} 1";
+    let metrics = interceptor.metrics().await;
+    assert!(metrics.lines().any(|have| have == line), "{metrics}");
+}

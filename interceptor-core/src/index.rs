@@ -18,16 +18,19 @@ use crate::{
 
 mod bodies;
 mod claims;
+mod guard;
 mod problem;
 mod upstreams;
 
 use self::{
     bodies::Bodies,
     claims::Claims,
+    guard::{Barred, Guard},
     upstreams::{Upstreams, Wish},
 };
 pub use self::{
     bodies::{MAX_BODIES, ResponseBodies},
+    guard::HostGuard,
     problem::{MAX_PROBLEMS, Problem, ProblemKind},
 };
 
@@ -98,6 +101,9 @@ pub struct Index {
     /// Routes whose rules were dropped, and why.
     refused: BTreeMap<ObjectKey, String>,
     claims: Claims,
+    guard: Option<Guard>,
+    /// What routes do not get because of the guard.
+    barred: BTreeMap<ObjectKey, Vec<Barred>>,
     upstreams: Upstreams,
     bodies: Bodies,
 }
@@ -149,6 +155,8 @@ impl Index {
             shadowed: BTreeMap::new(),
             refused: BTreeMap::new(),
             claims: Claims::default(),
+            guard: None,
+            barred: BTreeMap::new(),
             upstreams: Upstreams::default(),
             bodies: Bodies::default(),
         }
@@ -158,6 +166,13 @@ impl Index {
     #[must_use]
     pub fn through_services(mut self, through_services: bool) -> Self {
         self.upstreams.go_through_services(through_services);
+        self
+    }
+
+    /// The same with a guard over hosts. Before anything else.
+    #[must_use]
+    pub fn guarded(mut self, guard: HostGuard) -> Self {
+        self.guard = (guard == HostGuard::FirstCome).then(Guard::default);
         self
     }
 
@@ -238,13 +253,18 @@ impl Index {
     pub fn every_problem(&self) -> impl Iterator<Item = Problem> {
         let refused = self.refused.iter().filter_map(|(key, why)| Some(Problem::refused(self.routes.get(key)?, why)));
         let shadowed = self.shadowed.keys().map(Problem::shadowed);
+        let barred = self.barred.iter().flat_map(|(key, barred)| {
+            let owner = |barred: &Barred| self.routes.get(&barred.owner).map(|owner| owner.route.kind);
+            let entry = self.routes.get(key);
+            barred.iter().filter_map(move |barred| Some(Problem::barred(entry?, barred, owner(barred)?)))
+        });
         let contested = self.claims.contests().map(|contest| Problem::conflict(&contest));
         let unresolved = self.upstreams.unresolved().flat_map(|(upstream, service, users)| {
             let users = users.keys().filter_map(|(key, backend)| Some((self.routes.get(key)?, *backend)));
             users.map(move |(entry, backend)| Problem::unresolved(entry, backend, upstream, service))
         });
         let left_out = self.bodies.left_out().map(Problem::left_out);
-        refused.chain(shadowed).chain(contested).chain(unresolved).chain(left_out)
+        refused.chain(shadowed).chain(barred).chain(contested).chain(unresolved).chain(left_out)
     }
 
     fn put(&mut self, route: Route) {
@@ -254,7 +274,8 @@ impl Index {
                 self.shadowed.insert(route.key.clone(), route);
             }
             (Some(RouteKind::HttpScaledObject), RouteKind::InterceptorRoute) => {
-                let behind = live.expect("its kind was read").route.clone();
+                let written = self.guard.as_ref().and_then(|guard| guard.written(&route.key));
+                let behind = written.unwrap_or(&live.expect("its kind was read").route).clone();
                 self.shadowed.insert(behind.key.clone(), behind);
                 self.install(route);
             }
@@ -273,7 +294,28 @@ impl Index {
         }
     }
 
-    fn install(&mut self, mut route: Route) {
+    fn install(&mut self, route: Route) {
+        let Some(guard) = &mut self.guard else { return self.install_as_it_is(route) };
+        let key = route.key.clone();
+        let touched = guard.put(route);
+        self.admit(&key);
+        for other in &touched {
+            self.admit(other);
+        }
+    }
+
+    /// Installs what the guard leaves of a route.
+    fn admit(&mut self, key: &ObjectKey) {
+        let Some((route, barred)) = self.guard.as_ref().and_then(|guard| guard.admitted(key)) else { return };
+        if barred.is_empty() {
+            self.barred.remove(key);
+        } else {
+            self.barred.insert(key.clone(), barred);
+        }
+        self.install_as_it_is(route);
+    }
+
+    fn install_as_it_is(&mut self, mut route: Route) {
         let refused = route.check().err().map(|error| error.to_string());
         if refused.is_some() {
             route.rules.clear();
@@ -315,6 +357,11 @@ impl Index {
         self.table.remove(&old);
         self.claims.remove(&old);
         self.release(&old, None);
+        self.barred.remove(key);
+        let touched = self.guard.as_mut().map(|guard| guard.take(key)).unwrap_or_default();
+        for other in &touched {
+            self.admit(other);
+        }
     }
 
     /// Gives up the upstreams of `old` that `new` does not use.

@@ -136,8 +136,9 @@ pub async fn build(config: Config) -> Result<Bound, AppError> {
     let Opened { server: tls, upstreams, files } = encryption::open(config.tls.clone()).map_err(AppError::Tls)?;
     let ready = Ready::new();
     let edges = Arc::new(Edges::default());
-    let index =
-        Index::new(config.workers.get(), Arc::clone(&edges) as _).through_services(!config.proxying.direct_pods);
+    let index = Index::new(config.workers.get(), Arc::clone(&edges) as _)
+        .through_services(!config.proxying.direct_pods)
+        .guarded(config.host_guard);
     let (writer, reader) = snapshot::channel(index.snapshot());
     let kernel = Kernel::open(config.dataplane.clone(), reader.clone()).map_err(AppError::Dataplane)?;
     let mut registry = runtime::metrics::Metrics::new(SERVICE.name, SERVICE.version);

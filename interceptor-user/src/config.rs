@@ -9,6 +9,7 @@ use std::{
 
 use api::names::{RESPONSE_BODY_LABEL, SERVICE_NAME_LABEL};
 use clap::Parser;
+use interceptor_core::index::HostGuard;
 use ipnet::IpNet;
 use runtime::{
     args::{Encoder, KubeArgs, LogArgs},
@@ -48,7 +49,7 @@ const OTHER_DESCRIPTORS: u64 = 600;
         OTEL_EXPORTER_OTLP_TRACES_PROTOCOL (console; http/protobuf or grpc), and OpenTelemetry's own OTEL_… variables\n  \
         ROUSE_GRPC_STATUS (true: calls of gRPC are told of errors as gRPC has it; false: as plain HTTP)\n  \
         KEDA_HTTP_PROXY_TLS_ENABLED (false), _PORT (8443), _CERT_PATH, _KEY_PATH, _CERT_STORE_PATHS   KEDA_HTTP_TLS_CA_DIRS\n  \
-        KEDA_HTTP_DIRECT_POD_ROUTING (true)"
+        KEDA_HTTP_DIRECT_POD_ROUTING (true)   ROUSE_HOST_GUARD (off, first-come)"
 )]
 pub struct Args {
     /// What to be instead of an interceptor.
@@ -146,6 +147,8 @@ pub struct Config {
     pub tls: tls::Settings,
     /// What is told to an OpenTelemetry collector.
     pub telemetry: telemetry::Config,
+    /// Whether hosts belong to namespaces.
+    pub host_guard: HostGuard,
     /// What the request path needs.
     pub proxying: ProxyConfig,
     /// Between the signal and closed listeners, so that load balancers learn of it.
@@ -239,6 +242,7 @@ impl Config {
             encrypted: tls.serving.is_some().then(|| any(tls_port)),
             tls,
             telemetry: telemetry::Config::from_env(env)?,
+            host_guard: env.one_of("ROUSE_HOST_GUARD", &HostGuard::NAMES, HostGuard::Off)?,
             proxying: ProxyConfig {
                 trusted_proxies,
                 access_log: access_log(env, &log)?,

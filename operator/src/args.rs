@@ -6,6 +6,7 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
+use interceptor_core::index::HostGuard;
 use runtime::{
     args::{KubeArgs, LogArgs},
     env::{Env, EnvError},
@@ -26,6 +27,7 @@ use crate::{app, lease::Terms, plan::Settings, secure::Security};
         KEDA_HTTP_OPERATOR_NAMESPACE                 where the scaler and the Lease are (the kubeconfig's or the pod's)\n  \
         KEDA_HTTP_OPERATOR_WATCH_NAMESPACE           the one namespace to watch (all)\n  \
         KEDA_HTTP_OPERATOR_LEADER_ELECTION_LEASE_DURATION (15s), _RENEW_DEADLINE (10s), _RETRY_PERIOD (2s)\n  \
+        ROUSE_HOST_GUARD (off, first-come)           whether hosts belong to namespaces: as interceptors are told\n  \
         ROUSE_LOG                                    a log filter such as info,operator=debug"
 )]
 pub struct Args {
@@ -135,7 +137,10 @@ pub fn config(run: &RunArgs, env: &Env, kube: kube::Config) -> Result<app::Confi
     let namespace = env.optional_string("KEDA_HTTP_OPERATOR_NAMESPACE")?;
     let namespace = namespace.unwrap_or_else(|| kube.default_namespace.clone());
     Ok(app::Config {
-        settings: Settings { scaler_address: format!("{service}.{namespace}:{port}") },
+        settings: Settings {
+            scaler_address: format!("{service}.{namespace}:{port}"),
+            host_guard: env.one_of("ROUSE_HOST_GUARD", &HostGuard::NAMES, HostGuard::Off)?,
+        },
         lease: if *leader_elect { Some(terms(env)?) } else { None },
         metrics_addr: metrics_bind_address.0.map(|addr| if *metrics_secure { everywhere(SECURE_PORT) } else { addr }),
         security: Security {

@@ -2,7 +2,7 @@
 //! plan touches an object that is somebody else's.
 
 use api::names::{self, ORPHAN_ANNOTATION, SKIP_ANNOTATION};
-use interceptor_core::route::RouteKind;
+use interceptor_core::{index::HostGuard, route::RouteKind};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -21,6 +21,8 @@ mod scaled_object;
 pub struct Settings {
     /// Where KEDA finds the scaler.
     pub scaler_address: String,
+    /// Whether hosts belong to namespaces, as interceptors were told.
+    pub host_guard: HostGuard,
 }
 
 /// One write.

@@ -55,7 +55,7 @@ impl Reconciler {
     /// A reconciler that knows nothing yet.
     pub fn new(writer: Writer, settings: Settings, metrics: Metrics, latch: Latch) -> Self {
         Self {
-            world: World::default(),
+            world: World::guarded(settings.host_guard),
             queue: Queue::default(),
             jobs: JoinSet::new(),
             subjects: HashMap::new(),

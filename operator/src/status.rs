@@ -92,7 +92,8 @@ fn accepted(observed: &Observed) -> Finding {
         return Finding::no(KIND, reason::SHADOWED, format!("{}: delete one of them", problem.message));
     }
     let places: usize = route.rules.iter().map(|rule| rule.hosts.len().max(1) * rule.paths.len().max(1)).sum();
-    let conflicts: Vec<_> = of_kind(ProblemKind::Conflict).collect();
+    let is_taken = |problem: &&Problem| matches!(problem.kind, ProblemKind::Conflict | ProblemKind::Barred);
+    let conflicts: Vec<_> = observed.problems.iter().filter(is_taken).collect();
     if places == 0 {
         return Finding::no(KIND, reason::NO_RULES, "no request is taken: spec.rules is empty".to_owned());
     }

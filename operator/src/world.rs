@@ -9,7 +9,7 @@ use std::{
 use api::ReadinessProbe;
 use interceptor_core::{
     ObjectKey,
-    index::{self, Index, Problem},
+    index::{self, HostGuard, Index, Problem},
     inflight::NoSink,
     route::RouteKind,
     service::Service,
@@ -123,6 +123,12 @@ impl Default for World {
 }
 
 impl World {
+    /// One in which hosts belong to namespaces, or do not, as they do for interceptors.
+    pub fn guarded(guard: HostGuard) -> Self {
+        let world = Self::default();
+        Self { index: world.index.guarded(guard), ..world }
+    }
+
     /// Takes a batch of changes in.
     pub fn apply(&mut self, events: impl IntoIterator<Item = Event>) {
         for event in events {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{bodies::MAX_BODIES, claims::Contest};
+use super::{bodies::MAX_BODIES, claims::Contest, guard::Barred};
 use crate::{
     ObjectKey, RouteEntry, Upstream,
     route::{Backend, RouteKind},
@@ -25,6 +25,8 @@ pub enum ProblemKind {
     Shadowed,
     /// Another route has the same host, path and headers, and wins.
     Conflict,
+    /// The host belongs to another namespace.
+    Barred,
     /// The Service of the target, or of the fallback, does not exist.
     NoService,
     /// That Service has no such port.
@@ -73,6 +75,13 @@ impl Problem {
         let place = format!("{host}/{}{headers}", path.trim_matches('/'));
         let message = format!("{place} goes to {} {}: {why}", theirs.kind, theirs.key);
         Self::of(loser, ProblemKind::Conflict, message)
+    }
+
+    pub(super) fn barred(entry: &RouteEntry, barred: &Barred, owner: RouteKind) -> Self {
+        let Barred { host, path, owner: key } = barred;
+        let place = format!("{host}/{}", path.trim_matches('/'));
+        let message = format!("{place} belongs to namespace {}: {owner} {key} was there first", key.namespace());
+        Self::of(entry, ProblemKind::Barred, message)
     }
 
     pub(super) fn unresolved(

@@ -14,6 +14,7 @@ use crate::{
     upstream::{Protocol, Resolution},
 };
 
+mod guard;
 mod properties;
 mod reach;
 

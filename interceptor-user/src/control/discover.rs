@@ -2,9 +2,12 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use interceptor_core::index::Index;
+use interceptor_core::index::{Index, ProblemKind};
 use parking_lot::Mutex;
-use prometheus_client::{metrics::counter::Counter, metrics::gauge::Gauge, registry::Registry};
+use prometheus_client::{
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
 use runtime::{
     ready::{Latch, Ready},
     snapshot::Writer,
@@ -44,6 +47,7 @@ pub(crate) struct Discover {
     problems: Problems,
     invalid_total: Counter,
     problem_count: Gauge,
+    conflicts: Family<[(&'static str, String); 2], Gauge>,
 }
 
 // === impl Problems ===
@@ -65,10 +69,15 @@ impl Discover {
         ready: &Ready,
         registry: &mut Registry,
     ) -> Self {
-        let (invalid_total, problem_count) = (Counter::default(), Gauge::default());
+        let (invalid_total, problem_count, conflicts) = (Counter::default(), Gauge::default(), Family::default());
         let ours = registry.sub_registry_with_prefix("rouse");
         ours.register("invalid_objects", "Objects that were skipped because they can't be used", invalid_total.clone());
         ours.register("problems", "Objects that do not work as they are, as listed by /state", problem_count.clone());
+        ours.register(
+            "route_conflicts",
+            "Places in the routing table that the route asks for and another route has",
+            conflicts.clone(),
+        );
         Self {
             sources,
             metrics,
@@ -81,6 +90,7 @@ impl Discover {
             problems: Problems::default(),
             invalid_total,
             problem_count,
+            conflicts,
         }
     }
 
@@ -164,7 +174,13 @@ impl Discover {
             },
             message: invalid.message.clone(),
         });
-        let found = self.index.problems().into_iter().map(|problem| Problem {
+        let found = self.index.problems();
+        self.conflicts.clear();
+        for lost in found.iter().filter(|problem| matches!(problem.kind, ProblemKind::Conflict | ProblemKind::Barred)) {
+            let (name, namespace) = (lost.object.name().to_owned(), lost.object.namespace().to_owned());
+            self.conflicts.get_or_create(&[("route_name", name), ("route_namespace", namespace)]).inc();
+        }
+        let found = found.into_iter().map(|problem| Problem {
             object: format!("{} {}", problem.route_kind, problem.object),
             message: problem.message,
         });

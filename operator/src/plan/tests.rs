@@ -1,6 +1,6 @@
 //! Plans against a model of an API server.
 
-use interceptor_core::ObjectKey;
+use interceptor_core::{ObjectKey, index::HostGuard};
 use kube::api::DynamicObject;
 
 use super::*;
@@ -23,7 +23,7 @@ struct Server {
 const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
 fn settings() -> Settings {
-    Settings { scaler_address: "scaler.keda:9090".to_owned() }
+    Settings { scaler_address: "scaler.keda:9090".to_owned(), host_guard: HostGuard::Off }
 }
 
 fn subject(kind: RouteKind) -> Subject {

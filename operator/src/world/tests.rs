@@ -85,6 +85,23 @@ fn a_change_of_one_route_concerns_those_whose_place_it_takes() {
 }
 
 #[test]
+fn a_host_of_another_namespace_is_a_problem_of_the_route_that_wants_it() {
+    let of = |namespace: &str, name: &str, created: &str| {
+        let metadata = json!({"namespace": namespace, "name": name, "creationTimestamp": created});
+        let spec = json!({"rules": [{"hosts": ["a.example"]}], "target": {"service": "web", "port": 80},
+            "scalingMetric": {"concurrency": {"targetValue": 1}}});
+        let object = dynamic(json!({"metadata": metadata, "spec": spec}));
+        Event::Put(Item::Route(Box::new(Object::read(RouteKind::InterceptorRoute, &object).unwrap())))
+    };
+    let mut world = World::guarded(HostGuard::FirstCome);
+    world.apply([of("other", "old", "2026-01-01T00:00:00Z"), of("n", "a", "2026-01-02T00:00:00Z")]);
+    let observed = world.observe(&subject("a")).unwrap();
+    let barred: Vec<_> = observed.problems.iter().filter(|it| it.kind == index::ProblemKind::Barred).collect();
+    assert_eq!(barred.len(), 1, "{:?}", observed.problems);
+    assert!(barred[0].message.contains("InterceptorRoute other/old"), "{}", barred[0].message);
+}
+
+#[test]
 fn a_service_that_goes_concerns_its_routes() {
     let mut world = settled();
     world.apply([Event::Gone(Kind::Services, key("web"))]);

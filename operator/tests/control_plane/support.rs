@@ -2,6 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
+use interceptor_core::index::HostGuard;
 use kube::{
     Api, Client, ResourceExt as _,
     api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ObjectMeta, Patch, PatchParams, PostParams},
@@ -210,7 +211,7 @@ impl Namespace {
     pub(crate) fn config(&self, name: &str) -> app::Config {
         app::Config {
             kube: self.config.clone(),
-            settings: Settings { scaler_address: "scaler.keda:9090".to_owned() },
+            settings: Settings { scaler_address: "scaler.keda:9090".to_owned(), host_guard: HostGuard::Off },
             lease: None,
             metrics_addr: None,
             security: Security::default(),
