@@ -1,5 +1,6 @@
 //! `cargo xtask ci`: all that must pass before a commit, each as a step of one report.
 
+mod compatibility;
 mod layers;
 
 use std::{path::Path, process::Command, time::Instant};
@@ -25,6 +26,7 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     });
     report.step("sizes", || sizes::run(root).map(|()| passed()));
     report.step("dependency direction", || layers::run(root).map(|()| passed()));
+    report.step("compatibility", || compatibility::run(root).map(|()| passed()));
     report.step("clippy", || {
         let mut clippy = process::cargo(root);
         ran(clippy.arg("clippy").args(ALL).args(["--all-targets", "--", "-D", "warnings"]))
