@@ -2,7 +2,7 @@
 
 use std::{fs, net::SocketAddr, path::Path, sync::Arc};
 
-use integration::{Interceptor, Pod, World, soon};
+use integration::{Interceptor, Pod, World, eventually, soon};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::{
     ClientConfig, RootCertStore,
@@ -104,11 +104,18 @@ impl Authority {
 
     /// A connection of our own to the TLS port.
     async fn connect(&self, addr: SocketAddr) -> TlsStream<TcpStream> {
+        self.connect_for(addr, &[]).await
+    }
+
+    /// The same, which offers these protocols.
+    async fn connect_for(&self, addr: SocketAddr, protocols: &[&[u8]]) -> TlsStream<TcpStream> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(self.path().join("authorities/ca.crt")).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-        let connector = TlsConnector::from(Arc::new(config.with_root_certificates(roots).with_no_client_auth()));
+        let mut config = config.with_root_certificates(roots).with_no_client_auth();
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        let connector = TlsConnector::from(Arc::new(config));
         let stream = TcpStream::connect(addr).await.unwrap();
         soon("a handshake", connector.connect(ServerName::try_from(HOST).unwrap(), stream)).await.unwrap()
     }
@@ -233,6 +240,34 @@ async fn a_web_socket_passes_over_tls_to_a_pod_that_could_speak_http_2() {
     assert!(answer.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&answer));
     client.write_all(b"ping").await.unwrap();
     assert_eq!(upstream.exactly(4).await, "ping");
+}
+
+#[tokio::test]
+async fn an_extended_connect_passes_over_tls_to_a_pod_in_clear() {
+    let authority = Authority::new();
+    let (_world, pod, interceptor) = authority.in_front_of_a_pod_in_clear().await;
+    let stream = authority.connect_for(interceptor.tls(), &[b"h2", b"http/1.1"]).await;
+    let (client, connection) = soon("HTTP/2 handshake", h2::client::handshake(stream)).await.unwrap();
+    let driver = runtime::task::spawn("client", async move {
+        let _ = connection.await;
+    });
+    eventually("extended CONNECT is offered", async || client.is_extended_connect_protocol_enabled().then_some(()))
+        .await;
+    let request = http::Request::connect(format!("https://{HOST}/chat"));
+    let request = request.extension(h2::ext::Protocol::from_static("chat")).body(()).unwrap();
+    let mut client = client.ready().await.unwrap();
+    let (response, mut up): (_, h2::SendStream<bytes::Bytes>) = client.send_request(request, false).unwrap();
+    let (mut upstream, head) = pod.request().await;
+    assert_eq!(
+        (head.target(), head.get("upgrade"), head.get("x-forwarded-proto")),
+        ("/chat", Some("chat"), Some("https"))
+    );
+    upstream.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: chat\r\n\r\npong").await;
+    let mut response = soon("a response", response).await.unwrap();
+    assert_eq!((response.status().as_u16(), integration::h2::piece(response.body_mut()).await.as_str()), (200, "pong"));
+    up.send_data("ping".into(), false).unwrap();
+    assert_eq!(upstream.exactly(4).await, "ping");
+    driver.abort();
 }
 
 #[tokio::test]
