@@ -143,7 +143,7 @@ async fn openssl_pod(authority: &Authority, stem: &str) -> OpenSsl {
     let mut command = Command::new("openssl");
     command.args(["s_server", "-quiet", "-www", "-accept", &port, "-cert", &certificate, "-key", &key]);
     let child = command.kill_on_drop(true).spawn().expect("openssl, which `cargo xtask setup` installs");
-    integration::eventually("openssl listens", async || TcpStream::connect(addr).await.ok().map(drop)).await;
+    eventually("openssl listens", async || TcpStream::connect(addr).await.ok().map(drop)).await;
     OpenSsl(child, addr)
 }
 
@@ -279,7 +279,7 @@ async fn a_new_certificate_is_served_without_a_dropped_connection() {
     let mut old = authority.connect(interceptor.tls()).await;
     authority.certificate("store/app", &[HOST]);
     let before = shown(&old);
-    integration::eventually("the new certificate is served", async || {
+    eventually("the new certificate is served", async || {
         (shown(&authority.connect(interceptor.tls()).await) != before).then_some(())
     })
     .await;
@@ -305,7 +305,7 @@ async fn what_is_no_handshake_harms_nobody() {
         let _ = soon("the end of the connection", client.read_to_end(&mut Vec::new())).await;
     }
     assert_eq!(authority.curl(&interceptor, HOST, &[]).await, "hello");
-    let errors = integration::eventually("failed handshakes are counted", async || {
+    let errors = eventually("failed handshakes are counted", async || {
         let metrics = interceptor.metrics().await;
         let line = metrics.lines().find(|line| line.starts_with("rouse_tls_handshake_errors_total "))?;
         (line.ends_with(" 3")).then_some(())
