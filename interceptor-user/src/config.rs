@@ -1,7 +1,7 @@
 //! What the process was told: the add-on's environment variables and our flags, parsed once into typed settings.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     num::{NonZeroU64, NonZeroUsize},
     path::PathBuf,
     time::Duration,
@@ -15,6 +15,7 @@ use runtime::{
     args::{Encoder, KubeArgs, LogArgs},
     descriptors,
     env::{Env, EnvError},
+    listen::everywhere,
     log,
     watch::{Cluster, Kind, Source, Sources, Watch},
 };
@@ -232,14 +233,14 @@ impl Config {
         };
         let drain_timeout = env.duration("KEDA_HTTP_DRAIN_TIMEOUT", Duration::from_secs(30))?;
         Ok(Self {
-            proxy: any(env.required_port("KEDA_HTTP_PROXY_PORT")?),
-            admin: any(env.required_port("KEDA_HTTP_ADMIN_PORT")?),
-            metrics: metrics.then(|| any(metrics_port)),
+            proxy: everywhere(env.required_port("KEDA_HTTP_PROXY_PORT")?),
+            admin: everywhere(env.required_port("KEDA_HTTP_ADMIN_PORT")?),
+            metrics: metrics.then(|| everywhere(metrics_port)),
             log: None,
             sources: Sources::new(sources, || cluster(kube, namespace.as_deref())),
             workers,
             dataplane: dataplane::Config { mode, required, cgroup },
-            encrypted: tls.serving.is_some().then(|| any(tls_port)),
+            encrypted: tls.serving.is_some().then(|| everywhere(tls_port)),
             tls,
             telemetry: telemetry::Config::from_env(env)?,
             host_guard: env.one_of("ROUSE_HOST_GUARD", &HostGuard::NAMES, HostGuard::Off)?,
@@ -316,10 +317,6 @@ fn unused(env: &Env) -> Result<(), EnvError> {
 fn room_for_clients(descriptors: u64) -> u64 {
     let others = OTHER_DESCRIPTORS.min(descriptors / 2);
     ((descriptors - others) / 2).min(MAX_CONNECTIONS)
-}
-
-fn any(port: u16) -> SocketAddr {
-    SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))
 }
 
 /// Version, and whether the eBPF programs were built in.

@@ -5,6 +5,7 @@ use std::{io, pin::pin, rc::Rc, time::Duration};
 
 use bytes::Bytes;
 
+use runtime::listen::canonical;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsStream};
 
@@ -37,6 +38,7 @@ pub(crate) async fn accept_loop(worker: Rc<Worker>, listener: TcpListener, tls: 
         match accepted {
             Ok((stream, peer)) => {
                 failing = false;
+                let peer = canonical(peer);
                 let trust = Trust::of(peer.ip(), &worker.shared.config.trusted_proxies);
                 let connection = Rc::new(Connection::new(peer, tls.is_some(), trust));
                 serve(Rc::clone(&worker), connection, stream_options(stream), tls.clone());

@@ -1,15 +1,13 @@
 //! Flags and environment, read once into an [`app::Config`].
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
-};
+use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Parser, Subcommand};
 use interceptor_core::index::HostGuard;
 use runtime::{
     args::{KubeArgs, LogArgs},
     env::{Env, EnvError},
+    listen::everywhere,
 };
 use thiserror::Error;
 
@@ -190,10 +188,6 @@ fn terms(env: &Env) -> Result<Terms, ConfigError> {
     }
 }
 
-fn everywhere(port: u16) -> SocketAddr {
-    SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))
-}
-
 // === impl Address ===
 
 impl std::str::FromStr for Address {
@@ -230,8 +224,8 @@ mod tests {
         let config = with(&[], &[SCALER]).unwrap();
         assert_eq!(config.settings.scaler_address, "scaler.pods-own:8091");
         assert_eq!((config.lease, config.watch_namespace), (None, None));
-        assert_eq!(config.metrics_addr.unwrap().to_string(), "0.0.0.0:8080");
-        assert_eq!(config.health_addr.unwrap().to_string(), "0.0.0.0:8081");
+        assert_eq!(config.metrics_addr, Some(everywhere(8080)));
+        assert_eq!(config.health_addr, Some(everywhere(8081)));
     }
 
     #[test]
@@ -262,7 +256,7 @@ mod tests {
         let args =
             ["--metrics-secure", "--metrics-auth=true", "--metrics-bind-address=:9", "--metrics-cert-dir=/certs"];
         let config = with(&args, &[SCALER]).unwrap();
-        assert_eq!(config.metrics_addr.unwrap().to_string(), "0.0.0.0:8443");
+        assert_eq!(config.metrics_addr, Some(everywhere(8443)));
         assert_eq!(config.security, Security { tls: true, certificates: Some("/certs".into()), auth: true });
         assert_eq!(with(&["--metrics-secure", "--metrics-bind-address=0"], &[SCALER]).unwrap().metrics_addr, None);
     }

@@ -17,6 +17,7 @@ pub mod backoff;
 pub mod descriptors;
 pub mod drain;
 pub mod env;
+pub mod listen;
 pub mod log;
 pub mod metrics;
 pub mod ready;

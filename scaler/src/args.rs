@@ -1,9 +1,6 @@
 //! Flags and environment, read once into an [`app::Config`].
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    time::Duration,
-};
+use std::time::Duration;
 
 use api::names::SERVICE_NAME_LABEL;
 use clap::Parser;
@@ -11,6 +8,7 @@ use interceptor_core::{ObjectKey, window::Unit};
 use runtime::{
     args::{KubeArgs, LogArgs},
     env::{Env, EnvError},
+    listen::everywhere,
     watch::{Cluster, Kind, Source, Sources, Watch},
 };
 
@@ -119,10 +117,6 @@ fn unused(env: &Env) -> Result<(), EnvError> {
     Ok(())
 }
 
-fn everywhere(port: u16) -> SocketAddr {
-    SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,8 +143,8 @@ mod tests {
     #[test]
     fn defaults_are_those_of_the_original() {
         let config = with(&[]).unwrap();
-        assert_eq!(config.grpc_addr.to_string(), "0.0.0.0:8080");
-        assert_eq!(config.metrics_addr.unwrap().to_string(), "0.0.0.0:2223");
+        assert_eq!(config.grpc_addr, everywhere(8080));
+        assert_eq!(config.metrics_addr, Some(everywhere(2223)));
         assert_eq!(config.admin.interceptors.service.to_string(), "keda/keda-add-ons-http-interceptor-admin");
         assert_eq!((config.admin.interceptors.port, config.unit), (9090, Unit::Second));
         assert_eq!((config.tick, config.interval), (Duration::from_millis(500), Duration::from_millis(200)));

@@ -1,15 +1,13 @@
 //! What the agent was told, parsed once.
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
-};
+use std::{net::SocketAddr, path::PathBuf};
 
 use anyhow::Context as _;
 use api::names::SERVICE_NAME_LABEL;
 use runtime::{
     args::{KubeArgs, LogArgs},
     env::{Env, EnvError},
+    listen::everywhere,
     log,
     watch::{Cluster, Kind, Source, Sources, Watch},
 };
@@ -94,7 +92,7 @@ impl Config {
             None => env.required_string("NODE_NAME", "the node's name")?,
         };
         Ok(Self {
-            admin: (Ipv4Addr::UNSPECIFIED, env.port("ROUSE_AGENT_PORT", ADMIN_PORT)?).into(),
+            admin: everywhere(env.port("ROUSE_AGENT_PORT", ADMIN_PORT)?),
             log: None,
             sources: Sources::new(sources, || cluster(kube, namespace.as_deref())),
             node,

@@ -65,7 +65,7 @@ pub(crate) struct Serve<'a, C> {
 
 impl Connection {
     pub(crate) fn new(peer: SocketAddr, encrypted: bool, trust: Trust) -> Self {
-        let ip = peer.ip().to_canonical().to_string();
+        let ip = peer.ip().to_string();
         Self {
             peer,
             peer_ip: ip.into_bytes().into(),
