@@ -316,9 +316,12 @@ impl Exchange {
         if let Some(pod) = session.and_then(|session| session::pod_of(session, outbound.fields, SystemTime::now())) {
             return Wish::Pod(pod);
         }
-        let told = outbound.fields.first(Known::ForwardedFor).filter(|_| outbound.outgoing.trust == Trust::Given);
-        let told = told.and_then(session::last_address);
-        Wish::Any(told.unwrap_or_else(|| self.connection.peer().ip()))
+        let peer = self.connection.peer().ip();
+        if outbound.outgoing.trust != Trust::Given {
+            return Wish::Any(peer);
+        }
+        let told = outbound.fields.first(Known::ForwardedFor).and_then(session::last_address);
+        Wish::Any(told.unwrap_or(peer))
     }
 
     /// Lets the client stay with the pod that has answered, unless its cookie says so already.

@@ -223,3 +223,87 @@ impl Drop for Slot {
         self.gate.change(|state| state.core.end(self.pod));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use futures_util::FutureExt as _;
+    use interceptor_core::{Endpoint, ObjectKey, UpstreamId, route::PortRef, upstream::Resolution};
+
+    use super::*;
+
+    fn target() -> Target {
+        Target { service: ObjectKey::new("shop", "web"), port: PortRef::Number(80) }
+    }
+
+    fn upstream(pods: &[u8]) -> Option<Arc<Upstream>> {
+        let endpoint = |pod: &u8| Endpoint { addr: ([10, 0, 0, *pod], 80).into(), pod: None };
+        Some(Arc::new(Upstream {
+            id: UpstreamId(0),
+            target: target(),
+            resolution: Resolution::Found,
+            protocol: interceptor_core::upstream::Protocol::Http1,
+            encryption: interceptor_core::upstream::Encryption::AsReceived,
+            affinity: None,
+            endpoints: pods.iter().map(endpoint).collect(),
+            early: [].into(),
+            pending: [].into(),
+            probe: None,
+            direct: None,
+        }))
+    }
+
+    fn limit(limit: u32) -> NonZeroU32 {
+        NonZeroU32::new(limit).unwrap()
+    }
+
+    #[test]
+    fn who_may_go_is_told_and_nothing_is_left_when_all_have_gone() {
+        let gates = Arc::<Gates>::default();
+        let mut places: Vec<_> = (0..3).map(|_| gates.join(&target(), limit(1))).collect();
+        assert!(gates.is_waited_at(&target()));
+        assert_eq!(places[2].leave_to_go(None), None);
+        let pods = upstream(&[1, 2]);
+        assert_eq!(places[2].leave_to_go(pods.clone()), None);
+        assert!(places[0].told().now_or_never().is_some() && places[1].told().now_or_never().is_some());
+        assert!(places[2].told().now_or_never().is_none());
+        assert_eq!(places[0].leave_to_go(pods.clone()), Some(([10, 0, 0, 1], 80).into()));
+        let slot = places.remove(0).accepted();
+        drop(slot);
+        assert!(places[1].told().now_or_never().is_some() && places[1].has_leave());
+        drop(places.remove(1));
+        let slot = places.remove(0).accepted();
+        assert!(gates.are_idle(), "nobody waits, one is at a pod");
+        drop(slot);
+        assert!(gates.all.lock().is_empty());
+    }
+
+    #[test]
+    fn workers_that_come_and_go_at_once_never_have_more_at_a_pod_than_they_may() {
+        let (gates, pods) = (Arc::<Gates>::default(), upstream(&[1, 2]));
+        let at: [AtomicUsize; 3] = Default::default();
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..500 {
+                        let place = gates.join(&target(), limit(2));
+                        let pod = loop {
+                            if let Some(pod) = place.leave_to_go(pods.clone()) {
+                                break pod;
+                            }
+                            thread::yield_now();
+                        };
+                        let SocketAddr::V4(pod) = pod else { panic!("pods have addresses of four bytes") };
+                        let here = &at[usize::from(pod.ip().octets()[3])];
+                        let slot = place.accepted();
+                        assert!(here.fetch_add(1, Relaxed) < 2);
+                        here.fetch_sub(1, Relaxed);
+                        drop(slot);
+                    }
+                });
+            }
+        });
+        assert!(gates.are_idle() && gates.all.lock().is_empty());
+    }
+}
