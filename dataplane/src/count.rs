@@ -9,7 +9,6 @@ use std::{
 };
 
 use aya::{Ebpf, EbpfError, EbpfLoader, programs::ProgramError, util::nr_cpus};
-use interceptor_common::Served;
 use interceptor_core::{Endpoint, Upstream, UpstreamId, direct::Pod};
 
 use crate::{
@@ -30,6 +29,8 @@ use self::{
     attached::{Attached, Programs},
     maps::CountMaps,
 };
+pub use interceptor_common::Served;
+
 pub use self::{
     meter::{Load, Meter},
     origins::{Network, NetworkError, Origins},

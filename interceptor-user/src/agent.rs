@@ -4,11 +4,13 @@
 //! ```text
 //! args ─► Config ─► build ─► Bound::run, one thread
 //!                              ├─ discover ─► snapshot ─► hold (tc: held connections) ─► Edges ─► counts (gRPC), /state, /metrics
+//!                              │                 └─► count (pods' cgroups) ─► Taken ─► the same
 //!                              └─ probe (pods of held connections) ─► discover
 //! ```
 
 mod app;
 mod config;
+mod count;
 mod hold;
 mod state;
 

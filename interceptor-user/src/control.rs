@@ -5,3 +5,4 @@ pub(crate) mod discover;
 pub(crate) mod kernel;
 pub(crate) mod queue;
 pub(crate) mod state;
+pub(crate) mod taken;

@@ -2,13 +2,17 @@
 
 use std::{io, net::SocketAddr, sync::Arc};
 
-use dataplane::{Hold, HoldError};
+use dataplane::{
+    Hold, HoldError,
+    count::{Count, CountConfig, CountError},
+};
 use interceptor_core::index::Index;
 use runtime::{admin, metrics::Metrics, ready::Ready, signal::Shutdown, snapshot, task, watch::WatchMetrics};
 use tokio::sync::mpsc;
 
 use super::{
     config::Config,
+    count::{self, CountMetrics},
     hold::{self, HoldMetrics},
     state::State,
 };
@@ -32,6 +36,7 @@ pub struct Bound {
     prober: Prober,
     publisher: Publisher,
     hold: hold::Task,
+    count: count::Task,
 }
 
 /// Why an agent could not start, or stopped by itself.
@@ -49,6 +54,9 @@ pub enum AgentError {
     /// Connections can't be held, and that is required.
     #[error("connections cannot be held, which is required")]
     Hold(#[source] HoldError),
+    /// What pods take can't be counted, and that is required.
+    #[error("requests to pods cannot be counted, which is required")]
+    Count(#[source] CountError),
     /// A part that everything relies on ended.
     #[error(transparent)]
     Task(#[from] task::Ended),
@@ -56,7 +64,7 @@ pub enum AgentError {
 
 /// Binds the port and starts nothing else. Must be called within the runtime.
 pub async fn build(config: Config) -> Result<Bound, AgentError> {
-    let Config { admin: addr, log, sources, node, required, bpffs } = config;
+    let Config { admin: addr, log, sources, node, required, bpffs, cgroup_root, interceptors } = config;
     let ready = Ready::new();
     let edges = Arc::new(Edges::default());
     // All that is held is counted on one thread.
@@ -68,12 +76,19 @@ pub async fn build(config: Config) -> Result<Bound, AgentError> {
     let watch_metrics = WatchMetrics::register(registry.registry());
     // Nodes have nothing to do with what is reached by a name.
     let (_, found) = mpsc::channel(1);
-    let discover =
+    let mut discover =
         Discover::new((sources, watch_metrics), (verdicts, found), index, writer, &ready, registry.registry());
     let loaded = Hold::open(bpffs.as_deref());
     if required && let Err(error) = loaded {
         return Err(AgentError::Hold(error));
     }
+    let counting = Count::open(CountConfig { node: node.clone(), cgroup_root, limits: None });
+    if required && let Err(error) = counting {
+        return Err(AgentError::Count(error));
+    }
+    let count_metrics = CountMetrics::register(registry.registry());
+    let count = count::Task::new(counting, reader.clone(), discover.follow(interceptors), count_metrics);
+    CountMetrics::register_routes(registry.registry(), reader.clone(), count.taken());
     let hold_metrics = HoldMetrics::register(registry.registry());
     let hold = hold::Task::new(loaded.map_err(|error| error.to_string()), reader.clone(), hold_metrics);
     let state = State {
@@ -82,8 +97,11 @@ pub async fn build(config: Config) -> Result<Bound, AgentError> {
         reader: reader.clone(),
         problems: discover.problems(),
         hold: hold.report(),
+        count: count.report(),
+        taken: count.taken(),
     };
-    let publisher = Publisher::new(edges, reader.clone(), Kernel::without(reader), Signals::default());
+    let kernel = Kernel::of_pods(reader.clone(), count.taken());
+    let publisher = Publisher::new(edges, reader, kernel, Signals::default());
     let exposition = registry.into_exposition();
     let grpc = tonic::service::Routes::new(CountsService::server(&publisher)).prepare();
     let server =
@@ -93,7 +111,7 @@ pub async fn build(config: Config) -> Result<Bound, AgentError> {
         None => server,
     };
     let admin = server.bind(addr).await.map_err(|source| AgentError::Bind { addr, source })?;
-    Ok(Bound { admin, node, ready, discover, prober, publisher, hold })
+    Ok(Bound { admin, node, ready, discover, prober, publisher, hold, count })
 }
 
 // === impl Bound ===
@@ -106,15 +124,17 @@ impl Bound {
 
     /// Serves until `shutdown` is requested.
     pub async fn run(self, mut shutdown: Shutdown) -> Result<(), AgentError> {
-        let Self { admin, node, ready, discover, prober, publisher, hold } = self;
+        let Self { admin, node, ready, discover, prober, publisher, hold, count } = self;
         let holds = hold.report().load().off.map_or_else(|| "yes".to_owned(), |why| format!("no: {why}"));
-        tracing::info!(version = env!("CARGO_PKG_VERSION"), node, admin = %admin.addr(), holds, "agent starts");
+        let counts = count.report().load().off.map_or_else(|| "yes".to_owned(), |why| format!("no: {why}"));
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), node, admin = %admin.addr(), holds, counts, "agent starts");
         let mut tasks = task::Group::new();
         tasks.spawn("admin", admin.serve());
         tasks.spawn("discover", discover.run());
         tasks.spawn("probe", prober.run());
         tasks.spawn("counts", publisher.run());
         tasks.spawn("hold", hold.run());
+        tasks.spawn("count", count.run());
         let ended = tokio::select! {
             () = shutdown.requested() => None,
             ended = tasks.ended() => Some(ended),

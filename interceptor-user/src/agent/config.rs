@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use anyhow::Context as _;
 use api::names::SERVICE_NAME_LABEL;
+use interceptor_core::ObjectKey;
 use runtime::{
     args::{KubeArgs, LogArgs},
     env::{Env, EnvError},
@@ -24,6 +25,9 @@ const ADMIN_PORT: u16 = 9097;
     ROUSE_AGENT_PORT (9097)                    probes, counts, state and metrics\n  \
     KEDA_HTTP_WATCH_NAMESPACE (all)            the routes' namespace\n  \
     ROUSE_BPFFS                                where bpffs is mounted, as --bpffs\n  \
+    KEDA_HTTP_SCALER_TARGET_ADMIN_NAMESPACE, _SERVICE   where interceptors are found: what comes from them to\n  \
+                                               pods they have counted themselves\n  \
+    ROUSE_CGROUP_ROOT (where cgroup v2 is mounted)   the folder below which the pods' cgroups are\n  \
     ROUSE_LOG                                  a log filter such as info,dataplane=debug")]
 pub struct Args {
     /// Where routes, Services and EndpointSlices come from, instead of the Kubernetes API; may be given several times.
@@ -40,7 +44,7 @@ pub struct Args {
     #[arg(long)]
     pub remove: bool,
 
-    /// End with an error when connections can't be held, instead of going on without.
+    /// End with an error when connections can't be held or counted, instead of going on without.
     #[arg(long)]
     pub required: bool,
 
@@ -64,10 +68,14 @@ pub struct Config {
     pub sources: Sources,
     /// The node's name.
     pub node: String,
-    /// Whether to end when connections can't be held.
+    /// Whether to end when connections can't be held or counted.
     pub required: bool,
     /// Where what the kernel holds is pinned.
     pub bpffs: Option<PathBuf>,
+    /// Below which folder pods' cgroups are, if it is not where cgroup v2 is mounted.
+    pub cgroup_root: Option<PathBuf>,
+    /// The Service of the interceptors' admin ports, if there are any.
+    pub interceptors: Option<ObjectKey>,
 }
 
 // === impl Args ===
@@ -91,13 +99,25 @@ impl Config {
             Some(node) => node,
             None => env.required_string("NODE_NAME", "the node's name")?,
         };
+        let interceptors = match env.optional_string("KEDA_HTTP_SCALER_TARGET_ADMIN_SERVICE")? {
+            Some(service) => {
+                let variable = "KEDA_HTTP_SCALER_TARGET_ADMIN_NAMESPACE";
+                Some(ObjectKey::new(env.required_string(variable, "the interceptors' namespace")?, service))
+            }
+            None => None,
+        };
+        let sources = Sources::new(sources, || {
+            with_interceptors(cluster(kube, namespace.as_deref()), namespace.as_deref(), interceptors.as_ref())
+        });
         Ok(Self {
             admin: everywhere(env.port("ROUSE_AGENT_PORT", ADMIN_PORT)?),
             log: None,
-            sources: Sources::new(sources, || cluster(kube, namespace.as_deref())),
+            sources,
             node,
             required,
             bpffs: self::bpffs(bpffs, env)?,
+            cgroup_root: env.optional_string("ROUSE_CGROUP_ROOT")?.map(PathBuf::from),
+            interceptors,
         })
     }
 }
@@ -116,6 +136,17 @@ fn cluster(kube: KubeArgs, namespace: Option<&str>) -> Cluster {
     let slices = all(Kind::EndpointSlice).labelled(SERVICE_NAME_LABEL);
     let watches = vec![all(Kind::InterceptorRoute), all(Kind::Service), slices];
     Cluster { kubeconfig: kube.kubeconfig, watches }
+}
+
+/// Where the agent sees routes of one namespace alone, the interceptors' slices may be in another.
+fn with_interceptors(mut cluster: Cluster, namespace: Option<&str>, interceptors: Option<&ObjectKey>) -> Cluster {
+    if let Some(service) = interceptors
+        && namespace.is_some_and(|namespace| namespace != service.namespace())
+    {
+        let slices = Watch::all(Kind::EndpointSlice, Some(service.namespace()));
+        cluster.watches.push(slices.labelled(format!("{SERVICE_NAME_LABEL}={}", service.name())));
+    }
+    cluster
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! `/state`: what the agent does for each direct route, as JSON.
 
 use bytes::Bytes;
+use dataplane::{ConnectionCounters, count::Load};
 use http::Response;
 use http_body_util::Full;
 use interceptor_core::{
@@ -12,8 +13,14 @@ use interceptor_core::{
 use runtime::{admin::reply, ready::Ready, snapshot::Reader};
 use serde::Serialize;
 
-use super::hold::{self, Known, Way};
-use crate::control::discover::{Problem, Problems};
+use super::{
+    count,
+    hold::{self, Known, Way},
+};
+use crate::control::{
+    discover::{Problem, Problems},
+    taken::{Pods, Taken},
+};
 
 /// Everything `/state` tells of.
 #[derive(Clone, Debug)]
@@ -23,6 +30,8 @@ pub(crate) struct State {
     pub(crate) reader: Reader,
     pub(crate) problems: Problems,
     pub(crate) hold: hold::Report,
+    pub(crate) count: count::Report,
+    pub(crate) taken: Taken,
 }
 
 #[derive(Serialize)]
@@ -32,6 +41,7 @@ struct Report<'a> {
     ready: bool,
     pending: Vec<&'static str>,
     hold: HoldReport,
+    count: CountReport,
     routes: Vec<RouteReport>,
     problems: Vec<Problem>,
 }
@@ -46,6 +56,33 @@ struct HoldReport {
     devices: Vec<String>,
     failed_devices: Vec<Named>,
     left_out: Vec<Named>,
+}
+
+#[derive(Serialize)]
+struct CountReport {
+    active: bool,
+    /// Why not.
+    reason: Option<String>,
+    /// Below which folder pods' cgroups are looked for.
+    root: String,
+    /// UIDs of the pods that are counted.
+    pods: Vec<String>,
+    refused: Vec<Named>,
+    /// Whose connections are left out.
+    interceptors: Vec<String>,
+}
+
+/// What the route's pods on this node take without a proxy.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct TakenReport {
+    requests: u64,
+    in_flight: u64,
+    opened: u64,
+    closed: u64,
+    failed: u64,
+    srtt_us: u64,
+    idle_ms: Option<u64>,
 }
 
 /// Something that does not work, and why.
@@ -66,6 +103,8 @@ struct RouteReport {
     frontends: Vec<String>,
     node_port: Option<u16>,
     pods: Vec<PodReport>,
+    /// `None` when no pod of it has been on this node.
+    taken: Option<TakenReport>,
 }
 
 #[derive(Serialize)]
@@ -95,9 +134,12 @@ impl State {
             ready: self.ready.is_ready(),
             pending: self.ready.pending(),
             hold: HoldReport::new(&known),
+            count: CountReport::new(self.count.load()),
             routes: direct
                 .map(|entry| {
-                    RouteReport::new(entry, snapshot.upstream_of(entry).map(AsRef::as_ref), heat(entry.upstream))
+                    let upstream = snapshot.upstream_of(entry).map(AsRef::as_ref);
+                    let taken = self.taken.of(entry.upstream).map(|pods| TakenReport::new(&pods));
+                    RouteReport { taken, ..RouteReport::new(entry, upstream, heat(entry.upstream)) }
                 })
                 .collect(),
             problems: self.problems.all(),
@@ -123,6 +165,33 @@ impl HoldReport {
             failed_devices: failed.iter().map(|(name, why)| named((name.clone(), why))).collect(),
             left_out: left_out.iter().map(|(service, why)| named((service.to_string(), why))).collect(),
         }
+    }
+}
+
+// === impl CountReport ===
+
+impl CountReport {
+    fn new(known: count::Known) -> Self {
+        let count::Known { off, root, pods, refused, interceptors } = known;
+        Self {
+            active: off.is_none(),
+            reason: off,
+            root,
+            pods,
+            refused: refused.into_iter().map(|(name, reason)| Named { name, reason }).collect(),
+            interceptors: interceptors.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+// === impl TakenReport ===
+
+impl TakenReport {
+    fn new(pods: &Pods) -> Self {
+        let Pods { load: Load { in_flight, requests }, connections, served: _ } = *pods;
+        let ConnectionCounters { opened, closed, failed, srtt_us, last_activity } = connections;
+        let idle_ms = last_activity.map(|idle| u64::try_from(idle.as_millis()).unwrap_or(u64::MAX));
+        Self { requests, in_flight, opened, closed, failed, srtt_us, idle_ms }
     }
 }
 
@@ -154,6 +223,7 @@ impl RouteReport {
                     },
                 })
                 .collect(),
+            taken: None,
         }
     }
 }

@@ -18,6 +18,7 @@ use interceptor_core::{
     RouteEntry, RouteId, UpstreamId,
     index::Snapshot,
     inflight::{Counts, EdgeSink},
+    route::DataPath,
 };
 use parking_lot::Mutex;
 use proto::counts::{
@@ -149,7 +150,7 @@ impl Publisher {
         let mut gathered = last;
         let mut number = 0_u32;
         loop {
-            let busy = !self.active.is_empty();
+            let busy = !self.active.is_empty() || self.kernel.counts_pods();
             let update = tokio::select! {
                 biased;
                 () = self.edges.told(gathered) => {
@@ -208,6 +209,10 @@ impl Publisher {
 
     fn tick(&mut self) -> Option<CountsUpdate> {
         let snapshot = self.reader.load();
+        if self.kernel.counts_pods() {
+            let direct = snapshot.routes.values().filter(|entry| entry.route.data_path == DataPath::Direct);
+            self.active.extend(direct.map(|entry| entry.id));
+        }
         let kernel = self.kernel.counters();
         let now = Instant::now();
         let mut routes = Vec::new();
@@ -233,7 +238,7 @@ impl Publisher {
         kernel: &HashMap<UpstreamId, ConnectionCounters>,
         now: Instant,
     ) -> Option<RouteCounts> {
-        let counts = entry.counters.report();
+        let counts = self.kernel.with_pods(entry, entry.counters.report());
         let kernel = kernel.get(&entry.upstream).copied();
         let same = self
             .sent
@@ -285,11 +290,11 @@ impl CountsService {
 impl Shared {
     /// The counts of every route. From here on workers tell of edges, if they did not before.
     fn complete(&self, reader: &Reader, kernel: &Kernel) -> CountsUpdate {
-        let (snapshot, kernel) = (reader.load(), kernel.counters());
-        let routes = snapshot
-            .routes
-            .values()
-            .map(|entry| route_counts(entry, entry.counters.report(), kernel.get(&entry.upstream).copied()));
+        let (snapshot, counters) = (reader.load(), kernel.counters());
+        let routes = snapshot.routes.values().map(|entry| {
+            let counts = kernel.with_pods(entry, entry.counters.report());
+            route_counts(entry, counts, counters.get(&entry.upstream).copied())
+        });
         CountsUpdate {
             incarnation: self.incarnation.clone(),
             complete: true,

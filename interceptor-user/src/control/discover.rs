@@ -1,8 +1,15 @@
 //! Discovery: the only owner of the index. Takes watch events in, and publishes snapshots.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+    sync::Arc,
+};
 
-use interceptor_core::index::{Index, ProblemKind};
+use interceptor_core::{
+    ObjectKey,
+    index::{Event, Index, ProblemKind},
+};
 use parking_lot::Mutex;
 use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge},
@@ -14,7 +21,7 @@ use runtime::{
     watch::{self, Invalid, Sources, WatchEvent, WatchMetrics},
 };
 use serde::Serialize;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch as latest};
 
 use crate::{names::Found, probe::Verdict};
 
@@ -48,6 +55,16 @@ pub(crate) struct Discover {
     invalid_total: Counter,
     problem_count: Gauge,
     conflicts: Family<[(&'static str, String); 2], Gauge>,
+    /// Whose pods somebody wants to know.
+    followed: Option<Followed>,
+}
+
+/// The pods of one Service that no route need refer to.
+#[derive(Debug)]
+struct Followed {
+    service: ObjectKey,
+    slices: HashMap<ObjectKey, BTreeSet<IpAddr>>,
+    addresses: latest::Sender<Vec<IpAddr>>,
 }
 
 // === impl Problems ===
@@ -91,7 +108,15 @@ impl Discover {
             invalid_total,
             problem_count,
             conflicts,
+            followed: None,
         }
+    }
+
+    /// Tells of the addresses of a Service's pods, whatever their state.
+    pub(crate) fn follow(&mut self, service: Option<ObjectKey>) -> latest::Receiver<Vec<IpAddr>> {
+        let (addresses, told) = latest::channel(Vec::new());
+        self.followed = service.map(|service| Followed { service, slices: HashMap::new(), addresses });
+        told
     }
 
     pub(crate) fn problems(&self) -> Problems {
@@ -131,7 +156,12 @@ impl Discover {
                     self.invalid.remove(&invalid);
                 }
                 WatchEvent::Applied(_) | WatchEvent::Deleted(..) => match watch::core_event(&event) {
-                    Ok(Some(change)) => self.index.apply(change),
+                    Ok(Some(change)) => {
+                        if let Some(followed) = &mut self.followed {
+                            followed.take(&change);
+                        }
+                        self.index.apply(change);
+                    }
                     Ok(None) => {}
                     Err(error) => tracing::warn!(%error, "object is skipped"),
                 },
@@ -192,5 +222,29 @@ impl Discover {
         }
         self.problem_count.set(i64::try_from(all.len()).unwrap_or(i64::MAX));
         *known = all;
+    }
+}
+
+// === impl Followed ===
+
+impl Followed {
+    fn take(&mut self, change: &Event) {
+        match change {
+            Event::Slice(slice) if slice.service == self.service => {
+                let pods = slice.endpoints.iter().flat_map(|endpoint| &endpoint.addresses).copied();
+                self.slices.insert(slice.key.clone(), pods.collect());
+            }
+            Event::Slice(slice) if self.slices.remove(&slice.key).is_some() => {}
+            Event::SliceGone(key) if self.slices.remove(key).is_some() => {}
+            _ => return,
+        }
+        let all: BTreeSet<_> = self.slices.values().flatten().copied().collect();
+        self.addresses.send_if_modified(|known| {
+            let differs = !known.iter().eq(&all);
+            if differs {
+                *known = all.into_iter().collect();
+            }
+            differs
+        });
     }
 }

@@ -3,10 +3,12 @@
 use std::{collections::HashMap, convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
 use dataplane::{ConnectionCounters, Dataplane, Level, Logs, Mode};
-use interceptor_core::UpstreamId;
+use interceptor_core::{RouteEntry, UpstreamId, inflight::Counts, route::DataPath};
 use parking_lot::Mutex;
 use runtime::snapshot::Reader;
 use tokio::time::{Instant, MissedTickBehavior};
+
+use super::taken::Taken;
 
 /// How often the maps are read back and mended.
 const REPAIR: Duration = Duration::from_secs(30);
@@ -21,6 +23,8 @@ pub(crate) struct Kernel {
     shared: Arc<Mutex<State>>,
     level: Level,
     reason: Arc<str>,
+    /// What pods take without a proxy, where a node's agent counts it.
+    taken: Option<Taken>,
 }
 
 #[derive(Debug)]
@@ -37,13 +41,27 @@ impl Kernel {
     pub(crate) fn open(config: dataplane::Config, reader: Reader) -> Result<Self, dataplane::OpenError> {
         let (dataplane, level, reason) = dataplane::open(config)?;
         let shared = Arc::new(Mutex::new(State { dataplane, counters: Arc::default(), read: None }));
-        Ok(Self { reader, shared, level, reason: reason.into() })
+        Ok(Self { reader, shared, level, reason: reason.into(), taken: None })
     }
 
-    /// Level none, for a process that counts by other means.
-    pub(crate) fn without(reader: Reader) -> Self {
+    /// Nothing of its own: what pods take without a proxy, as the node's agent counts it.
+    pub(crate) fn of_pods(reader: Reader, taken: Taken) -> Self {
         let config = dataplane::Config { mode: Mode::None, required: false, cgroup: None };
-        Self::open(config, reader).expect("level none needs nothing")
+        let without = Self::open(config, reader).expect("level none needs nothing");
+        Self { taken: Some(taken), ..without }
+    }
+
+    /// Whether counts move without anybody telling.
+    pub(crate) fn counts_pods(&self) -> bool {
+        self.taken.is_some()
+    }
+
+    /// A route's counts with what its pods take without a proxy.
+    pub(crate) fn with_pods(&self, entry: &RouteEntry, counts: Counts) -> Counts {
+        let taken = self.taken.as_ref().filter(|_| entry.route.data_path == DataPath::Direct);
+        let Some(pods) = taken.and_then(|taken| taken.of(entry.upstream)) else { return counts };
+        let Counts { in_flight, total, held } = counts;
+        Counts { in_flight: in_flight + pods.load.in_flight, total: total + pods.load.requests, held }
     }
 
     /// `none` or `self`.
@@ -61,6 +79,9 @@ impl Kernel {
 
     /// The kernel's counts of connections per upstream; empty at level none.
     pub(crate) fn counters(&self) -> Arc<HashMap<UpstreamId, ConnectionCounters>> {
+        if let Some(taken) = &self.taken {
+            return Arc::new(taken.all().iter().map(|(id, pods)| (*id, pods.connections)).collect());
+        }
         let mut state = self.shared.lock();
         if state.read.is_none_or(|read| read.elapsed() >= FRESH) {
             state.counters = Arc::new(state.dataplane.counters().into_iter().collect());
