@@ -17,7 +17,7 @@ use crate::{
     loading::{monotonic, raise_locked_memory, read_object},
     object,
     pods::{self, Found},
-    probe::{self, ProbeError},
+    probe::{self, ProbeError, Probed},
 };
 
 mod attached;
@@ -114,14 +114,14 @@ impl Count {
     pub fn open(config: CountConfig) -> Result<Self, CountError> {
         let CountConfig { node, cgroup_root, limits } = config;
         let object = object::COUNT.ok_or_else(|| CountError::Probe(ProbeError::NoObject.to_string()))?;
-        probe::probe().map_err(|error| CountError::Probe(error.to_string()))?;
+        let Probed { perfmon } = probe::probe().map_err(|error| CountError::Probe(error.to_string()))?;
         let failed = |source| CountError::Tree { path: cgroup_root.clone().unwrap_or_default(), source };
         let root = pods::root(cgroup_root.as_deref()).map_err(failed)?;
         raise_locked_memory();
         let limits = limits.unwrap_or_else(|| Limits::of::<Served>(nr_cpus().unwrap_or(1)));
         let mut ebpf = create(object, limits).map_err(CountError::Object)?;
         let maps = CountMaps::take(&mut ebpf).map_err(|error| CountError::Map(error.to_string()))?;
-        let programs = Programs::load(&mut ebpf)?;
+        let programs = Programs::load(&mut ebpf, perfmon)?;
         Ok(Self {
             node,
             root,
@@ -155,6 +155,12 @@ impl Count {
     /// Connections that the kernel had no memory for, ever.
     pub fn missed(&self) -> u64 {
         self.missed
+    }
+
+    /// Whether requests of HTTP/2 are counted: without `CAP_PERFMON` the verifier follows what a processor might do after a wrong
+    /// guess, and finds the programs for it too much.
+    pub fn counts_http2(&self) -> bool {
+        self.programs.has_streams()
     }
 
     /// The kernel's ids of the programs, as `bpftool prog` shows them, by name.

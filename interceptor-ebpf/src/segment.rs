@@ -4,8 +4,8 @@
 
 use core::{
     arch::asm,
-    mem::{offset_of, transmute},
-    ptr::{addr_of, read_volatile},
+    mem::{MaybeUninit, offset_of, transmute},
+    ptr::{addr_of, read_volatile, write_volatile},
 };
 
 use aya_ebpf::{EbpfContext as _, bindings::bpf_sock, helpers::generated::bpf_skb_load_bytes, programs::SkBuffContext};
@@ -91,8 +91,13 @@ impl Payload<'_> {
     #[inline(always)]
     pub fn head(&self, at: u32, len: u32) -> [u8; HEAD] {
         let left = len.saturating_sub(at);
-        // Words, which are zeroed by two stores; bytes would be by a loop.
-        let mut words = [0_u64; 2];
+        let mut words = MaybeUninit::<[u64; 2]>::uninit();
+        // Two stores: what is zeroed as a whole is by a function, whose loop the verifier refuses without CAP_PERFMON.
+        // SAFETY: both words of a local.
+        unsafe {
+            write_volatile(words.as_mut_ptr().cast::<u64>(), 0);
+            write_volatile(words.as_mut_ptr().cast::<u64>().add(1), 0);
+        }
         let (ctx, to, at) = (self.ctx.as_ptr().cast(), words.as_mut_ptr().cast(), self.at + at);
         if left >= HEAD as u32 {
             // SAFETY: the helper writes so many bytes, which is what there is room for, or none.
@@ -104,8 +109,8 @@ impl Payload<'_> {
                 unsafe { bpf_skb_load_bytes(ctx, at, to, left as u32) };
             }
         }
-        // SAFETY: as many bytes, of which any are good.
-        unsafe { transmute::<[u64; 2], [u8; HEAD]>(words) }
+        // SAFETY: both were written; as many bytes, of which any are good.
+        unsafe { transmute::<[u64; 2], [u8; HEAD]>(words.assume_init()) }
     }
 }
 

@@ -4,6 +4,7 @@ use std::{collections::HashSet, fs, path::PathBuf};
 
 use aya::{
     Ebpf,
+    maps::{MapData, ProgramArray},
     programs::{
         CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, Program, ProgramError, SockOps, cgroup_skb::CgroupSkbLink,
         sock_ops::SockOpsLink,
@@ -16,11 +17,14 @@ use super::CountError;
 const ACCEPTED: &str = "count_accepted";
 const RECEIVED: &str = "count_received";
 const SENT: &str = "count_sent";
+/// Those to which the others jump, and by which map.
+const STREAMS: [(&str, &str); 2] = [("streams_received", "GO_ON_RECEIVED"), ("streams_sent", "GO_ON_SENT")];
 
 /// The loaded programs.
-#[derive(Debug)]
 pub(super) struct Programs {
-    ids: [(&'static str, u32); 3],
+    ids: Vec<(&'static str, u32)>,
+    /// Dropping it would leave the others without those they jump to.
+    jumps: Vec<ProgramArray<MapData>>,
 }
 
 /// The programs on one pod's cgroup. Dropping it takes them off.
@@ -40,17 +44,25 @@ pub(super) struct Links(CgroupSkbLink, CgroupSkbLink, SockOpsLink);
 // === impl Programs ===
 
 impl Programs {
-    /// Hands the programs to the verifier.
-    pub(super) fn load(ebpf: &mut Ebpf) -> Result<Self, CountError> {
+    /// Hands the programs to the verifier, those for HTTP/2 if that is wanted: without them its segments go uncounted.
+    pub(super) fn load(ebpf: &mut Ebpf, streams: bool) -> Result<Self, CountError> {
         let mut id = |name| {
             let loaded = load(ebpf, name);
             loaded.map(|id| (name, id)).map_err(|error| CountError::Load { name, source: Box::new(error) })
         };
-        Ok(Self { ids: [id(ACCEPTED)?, id(RECEIVED)?, id(SENT)?] })
+        let streams = if streams { &STREAMS[..] } else { &[] };
+        let names = [ACCEPTED, RECEIVED, SENT].into_iter().chain(streams.iter().map(|(name, _)| *name));
+        let ids = names.map(&mut id).collect::<Result<_, _>>()?;
+        let jumps = streams.iter().map(|stream| jump(ebpf, *stream)).collect::<Result<_, _>>()?;
+        Ok(Self { ids, jumps })
+    }
+
+    pub(super) fn has_streams(&self) -> bool {
+        !self.jumps.is_empty()
     }
 
     pub(super) fn ids(&self) -> Vec<(&'static str, u32)> {
-        self.ids.to_vec()
+        self.ids.clone()
     }
 
     /// Attaches all of them: first those that see segments, so that no connection is tagged whose first request they miss.
@@ -76,6 +88,19 @@ impl Attached {
     pub(super) fn is_there(&self) -> bool {
         self.path.is_dir()
     }
+}
+
+/// Tells programs to which other they may jump.
+fn jump(ebpf: &mut Ebpf, (name, map): (&str, &str)) -> Result<ProgramArray<MapData>, CountError> {
+    let missing = |what| CountError::Map(format!("the object has no {what}"));
+    let wrong = |error: &dyn std::error::Error| CountError::Map(format!("the object's map {map}: {error}"));
+    let taken = ebpf.take_map(map).ok_or_else(|| missing(format!("map {map}")))?;
+    let mut jumps = ProgramArray::try_from(taken).map_err(|error| wrong(&error))?;
+    let program = ebpf.program(name).ok_or_else(|| missing(format!("program {name}")))?;
+    let program: &CgroupSkb = program.try_into().map_err(|error: ProgramError| wrong(&error))?;
+    let fd = program.fd().map_err(|error| wrong(&error))?;
+    jumps.set(0, fd, 0).map_err(|error| wrong(&error))?;
+    Ok(jumps)
 }
 
 fn load(ebpf: &mut Ebpf, name: &'static str) -> Result<u32, ProgramError> {

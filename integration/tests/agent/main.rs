@@ -5,6 +5,7 @@
 
 mod bench;
 mod clients;
+mod count;
 mod hold;
 mod peers;
 mod pins;

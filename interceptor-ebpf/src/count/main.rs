@@ -40,6 +40,20 @@ fn count_received(ctx: SkBuffContext) -> i32 {
     1
 }
 
+/// Goes on with what clients send by HTTP/2. Returns 1 likewise.
+#[cgroup_skb(ingress)]
+fn streams_received(ctx: SkBuffContext) -> i32 {
+    streams::try_received(&ctx);
+    1
+}
+
+/// Goes on with what pods answer by HTTP/2. Returns 1 likewise.
+#[cgroup_skb(egress)]
+fn streams_sent(ctx: SkBuffContext) -> i32 {
+    streams::try_sent(&ctx);
+    1
+}
+
 /// Sees what pods answer. Whatever happens it returns 1, which lets the segment pass.
 #[cgroup_skb(egress)]
 fn count_sent(ctx: SkBuffContext) -> i32 {

@@ -8,20 +8,24 @@
 //! | `FLOWS` | socket → what it speaks and how far it has come | programs | programs | one per socket of the pods, freed with it | no memory: the connection is not counted, `MISSED` counts it |
 //! | `STREAMS` | socket → HTTP/2 streams | programs | programs | one per socket that speaks HTTP/2, freed with it | as above |
 //! | `VERSION` | 0 → version of `SLOT_OF` | user space | programs | 1 | cannot be |
+//! | `GO_ON_RECEIVED`, `GO_ON_SENT` | 0 → program that goes on with a segment of HTTP/2; the kernel wants one map a direction | user space, once | programs | 1 | cannot be |
+//! | `NUMBER` | 0 → one number of a program under way, per CPU | programs | programs | 1 | cannot be |
 //! | `MISSED` | 0 → connections that could not be tagged, per CPU | programs | user space | 1 | cannot be |
 #![expect(unsafe_code, reason = "map memory is reached through pointers that the verifier has checked")]
 
 use core::{
     arch::asm,
-    ptr::{addr_of, null_mut},
+    ffi::c_void,
+    ptr::{addr_of, null_mut, read_volatile, write_volatile},
 };
 
 use aya_ebpf::{
     bindings::{BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
     btf_maps::SkStorage,
-    helpers::generated::{bpf_ktime_get_ns, bpf_sk_storage_get, bpf_spin_lock, bpf_spin_unlock},
+    helpers::generated::{bpf_ktime_get_ns, bpf_map_lookup_elem, bpf_sk_storage_get, bpf_spin_lock, bpf_spin_unlock},
     macros::{btf_map, map},
-    maps::{Array, HashMap, LpmTrie, PerCpuArray, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray, lpm_trie::Key},
+    programs::SkBuffContext,
 };
 use interceptor_common::{
     AddrKey, Origin, Served, Stats,
@@ -45,11 +49,32 @@ static SERVED: PerCpuArray<Served> = PerCpuArray::with_max_entries(SLOTS, 0);
 #[map]
 static VERSION: Array<u32> = Array::with_max_entries(1, 0);
 #[map]
+static NUMBER: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+#[map]
 static MISSED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static GO_ON_RECEIVED: ProgramArray = ProgramArray::with_max_entries(1, 0);
+#[map]
+static GO_ON_SENT: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[btf_map]
 static FLOWS: SkStorage<Flow> = SkStorage::new();
 #[btf_map]
 static STREAMS: SkStorage<Streams> = SkStorage::new();
+
+/// Leaves the rest of a client's segment of HTTP/2 to another program, and does not come back. Where there is none, the
+/// segment goes uncounted.
+#[inline(always)]
+pub(crate) fn go_on_received(ctx: &SkBuffContext) {
+    // SAFETY: the program is of the same type as those that jump to it.
+    unsafe { _ = GO_ON_RECEIVED.tail_call(ctx, 0) };
+}
+
+/// The same for a server's segment.
+#[inline(always)]
+pub(crate) fn go_on_sent(ctx: &SkBuffContext) {
+    // SAFETY: as above.
+    unsafe { _ = GO_ON_SENT.tail_call(ctx, 0) };
+}
 
 /// The slot of a pod's address.
 #[inline(always)]
@@ -71,7 +96,18 @@ const ORIGIN_BITS: u32 = 160;
 /// The version of the list of addresses.
 #[inline(always)]
 pub(crate) fn version() -> u32 {
-    VERSION.get(0).copied().unwrap_or(0)
+    // SAFETY: an aligned word of a map that lives as long as the program.
+    element::<u32>(addr_of!(VERSION).cast(), 0).map_or(0, |version| unsafe { *version })
+}
+
+/// An element of an array. The key takes a whole word of the stack: where the verifier may not trust (without CAP_PERFMON)
+/// it refuses that a part of one is written in which a pointer was.
+#[inline(always)]
+pub(crate) fn element<T>(array: *const c_void, index: u32) -> Option<*mut T> {
+    let key = u64::from(index);
+    // SAFETY: the kernel checks the map, and reads as many bytes of the key as the map's keys have, the lower four.
+    let value = unsafe { bpf_map_lookup_elem(array.cast_mut(), (&raw const key).cast()) };
+    if value.is_null() { None } else { Some(value.cast()) }
 }
 
 /// What is kept with a socket, if anything is.
@@ -99,7 +135,7 @@ pub(crate) fn streams_or_new<'a>(sk: *mut bpf_sock) -> Option<&'a mut Streams> {
 }
 
 #[inline(always)]
-fn storage<'a, T>(map: *const core::ffi::c_void, sk: *mut bpf_sock, flags: u64) -> Option<&'a mut T> {
+fn storage<'a, T>(map: *const c_void, sk: *mut bpf_sock, flags: u64) -> Option<&'a mut T> {
     if sk.is_null() {
         return None;
     }
@@ -133,7 +169,7 @@ pub(crate) fn count(slot: u32, moved: &Moved, now_ns: u64) {
     if moved.is_nothing() {
         return;
     }
-    let Some(served) = SERVED.get_ptr_mut(slot) else { return };
+    let Some(served) = element::<Served>(addr_of!(SERVED).cast(), slot) else { return };
     // SAFETY: `served` points to this CPU's value of an array slot, which lives as long as the map.
     unsafe {
         let one = |flag, counter: *mut u64| {
@@ -159,17 +195,30 @@ pub(crate) fn count(slot: u32, moved: &Moved, now_ns: u64) {
         }
         if moved.has(Moved::FIRST_BYTE) {
             add(&raw mut (*served).first_byte_ns, moved.first_byte_ns);
-            let class = Served::class(moved.first_byte_ns) & 7;
-            add((&raw mut (*served).first_bytes).cast::<u64>().add(class), 1);
+            if let Some(class) = forgotten(Served::class(moved.first_byte_ns)) {
+                add((&raw mut (*served).first_bytes).cast::<u64>().add(class & 7), 1);
+            }
         }
         (*served).last_ns = now_ns;
+    }
+}
+
+/// The same number, of which the verifier knows nothing: where it may not trust (without CAP_PERFMON) it refuses to compute a
+/// pointer from one of which it knows different things on different paths.
+#[inline(always)]
+fn forgotten(number: usize) -> Option<usize> {
+    let place = element::<u64>(addr_of!(NUMBER).cast(), 0)?;
+    // SAFETY: this CPU's value of an array that lives as long as the program.
+    unsafe {
+        write_volatile(place, number as u64);
+        Some(read_volatile(place) as usize)
     }
 }
 
 /// Takes a connection's smoothed round-trip time into its slot's.
 #[inline(always)]
 pub(crate) fn sample(slot: u32, srtt_us: u64) {
-    let Some(served) = SERVED.get_ptr_mut(slot) else { return };
+    let Some(served) = element::<Served>(addr_of!(SERVED).cast(), slot) else { return };
     // SAFETY: as in `count`. A softirq between read and write may lose a sample, which a smoothed value bears.
     unsafe { (*served).srtt_us = Stats::smooth((*served).srtt_us, srtt_us) };
 }
@@ -177,7 +226,7 @@ pub(crate) fn sample(slot: u32, srtt_us: u64) {
 /// Counts a connection that could not be tagged.
 #[inline(always)]
 pub(crate) fn count_missed() {
-    if let Some(missed) = MISSED.get_ptr_mut(0) {
+    if let Some(missed) = element::<u64>(addr_of!(MISSED).cast(), 0) {
         // SAFETY: as in `count`.
         unsafe { add(missed, 1) };
     }

@@ -1,7 +1,10 @@
 //! Tells the kubelet's probes from other requests of its machine: they name themselves `kube-probe/`.
 #![expect(unsafe_code, reason = "map memory is reached through pointers that the verifier has checked")]
 
-use core::{ffi::c_void, ptr::read_unaligned};
+use core::{
+    ffi::c_void,
+    ptr::{addr_of, read_unaligned},
+};
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -12,6 +15,8 @@ use aya_ebpf::{
 };
 
 use interceptor_ebpf::segment::opaque;
+
+use crate::maps;
 
 /// Bytes of a request's head that are searched. The kubelet's own have the name in the first 200, if path and host are not
 /// very long.
@@ -34,7 +39,7 @@ struct Search {
 /// Whether the `len` bytes at `at` are a request of the kubelet's.
 #[inline(always)]
 pub(crate) fn is_probe(ctx: &SkBuffContext, at: u32, len: u32) -> bool {
-    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return false };
+    let Some(scratch) = maps::element::<u8>(addr_of!(SCRATCH).cast(), 0) else { return false };
     if len < WORD {
         return false;
     }

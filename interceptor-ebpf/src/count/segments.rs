@@ -46,11 +46,12 @@ pub(crate) fn try_egress(ctx: &SkBuffContext) {
         return;
     }
     let Some(tcp) = Tcp::read(ctx) else { return };
+    // Of a connection that is older than the programs the kernel does not tell that it ends. Of HTTP/2 none is old.
+    let ends = tcp.is_reset() || (tcp.is_last() && flow.traits & Trait::ADOPTED != 0);
     if tcp.len > 0 {
         sent(ctx, sk, flow, &tcp);
     }
-    // Of a connection that is older than the programs the kernel does not tell that it ends.
-    if tcp.is_reset() || (tcp.is_last() && flow.traits & Trait::ADOPTED != 0) {
+    if ends {
         ended(sk, flow);
     }
 }
@@ -80,7 +81,7 @@ fn received(ctx: &SkBuffContext, sk: *mut bpf_sock, flow: &mut Flow, tcp: &Tcp) 
             return;
         }
     }
-    streams::received(&payload, sk, flow, tcp, &head);
+    maps::go_on_received(ctx);
 }
 
 #[inline(always)]
@@ -99,7 +100,7 @@ fn sent(ctx: &SkBuffContext, sk: *mut bpf_sock, flow: &mut Flow, tcp: &Tcp) {
             return;
         }
     }
-    streams::sent(&payload, sk, flow, tcp, &head);
+    maps::go_on_sent(ctx);
 }
 
 /// Whether a client's segment carries application data of TLS: at once, or behind the end of its handshake.

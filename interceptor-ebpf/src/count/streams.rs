@@ -1,15 +1,15 @@
-//! Requests of HTTP/2 in clear: walks the frames of one segment.
+//! Requests of HTTP/2 in clear: walks the frames of one segment. Programs of their own, to which the others jump: together
+//! they would be too much for the verifier where it may not trust (without CAP_PERFMON).
 #![expect(unsafe_code, reason = "the kernel's loop hands its context over as a pointer")]
 
 use core::ffi::c_void;
 
-use aya_ebpf::{bindings::bpf_sock, helpers::generated::bpf_loop};
+use aya_ebpf::{bindings::bpf_sock, helpers::generated::bpf_loop, programs::SkBuffContext};
 use interceptor_common::{
     flow::{Flow, Moved},
-    http1::HEAD,
     http2::{Entry, Streams},
 };
-use interceptor_ebpf::segment::{Payload, Tcp};
+use interceptor_ebpf::segment::{self, Payload, Tcp};
 
 use crate::maps;
 
@@ -27,7 +27,6 @@ struct Loop<'a> {
     started: u32,
     ended: u32,
     opened: u32,
-    client: bool,
 }
 
 /// The connection speaks HTTP/2 from these sequence numbers on; false when there is no memory for its streams.
@@ -45,38 +44,37 @@ pub(crate) fn begin(sk: *mut bpf_sock, (rx, tx): (u32, u32)) -> bool {
     }
 }
 
+/// A segment for a socket that speaks HTTP/2.
 #[inline(always)]
-pub(crate) fn received(payload: &Payload<'_>, sk: *mut bpf_sock, flow: &mut Flow, tcp: &Tcp, head: &[u8; HEAD]) {
-    let Some(streams) = maps::streams(sk) else { return };
-    let last = streams.last;
-    if let Entry::At(pos) = streams.rx.enter(tcp.seq, tcp.len, head, last) {
-        walk(payload, flow, streams, tcp, pos, true);
-    }
+pub(crate) fn try_received(ctx: &SkBuffContext) {
+    walk::<true>(ctx);
+}
+
+/// A segment from a socket that speaks HTTP/2.
+#[inline(always)]
+pub(crate) fn try_sent(ctx: &SkBuffContext) {
+    walk::<false>(ctx);
 }
 
 #[inline(always)]
-pub(crate) fn sent(payload: &Payload<'_>, sk: *mut bpf_sock, flow: &mut Flow, tcp: &Tcp, head: &[u8; HEAD]) {
-    let Some(streams) = maps::streams(sk) else { return };
+fn walk<const CLIENT: bool>(ctx: &SkBuffContext) {
+    let sk = segment::socket(ctx);
+    let (Some(flow), Some(streams)) = (maps::flow(sk), maps::streams(sk)) else { return };
+    let Some(tcp) = Tcp::read(ctx) else { return };
+    let payload = Payload { ctx, at: tcp.at };
+    let head = payload.head(0, tcp.len);
     let last = streams.last;
-    if let Entry::At(pos) = streams.tx.enter(tcp.seq, tcp.len, head, last) {
-        walk(payload, flow, streams, tcp, pos, false);
-    }
-}
-
-#[inline(always)]
-fn walk(payload: &Payload<'_>, flow: &mut Flow, streams: &mut Streams, tcp: &Tcp, pos: u32, client: bool) {
-    let mut state =
-        Loop { payload: *payload, flow, streams, pos, len: tcp.len, started: 0, ended: 0, opened: 0, client };
+    let walk = if CLIENT { &mut streams.rx } else { &mut streams.tx };
+    let Entry::At(pos) = walk.enter(tcp.seq, tcp.len, &head, last) else { return };
+    let mut state = Loop { payload, flow, streams, pos, len: tcp.len, started: 0, ended: 0, opened: 0 };
+    let step: extern "C" fn(u32, *mut c_void) -> i64 = if CLIENT { step_client } else { step_server };
     // SAFETY: the kernel calls `step` with that pointer while this waits.
     unsafe {
-        bpf_loop(FRAMES, (step as extern "C" fn(u32, *mut c_void) -> i64) as *mut c_void, (&raw mut state).cast(), 0);
+        bpf_loop(FRAMES, step as *mut c_void, (&raw mut state).cast(), 0);
     }
     let Loop { flow, streams, pos, started, ended, opened, .. } = state;
-    if client {
-        streams.rx.leave(tcp.seq, pos)
-    } else {
-        streams.tx.leave(tcp.seq, pos)
-    }
+    let walk = if CLIENT { &mut streams.rx } else { &mut streams.tx };
+    walk.leave(tcp.seq, pos);
     let now = maps::now();
     let mut moved = Moved { flags: if opened != 0 { Moved::OPENED } else { 0 }, ..Moved::NOTHING };
     moved.start(started, now);
@@ -84,20 +82,33 @@ fn walk(payload: &Payload<'_>, flow: &mut Flow, streams: &mut Streams, tcp: &Tcp
     maps::count(flow.slot, &moved, now);
 }
 
-/// Looks at one frame; 1 when there is no more.
+/// Looks at one frame of a client; 1 when there is no more.
 #[inline(never)]
-extern "C" fn step(_: u32, state: *mut c_void) -> i64 {
+extern "C" fn step_client(_: u32, state: *mut c_void) -> i64 {
+    look::<true>(state)
+}
+
+/// Looks at one frame of a server; 1 when there is no more.
+#[inline(never)]
+extern "C" fn step_server(_: u32, state: *mut c_void) -> i64 {
+    look::<false>(state)
+}
+
+/// One program needs one direction alone; a pointer to either would be computed, which the verifier refuses without
+/// CAP_PERFMON.
+#[inline(always)]
+fn look<const CLIENT: bool>(state: *mut c_void) -> i64 {
     // SAFETY: it is the pointer that `walk` gave, and `walk` waits.
     let state = unsafe { &mut *state.cast::<Loop<'_>>() };
-    let walk = if state.client { &mut state.streams.rx } else { &mut state.streams.tx };
     let mut pos = state.pos;
+    let walk = if CLIENT { &mut state.streams.rx } else { &mut state.streams.tx };
     let frame = walk.step(&mut pos, state.len, &state.payload);
     state.pos = pos;
     let Some(frame) = frame else { return 1 };
-    let (streams, client) = (&mut *state.streams, state.client);
+    let streams = &mut *state.streams;
     let (change, moved) = maps::locked(state.flow, |flow| {
         let mut moved = Moved::NOTHING;
-        let change = if client {
+        let change = if CLIENT {
             let counts = !streams.begins(&frame) || flow.streams(&mut moved);
             streams.client(frame, counts)
         } else {

@@ -47,6 +47,8 @@ pub(crate) struct Report(Arc<Mutex<Known>>);
 pub(crate) struct Known {
     /// Why nothing is counted, if so.
     pub(crate) off: Option<String>,
+    /// Whether requests of HTTP/2 are counted too.
+    pub(crate) http2: bool,
     /// Below which folder pods' cgroups are looked for.
     pub(crate) root: String,
     /// UIDs of the pods that are counted.
@@ -92,7 +94,16 @@ impl Task {
         let report = Report::default();
         let count = count.map_err(|error| with_source(&error));
         match &count {
-            Ok(count) => report.0.lock().root = count.root().display().to_string(),
+            Ok(count) => {
+                let mut known = report.0.lock();
+                known.root = count.root().display().to_string();
+                known.http2 = count.counts_http2();
+                if !known.http2 {
+                    tracing::warn!(
+                        "requests of HTTP/2 to direct routes are not counted on this node: missing CAP_PERFMON"
+                    );
+                }
+            }
             Err(why) => {
                 tracing::warn!(why, "requests of direct routes are not counted on this node");
                 report.0.lock().off = Some(why.clone());

@@ -63,6 +63,8 @@ struct CountReport {
     active: bool,
     /// Why not.
     reason: Option<String>,
+    /// Whether requests of HTTP/2 are counted too.
+    http2: bool,
     /// Below which folder pods' cgroups are looked for.
     root: String,
     /// UIDs of the pods that are counted.
@@ -172,10 +174,11 @@ impl HoldReport {
 
 impl CountReport {
     fn new(known: count::Known) -> Self {
-        let count::Known { off, root, pods, refused, interceptors } = known;
+        let count::Known { off, http2, root, pods, refused, interceptors } = known;
         Self {
             active: off.is_none(),
             reason: off,
+            http2,
             root,
             pods,
             refused: refused.into_iter().map(|(name, reason)| Named { name, reason }).collect(),

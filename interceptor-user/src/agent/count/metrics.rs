@@ -43,7 +43,7 @@ struct Figure {
     name: &'static str,
     help: &'static str,
     kind: MetricType,
-    read: fn(&Pods) -> f64,
+    read: fn(&Pods) -> u64,
 }
 
 const FIGURES: [Figure; 8] = [
@@ -51,49 +51,49 @@ const FIGURES: [Figure; 8] = [
         name: "rouse_direct_requests",
         help: "Requests that the route's pods on this node took without a proxy",
         kind: MetricType::Counter,
-        read: |pods| float(pods.load.requests),
+        read: |pods| pods.load.requests,
     },
     Figure {
         name: "rouse_direct_requests_in_flight",
         help: "Requests in flight in the route's pods on this node, the mean of the last quarter of a second",
         kind: MetricType::Gauge,
-        read: |pods| float(pods.load.in_flight),
+        read: |pods| pods.load.in_flight,
     },
     Figure {
         name: "rouse_direct_connections_opened",
         help: "Connections that the route's pods on this node accepted",
         kind: MetricType::Counter,
-        read: |pods| float(pods.served.opened),
+        read: |pods| pods.served.opened,
     },
     Figure {
         name: "rouse_direct_connections_closed",
         help: "Connections of the route's pods on this node that have ended",
         kind: MetricType::Counter,
-        read: |pods| float(pods.connections.closed),
+        read: |pods| pods.connections.closed,
     },
     Figure {
         name: "rouse_direct_connections_failed",
         help: "Connections of the route's pods on this node that ended with a request unanswered",
         kind: MetricType::Counter,
-        read: |pods| float(pods.served.failed),
+        read: |pods| pods.served.failed,
     },
     Figure {
         name: "rouse_direct_srtt_microseconds",
         help: "Round-trip time between the route's pods on this node and their clients",
         kind: MetricType::Gauge,
-        read: |pods| float(pods.served.srtt_us),
+        read: |pods| pods.served.srtt_us,
     },
     Figure {
-        name: "rouse_direct_first_byte_seconds",
+        name: "rouse_direct_first_byte_microseconds",
         help: "Times from requests to the first bytes of their answers, HTTP/1.1 with and without TLS, all together",
         kind: MetricType::Counter,
-        read: |pods| float(pods.served.first_byte_ns) / 1e9,
+        read: |pods| pods.served.first_byte_ns / 1000,
     },
     Figure {
         name: "rouse_direct_first_bytes",
         help: "How many of these times there were",
         kind: MetricType::Counter,
-        read: |pods| float(pods.served.first_bytes.iter().sum()),
+        read: |pods| pods.served.first_bytes.iter().sum(),
     },
 ];
 
@@ -183,9 +183,4 @@ impl Collector for Routes {
 
 fn set(gauge: &Gauge, count: usize) {
     gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
-}
-
-#[expect(clippy::cast_precision_loss, reason = "the exposition has doubles")]
-fn float(count: u64) -> f64 {
-    count as f64
 }

@@ -1,0 +1,235 @@
+//! What pods take without a proxy is counted by the agent of their node, and scalers are told.
+
+use std::{
+    fs,
+    net::TcpStream,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use integration::{
+    World,
+    agent::Agent,
+    cgroup::Cgroup,
+    eventually,
+    net::{Host, Net},
+    process::{Process, program},
+    world::{INTERCEPTORS, NAMESPACE},
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::json;
+
+const VIP: &str = "10.96.0.1";
+const UID: &str = "4f5c1c9e-9f0d-4d0c-8f0e-1d2e3f4a5b6c";
+const PORT: u16 = 8080;
+const SCALER_METRICS: u16 = 2223;
+/// In a network namespace `/sys` is another, without the machine's cgroups.
+const MOUNT: &str = "mount -t cgroup2 none /sys/fs/cgroup";
+
+/// A node with clients and a pod, whose cgroup is where a kubelet with the driver `systemd` would make it.
+struct Bench {
+    net: Net,
+    client: Host,
+    interceptor: Host,
+    pod: Host,
+    world: World,
+    cgroups: Cgroups,
+}
+
+/// A tree of cgroups; what runs in it ends with it.
+struct Cgroups(Cgroup);
+
+impl Bench {
+    fn new() -> Self {
+        let mut net = Net::new();
+        let (client, interceptor, pod) = (net.pod(), net.pod(), net.pod());
+        let world = World::new();
+        world.direct("web", &[VIP], json!({ "scalingMetric": { "concurrency": { "targetValue": 10 } } }));
+        world.interceptors(&[(interceptor.addresses[0], 9090).into()]);
+        Self { net, client, interceptor, pod, world, cgroups: Cgroups(Cgroup::new()) }
+    }
+
+    /// Starts an agent with no more rights than it is given in a cluster.
+    async fn agent(&self) -> Agent {
+        let root = format!("ROUSE_CGROUP_ROOT={}", self.cgroups.within());
+        let namespace = format!("KEDA_HTTP_SCALER_TARGET_ADMIN_NAMESPACE={NAMESPACE}");
+        let service = format!("KEDA_HTTP_SCALER_TARGET_ADMIN_SERVICE={INTERCEPTORS}");
+        let mounted = format!("{MOUNT}; exec \"$@\"");
+        let few = ["setpriv", "--bounding-set=-all,+bpf,+net_admin", "--inh-caps=-all"];
+        let by = [&["sh", "-c", &mounted, "sh", "env", &root, &namespace, &service], &few[..]].concat();
+        Agent::start_by(&self.net, &self.world, &by).await
+    }
+
+    /// Starts what runs in the pod, in its cgroup.
+    async fn serve(&self) {
+        let pod = self.cgroups.pod();
+        let pod = pod.strip_prefix(self.cgroups.0.path()).unwrap().display();
+        let procs = format!("{}/{pod}/container/cgroup.procs", self.cgroups.within());
+        let script = format!("{MOUNT}; echo $$ > {procs}; exec python3 -m http.server {PORT}");
+        let mut command = self.pod.command("sh");
+        command.args(["-c", &script]).current_dir(self.world.path()).stdout(Stdio::null()).stderr(Stdio::null());
+        drop(command.spawn().unwrap());
+        let addr = (self.pod.addresses[0], PORT);
+        eventually("the pod listens", async || self.client.run(move || TcpStream::connect(addr)).await.ok()).await;
+    }
+
+    /// Lists the pod, which is found by its UID.
+    fn list(&self) {
+        self.world.object(&json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": { "name": "web-1", "namespace": NAMESPACE, "labels": { "kubernetes.io/service-name": "web" } },
+            "addressType": "IPv4", "ports": [{ "name": "http", "port": PORT }],
+            "endpoints": [{
+                "addresses": [self.pod.addresses[0].to_string()], "conditions": { "ready": true }, "nodeName": "node-1",
+                "targetRef": { "kind": "Pod", "name": "web-a", "uid": UID },
+            }],
+        }));
+    }
+
+    /// So many requests, one after the other.
+    fn ask(&self, from: &Host, times: usize, more: &[&str]) {
+        let url = format!("http://{}:{PORT}/", self.pod.addresses[0]);
+        for _ in 0..times {
+            from.output("curl", &[&["-sS", "-o", "/dev/null"], more, &[&url]].concat());
+        }
+    }
+}
+
+impl Cgroups {
+    /// Where the tree is within a namespace.
+    fn within(&self) -> String {
+        format!("/sys/fs/cgroup/{}", self.0.path().file_name().unwrap().display())
+    }
+
+    fn pod(&self) -> PathBuf {
+        let name = format!("kubepods-besteffort-pod{}.slice", UID.replace('-', "_"));
+        let pod = self.0.path().join("kubepods.slice/kubepods-besteffort.slice").join(name);
+        fs::create_dir_all(pod.join("container")).unwrap();
+        pod
+    }
+}
+
+impl Drop for Cgroups {
+    fn drop(&mut self) {
+        let path = self.0.path();
+        for pid in fs::read_to_string(self.pod().join("container/cgroup.procs")).unwrap_or_default().lines() {
+            _ = kill(Pid::from_raw(pid.parse().unwrap()), Signal::SIGKILL);
+        }
+        // Those that were killed may still be ending.
+        for _ in 0..1000 {
+            if below(path).is_ok() {
+                return;
+            }
+            std::thread::park_timeout(std::time::Duration::from_millis(5));
+        }
+    }
+}
+
+/// Removes what is below a cgroup.
+fn below(path: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            below(&entry.path())?;
+            fs::remove_dir(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+async fn requests(agent: &Agent, expected: u64) {
+    eventually(&format!("{expected} requests are counted"), async || {
+        (agent.route("web").await["taken"]["requests"] == expected).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs root: run by cargo xtask test"]
+async fn requests_to_a_pod_are_counted_from_when_its_cgroup_appears_with_two_capabilities() {
+    let bench = Bench::new();
+    let agent = bench.agent().await;
+    bench.list();
+    eventually("the pod is missed", async || (agent.metric("rouse_count_pods_missing").await == 1).then_some(())).await;
+    drop(bench.cgroups.pod());
+    eventually("the pod is counted", async || (agent.state().await["count"]["pods"] == json!([UID])).then_some(()))
+        .await;
+    bench.serve().await;
+    bench.ask(&bench.client, 20, &[]);
+    requests(&agent, 20).await;
+    eventually("none is in flight", async || (agent.route("web").await["taken"]["inFlight"] == 0).then_some(())).await;
+    assert_eq!(agent.route("web").await["taken"]["failed"], 0);
+    assert_eq!(agent.state().await["count"]["http2"], false, "that takes a third");
+    let labels = format!("{{namespace=\"{NAMESPACE}\",route=\"web\"}}");
+    assert_eq!(agent.metric(&format!("rouse_direct_requests_total{labels}")).await, 20);
+}
+
+#[tokio::test]
+#[ignore = "needs root: run by cargo xtask test"]
+async fn what_interceptors_send_and_what_the_kubelet_asks_is_not_counted() {
+    let bench = Bench::new();
+    bench.list();
+    bench.cgroups.pod();
+    let agent = bench.agent().await;
+    bench.serve().await;
+    eventually("the interceptor is known", async || {
+        let state = agent.state().await;
+        (state["count"]["interceptors"] == json!([bench.interceptor.addresses[0].to_string()])).then_some(())
+    })
+    .await;
+    bench.ask(&bench.interceptor, 5, &[]);
+    bench.ask(&bench.net.node(), 5, &["-A", "kube-probe/1.36"]);
+    bench.ask(&bench.net.node(), 3, &[]);
+    bench.ask(&bench.client, 1, &[]);
+    requests(&agent, 4).await;
+}
+
+#[tokio::test]
+#[ignore = "needs root: run by cargo xtask test"]
+async fn scalers_are_told_of_requests_that_no_proxy_has_seen() {
+    let bench = Bench::new();
+    bench.list();
+    bench.cgroups.pod();
+    let agent = bench.agent().await;
+    bench.serve().await;
+    bench.world.service("agents");
+    bench.world.endpoints("agents", &[("127.0.0.1".parse::<std::net::IpAddr>().unwrap(), 9097).into()]);
+    let node = bench.net.node();
+    let mut command = node.command(program("scaler-under-test").to_str().unwrap());
+    command.args(["--zap-encoder=json", "--source", &format!("dir:{}", bench.world.path().display())]).envs([
+        ("KEDA_HTTP_SCALER_PORT", "0"),
+        ("OTEL_PROM_EXPORTER_PORT", &SCALER_METRICS.to_string()),
+        ("KEDA_HTTP_SCALER_TARGET_ADMIN_NAMESPACE", NAMESPACE),
+        ("KEDA_HTTP_SCALER_TARGET_ADMIN_SERVICE", INTERCEPTORS),
+        ("KEDA_HTTP_SCALER_TARGET_ADMIN_PORT", "9090"),
+        ("ROUSE_AGENT_ADMIN_SERVICE", "agents"),
+    ]);
+    let mut scaler = Process::start(command, None);
+    scaler.says("scaler is serving").await;
+    let told = async |name: &str, at_least: f64| {
+        let what = format!("the scaler's {name} is {at_least}");
+        eventually(&what, async || {
+            let text = node.get(SCALER_METRICS, "/metrics").await;
+            let line = text.lines().find(|line| line.starts_with(name) && line.contains("\"web\""))?;
+            let value: f64 = line.rsplit(' ').next()?.parse().ok()?;
+            (value >= at_least).then_some(())
+        })
+        .await;
+    };
+    bench.ask(&bench.client, 7, &[]);
+    told("scaler_route_connections_opened_total", 7.0).await;
+    // One that sends half of its head and waits.
+    let addr = (bench.pod.addresses[0], PORT);
+    let hangs = bench.client.run(move || {
+        let mut stream = TcpStream::connect(addr)?;
+        std::io::Write::write_all(&mut stream, b"GET / HTTP/1.1\r\nHost: h\r\n")?;
+        std::io::Result::Ok(stream)
+    });
+    let hangs = hangs.await.unwrap();
+    told("scaler_route_concurrency", 1.0).await;
+    drop(hangs);
+    eventually("the pod is idle", async || (agent.route("web").await["taken"]["inFlight"] == 0).then_some(())).await;
+}
