@@ -158,13 +158,21 @@ async fn an_answer_of_our_own_to_head_has_no_body_over_http_2() {
 
 // === back-pressure ===
 
-/// Sends until there has been no room for a moment; returns how much was sent.
+/// What the interceptor takes of one body over HTTP/2 before it has gone on, in bytes.
+const WINDOW: usize = 512 * 1024;
+
+/// Sends a window's worth, and then until there has been no room for a moment; returns how much was sent.
 async fn fill(body: &mut h2::SendStream<Bytes>) -> usize {
     let mut sent = 0;
     loop {
         body.reserve_capacity(16 * 1024);
         let room = poll_fn(|cx| body.poll_capacity(cx));
-        let Ok(room) = tokio::time::timeout(std::time::Duration::from_millis(300), room).await else { return sent };
+        let room = if sent < WINDOW {
+            soon("room for a window", room).await
+        } else {
+            let Ok(room) = tokio::time::timeout(std::time::Duration::from_millis(300), room).await else { return sent };
+            room
+        };
         let room = room.unwrap().unwrap();
         body.send_data(vec![b'x'; room].into(), false).unwrap();
         sent += room;
@@ -179,7 +187,7 @@ async fn a_held_upload_is_not_taken_whole_and_leaves_room_for_others() {
     let (_held, mut body) = client.start(request("PUT"), false).await;
     interceptor.held("app", 1).await;
     let sent = fill(&mut body).await;
-    assert_eq!(sent, 512 * 1024, "one window, and no more");
+    assert_eq!(sent, WINDOW, "one window, and no more");
     let other = Request::put("http://neighbour.test/").body(()).unwrap();
     let (response, mut body) = client.start(other, false).await;
     for _ in 0..64 {
@@ -213,10 +221,7 @@ async fn a_client_that_reads_slowly_stops_its_pod_and_no_other_stream() {
     });
     for body in &mut bodies {
         let sent = fill(body).await;
-        assert!(
-            (64 * 1024..4 * 1024 * 1024).contains(&sent),
-            "{sent} bytes were taken for a client that reads nothing"
-        );
+        assert!(sent < 4 * 1024 * 1024, "{sent} bytes were taken for a client that reads nothing");
     }
     let client = Client::connect(interceptor.proxy).await;
     let (response, _) = client.send(request("GET")).await.unwrap();
