@@ -137,8 +137,11 @@ fn assert_comes_back(head: &ResponseHead) {
     assert_eq!(again.fields.all(Known::ColdStart).collect::<Vec<_>>(), [b"true"]);
 }
 
-/// The data, names and values of trailers, whether that was all, and what is behind it; `None` for what is no body.
-fn decoded(pieces: &[&[u8]]) -> Option<(Vec<u8>, Option<http::HeaderMap>, bool, Vec<u8>)> {
+/// A body's data and trailers, whether that was all, and what is behind it.
+type Decoded = (Vec<u8>, Option<http::HeaderMap>, bool, Vec<u8>);
+
+/// What comes of pieces; `None` for what is no body.
+fn decoded(pieces: &[&[u8]]) -> Option<Decoded> {
     let (mut decoder, mut input) = (Decoder::new(Framing::Chunked), BytesMut::new());
     let (mut data, mut trailers) = (Vec::new(), None);
     for piece in pieces {
