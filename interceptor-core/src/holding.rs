@@ -20,7 +20,7 @@ use foldhash::quality::RandomState;
 
 use crate::UpstreamId;
 
-/// Between two tries of a pod that refuses: a fiftieth of the time that it has refused, within these bounds. A try costs
+/// Between two tries of a pod that refuses: a two-hundredth of the time that it has refused, within these bounds. A try costs
 /// the node some 0.1 ms.
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
@@ -200,7 +200,7 @@ impl<K> Holding<K> {
         let Some(held) = self.flows.get_mut(flow) else { return };
         let service = self.services.entry(held.upstream).or_default();
         let (lead, since) = *service.lead.get_or_insert((*flow, now));
-        let pause = (now.saturating_sub(since) / 50).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+        let pause = (now.saturating_sub(since) / 200).clamp(FIRST_PAUSE, LONGEST_PAUSE);
         held.state = State::Waiting { not_before: now + if lead == *flow { pause } else { Duration::ZERO } };
         self.schedule(flow, now);
     }
