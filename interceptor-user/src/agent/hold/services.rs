@@ -127,3 +127,110 @@ pub(super) fn left_out(snapshot: &Snapshot, claims: &Claims) -> Vec<(ObjectKey, 
     let named = claims.left_out.iter();
     named.filter_map(|(id, full)| Some((snapshot.upstream(*id)?.target.service.clone(), why(full)))).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use interceptor_core::{
+        Index, Route,
+        index::Event,
+        inflight::NoSink,
+        probe::Probing,
+        route::{Holding, PortRef, RouteKind, Scaling, Target, Timeouts, Traffic},
+        service::{Reach, Service, ServicePort, Slice, SliceEndpoint, SlicePort},
+    };
+
+    use super::*;
+
+    const ROOM: Room = Room { frontends: 10, services: 10 };
+
+    fn key(name: &str) -> ObjectKey {
+        ObjectKey::new("shop", name)
+    }
+
+    fn route(name: &str, data_path: DataPath, readiness: Option<u64>) -> Event {
+        Event::Route(Route {
+            kind: RouteKind::InterceptorRoute,
+            key: key(name),
+            created: 0,
+            rules: Vec::new(),
+            target: Target { service: key("web"), port: PortRef::Number(80) },
+            data_path,
+            traffic: Traffic::Tcp,
+            fallback: None,
+            placeholder: None,
+            static_routes: Vec::new(),
+            probing: Probing::default(),
+            scaling: Scaling::default(),
+            holding: Holding::default(),
+            session: None,
+            timeouts: Timeouts { readiness: readiness.map(Duration::from_secs), ..Timeouts::default() },
+        })
+    }
+
+    fn slice(pods: &[&str]) -> Event {
+        let endpoint = |pod: &&str| SliceEndpoint {
+            addresses: vec![pod.parse().unwrap()],
+            ready: true,
+            terminating: false,
+            pod: None,
+            uid: None,
+            node: None,
+        };
+        Event::Slice(Slice {
+            key: key("web-1"),
+            service: key("web"),
+            ports: vec![SlicePort { name: "".into(), port: 8080 }],
+            endpoints: pods.iter().map(endpoint).collect(),
+        })
+    }
+
+    fn index(routes: Vec<Event>) -> Index {
+        let mut index = Index::new(1, Arc::new(NoSink));
+        for route in routes {
+            index.apply(route);
+        }
+        let port = ServicePort { name: "".into(), port: 80, app_protocol: None, node_port: None };
+        let addresses = vec!["10.96.0.1".parse().unwrap()];
+        index.apply(Event::Service(Service { key: key("web"), ports: vec![port], addresses, reach: Reach::default() }));
+        index
+    }
+
+    fn secs(secs: u64) -> Duration {
+        Duration::from_secs(secs)
+    }
+
+    #[test]
+    fn a_service_stays_cold_until_the_nodes_own_rules_are_sure_to_know_its_pod() {
+        let mut index = index(vec![route("direct", DataPath::Direct, None)]);
+        let mut services = Services::default();
+        let id = UpstreamId(0);
+        let change = services.update(&index.snapshot(), &[], ROOM, secs(1));
+        assert_eq!((change.again, services.claims().table.services[&0]), (None, Heat::Cold));
+        index.apply(slice(&["10.0.0.1"]));
+        let change = services.update(&index.snapshot(), &[], ROOM, secs(10));
+        assert_eq!(change, Change { pods: vec![id], settled: Vec::new(), again: Some(secs(10) + SETTLE) });
+        assert_eq!(services.claims().table.services[&0], Heat::Cold);
+        assert_eq!(services.pods(id).len(), 1);
+        assert!(services.settled_pods(id, secs(10)).is_empty());
+        let change = services.update(&index.snapshot(), &[], ROOM, secs(10) + SETTLE);
+        assert_eq!(change, Change { pods: Vec::new(), settled: vec![id], again: None });
+        assert_eq!(services.claims().table.services[&0], Heat::Warm);
+        index.apply(slice(&[]));
+        services.update(&index.snapshot(), &[], ROOM, secs(20));
+        assert_eq!(services.claims().table.services[&0], Heat::Cold, "at once");
+    }
+
+    #[test]
+    fn only_direct_routes_count_and_the_longest_wait_that_any_allows_holds() {
+        let direct = |name, wait| route(name, DataPath::Direct, wait);
+        let waits = |routes: Vec<Event>| {
+            let snapshot = index(routes).snapshot();
+            let (routes, wait) = routes_of(&snapshot, &[UpstreamId(0)]);
+            (routes.len(), wait)
+        };
+        assert_eq!(waits(vec![route("p", DataPath::Proxy, Some(5))]), (0, None));
+        assert_eq!(waits(vec![direct("a", Some(5)), direct("b", Some(9))]), (2, Some(secs(9))));
+        assert_eq!(waits(vec![direct("a", Some(5)), direct("b", None)]), (2, None));
+        assert_eq!(waits(vec![direct("a", Some(0))]), (1, None), "zero is none");
+    }
+}
