@@ -78,6 +78,8 @@ pub struct Demand {
     departed: VecDeque<Arc<str>>,
     routes: Map<ObjectKey, RouteDemand>,
     in_flight: u64,
+    /// Of those, what node agents count: no interceptor has it.
+    past_interceptors: u64,
     refused: u64,
 }
 
@@ -99,6 +101,8 @@ struct Source {
     run: Option<Run>,
     /// Since when nothing has been heard of it; its last counts still stand.
     silent: Option<Duration>,
+    /// Whether it is a node agent, and no interceptor.
+    is_agent: bool,
 }
 
 /// What a source has said in its present incarnation.
@@ -166,6 +170,7 @@ impl Demand {
             departed: VecDeque::new(),
             routes: Map::default(),
             in_flight: 0,
+            past_interceptors: 0,
             refused: 0,
         }
     }
@@ -179,12 +184,25 @@ impl Demand {
         true
     }
 
+    /// The same of a node agent: what it counts went past the interceptors.
+    pub fn list_agent(&mut self, source: SocketAddr) -> bool {
+        let listed = self.list(source);
+        if let Some(source) = self.sources.get_mut(&source) {
+            source.is_agent = true;
+        }
+        listed
+    }
+
     /// A source is listed no more: what it has in flight is gone. Returns the routes whose level changed.
     pub fn unlist(&mut self, source: SocketAddr) -> Vec<ObjectKey> {
         let mut changed = Vec::new();
-        let Some(Source { run: Some(run), silent: _ }) = self.sources.remove(&source) else { return changed };
+        let Some(Source { run: Some(run), silent: _, is_agent }) = self.sources.remove(&source) else { return changed };
+        let in_flight_before = self.in_flight;
         for (key, last) in run.counts {
             self.withdraw(&key, last, &mut changed);
+        }
+        if is_agent {
+            self.past_interceptors -= in_flight_before - self.in_flight;
         }
         if let Some(incarnation) = run.incarnation {
             if self.departed.len() == MAX_DEPARTED {
@@ -209,7 +227,7 @@ impl Demand {
         let mut changed = Vec::new();
         let Some(state) = self.sources.get_mut(&source) else { return changed };
         let Report { incarnation, uptime, complete, routes, removed } = report;
-        let silent = state.silent.take();
+        let (silent, is_agent, in_flight_before) = (state.silent.take(), state.is_agent, self.in_flight);
         let before = state.run.take();
         let (incarnation, origin, mut last) = match before {
             None => (incarnation.clone(), self.first(incarnation.as_ref(), uptime, now), Map::default()),
@@ -238,6 +256,9 @@ impl Demand {
         }
         if let Some(state) = self.sources.get_mut(&source) {
             state.run = Some(Run { incarnation, counts });
+        }
+        if is_agent {
+            self.past_interceptors = self.past_interceptors + self.in_flight - in_flight_before;
         }
         changed
     }
@@ -292,9 +313,9 @@ impl Demand {
         self.routes.get(key).map(|route| route.kernel).filter(|kernel| *kernel != KernelSum::default())
     }
 
-    /// Requests in flight over all routes, those without an object included.
+    /// Requests in flight at interceptors over all routes, those without an object included.
     pub fn in_flight(&self) -> u64 {
-        self.in_flight
+        self.in_flight - self.past_interceptors
     }
 
     /// How sources are doing.

@@ -1,6 +1,6 @@
 //! The scaler put together: binds its ports, starts its tasks, and ends them in order.
 
-use std::{collections::BTreeSet, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::Stream;
 use interceptor_core::window::Unit;
@@ -228,7 +228,7 @@ impl Bound {
             name,
             telemetry: _,
         } = config;
-        let (addresses_tx, addresses) = watch::channel(BTreeSet::new());
+        let (addresses_tx, addresses) = watch::channel(BTreeMap::new());
         let admin_service = admin.interceptors.service.to_string();
         group.spawn("board", writer.run());
         group.spawn("discover", discover::run(changes, admin, news.clone(), addresses_tx));

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
+    discover::Kind,
     push::Activity,
     spec::{self, Sample},
     subject::Subject,
@@ -37,7 +38,7 @@ pub enum News {
     /// All objects have been read once.
     Synced,
     /// A source is listed.
-    Listed(SocketAddr),
+    Listed(SocketAddr, Kind),
     /// A source is listed no more.
     Unlisted(SocketAddr),
     /// A source said what it counts.
@@ -267,8 +268,12 @@ impl State {
                 self.synced = true;
                 self.topics.tell(&Topic::Standing);
             }
-            News::Listed(source) => {
-                if !self.demand.list(source) {
+            News::Listed(source, kind) => {
+                let listed = match kind {
+                    Kind::Interceptor => self.demand.list(source),
+                    Kind::Agent => self.demand.list_agent(source),
+                };
+                if !listed {
                     tracing::warn!(%source, "too many interceptors, one is left out");
                 }
                 self.topics.tell(&Topic::Standing);

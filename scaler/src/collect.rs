@@ -7,7 +7,7 @@
 //! ```
 
 use std::{
-    collections::{BTreeSet, HashMap, hash_map::Entry},
+    collections::{BTreeMap, HashMap, hash_map::Entry},
     convert::Infallible,
     net::SocketAddr,
     time::Duration,
@@ -22,6 +22,7 @@ use tokio::{
 
 use crate::{
     board::{Board, News, Sender},
+    discover::Kind,
     health,
     metrics::Fetches,
 };
@@ -51,7 +52,7 @@ pub struct Config {
 ///
 /// Not cancel safe in that it leaves no task behind: all are stopped when the future is dropped.
 pub async fn supervise(
-    mut addresses: watch::Receiver<BTreeSet<SocketAddr>>,
+    mut addresses: watch::Receiver<BTreeMap<SocketAddr, Kind>>,
     news: Sender,
     config: Config,
     fetches: Fetches,
@@ -59,15 +60,15 @@ pub async fn supervise(
     let mut tasks: HashMap<SocketAddr, Running> = HashMap::new();
     loop {
         let listed = addresses.borrow_and_update().clone();
-        let gone: Vec<_> = tasks.keys().filter(|address| !listed.contains(address)).copied().collect();
+        let gone: Vec<_> = tasks.keys().filter(|address| !listed.contains_key(address)).copied().collect();
         for address in gone {
             // Stopped before it is told, so that no report of it comes after.
             drop(tasks.remove(&address));
             tell(&news, News::Unlisted(address)).await;
         }
-        for address in listed {
+        for (address, kind) in listed {
             let Entry::Vacant(vacant) = tasks.entry(address) else { continue };
-            tell(&news, News::Listed(address)).await;
+            tell(&news, News::Listed(address, kind)).await;
             let source = source::Source::new(address, config.clone(), news.clone(), fetches.clone());
             vacant.insert(Running(task::spawn("source", source.run())));
         }

@@ -42,6 +42,15 @@ pub struct Admins {
     pub agents: Option<Admin>,
 }
 
+/// What a source is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// An interceptor.
+    Interceptor,
+    /// A node agent: what it counts went past the interceptors.
+    Agent,
+}
+
 /// The admin Services' slices.
 #[derive(Debug)]
 struct Objects {
@@ -90,7 +99,7 @@ pub async fn run(
     mut watched: mpsc::Receiver<Vec<Change>>,
     admins: Admins,
     news: Sender,
-    addresses: watch::Sender<BTreeSet<SocketAddr>>,
+    addresses: watch::Sender<BTreeMap<SocketAddr, Kind>>,
 ) -> Result<(), Infallible> {
     let mut objects = Objects { admins, slices: HashMap::new() };
     while let Some(batch) = watched.recv().await {
@@ -113,8 +122,9 @@ pub async fn run(
 // === impl Admins ===
 
 impl Admins {
-    fn iter(&self) -> impl Iterator<Item = &Admin> {
-        [&self.interceptors].into_iter().chain(&self.agents)
+    fn iter(&self) -> impl Iterator<Item = (Kind, &Admin)> {
+        let agents = self.agents.iter().map(|agents| (Kind::Agent, agents));
+        [(Kind::Interceptor, &self.interceptors)].into_iter().chain(agents)
     }
 }
 
@@ -127,7 +137,7 @@ impl Objects {
             Change::Event(Event::Route(route)) => Some(News::Route(route)),
             Change::Event(Event::RouteGone(kind, key)) => Some(News::RouteGone(kind, key)),
             Change::Event(Event::Slice(slice)) => {
-                if self.admins.iter().any(|admin| slice.service == admin.service) {
+                if self.admins.iter().any(|(_, admin)| slice.service == admin.service) {
                     self.slices.insert(slice.key.clone(), slice);
                 } else {
                     self.slices.remove(&slice.key);
@@ -143,8 +153,9 @@ impl Objects {
     }
 
     /// One address of each ready interceptor and agent.
-    fn addresses(&self) -> BTreeSet<SocketAddr> {
-        self.admins.iter().flat_map(|admin| self.addresses_of(admin)).collect()
+    fn addresses(&self) -> BTreeMap<SocketAddr, Kind> {
+        let of = |(kind, admin)| self.addresses_of(admin).map(move |address| (address, kind));
+        self.admins.iter().flat_map(of).collect()
     }
 
     /// A pod of a dual-stack Service is in two slices, and counts once.
@@ -200,7 +211,7 @@ mod tests {
         for change in changes {
             assert!(objects.take(change).is_none());
         }
-        objects.addresses().iter().map(ToString::to_string).collect()
+        objects.addresses().keys().map(ToString::to_string).collect()
     }
 
     #[test]

@@ -50,6 +50,23 @@ fn level(demand: &Demand, name: &str, in_flight: u64, arrived: u64) {
 }
 
 #[test]
+fn what_agents_count_is_the_routes_and_not_the_interceptors() {
+    let mut d = demand(&[1]);
+    assert!(d.list_agent(addr(2)));
+    d.apply(addr(1), secs(101), queue(&[("a", 2, 100)]));
+    d.apply(addr(2), secs(101), queue(&[("a", 3, 7), ("b", 1, 1)]));
+    level(&d, "a", 5, 0);
+    assert_eq!(d.in_flight(), 2);
+    d.apply(addr(2), secs(102), queue(&[("a", 4, 8)]));
+    assert_eq!(d.in_flight(), 2);
+    d.apply(addr(1), secs(102), queue(&[]));
+    assert_eq!(d.in_flight(), 0);
+    d.unlist(addr(2));
+    level(&d, "a", 0, 0);
+    assert_eq!(d.in_flight(), 0);
+}
+
+#[test]
 fn a_pod_that_comes_and_goes_counts_as_in_the_original() {
     let mut d = demand(&[1]);
     d.apply(addr(1), secs(101), queue(&[("a", 2, 100)]));
