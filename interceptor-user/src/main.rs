@@ -33,10 +33,7 @@ fn main() -> ExitCode {
 fn run(mut args: Args) -> anyhow::Result<()> {
     let env = Env::from_process();
     let command = args.command.take();
-    let log = match &command {
-        Some(Command::Agent(args)) => &args.log,
-        None => &args.log,
-    };
+    let log = command.as_ref().map_or(&args.log, |Command::Agent(args)| &args.log);
     let log = Some(log::init(log, env.optional_string("ROUSE_LOG")?.as_deref())?);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
     if let Some(Command::Agent(args)) = command {
