@@ -25,6 +25,7 @@ mod ledger;
 mod loading;
 mod logs;
 mod maps;
+mod memory;
 mod none;
 mod object;
 mod open;
@@ -42,6 +43,7 @@ pub use self::{
     ledger::{Limits, SyncError},
     loading::monotonic,
     logs::Logs,
+    memory::ask_for_huge_pages,
     object::EMBEDDED,
     open::{OpenError, open},
 };

@@ -36,6 +36,7 @@ use crate::{
         state::State,
     },
     encryption::{self, Files, Opened, TlsError},
+    memory,
     metrics::Metrics,
     names::Names,
     probe::{self, ProbeMetrics, Prober},
@@ -256,6 +257,7 @@ impl Bound {
         tasks.spawn("names", names.run());
         tasks.spawn("counts", publisher.run());
         tasks.spawn("kernel", kernel.run());
+        tasks.spawn("memory", memory::follow(reader));
         if let Some(metrics) = telemetry.metrics.clone() {
             tasks.spawn("metrics to the collector", metrics.run());
         }

@@ -22,6 +22,7 @@ pub mod encryption;
 pub mod foreign;
 mod h1;
 mod http2;
+mod memory;
 mod metrics;
 mod names;
 mod net;
