@@ -1,6 +1,6 @@
 //! The hold's programs, run by the kernel on frames that a test makes; they are attached nowhere.
-#![expect(clippy::unwrap_used, reason = "tests: the lint knows only functions that bear the attribute")]
 #![cfg(ebpf_object)]
+#![expect(clippy::unwrap_used, reason = "tests: the lint knows only functions that bear the attribute")]
 
 mod frames;
 

@@ -237,6 +237,7 @@ mod tests {
         Target { service: ObjectKey::new("shop", "web"), port: PortRef::Number(80) }
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "what a place asks for")]
     fn upstream(pods: &[u8]) -> Option<Arc<Upstream>> {
         let endpoint = |pod: &u8| Endpoint { addr: ([10, 0, 0, *pod], 80).into(), pod: None };
         Some(Arc::new(Upstream {
