@@ -133,6 +133,8 @@ async fn interim_responses_without_end_do_not_pile_up() {
     }
     assert_eq!(count, 32);
     assert_eq!(soon("the final response", response).await.unwrap().status(), 200);
+    let metrics = interceptor.metrics().await;
+    assert!(metrics.contains("rouse_interim_responses_dropped_total 968\n"), "{metrics}");
 }
 
 #[tokio::test]

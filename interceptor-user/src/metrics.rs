@@ -40,6 +40,8 @@ pub(crate) struct Metrics {
     certificate_reloads: Family<[(&'static str, &'static str); 1], Counter>,
     connection_limit: Counter,
     slow_heads: Counter,
+    /// 1xx responses that a client of HTTP/2 was not sent, since there were too many.
+    pub(crate) interim_dropped: Counter,
     forgotten_clients: Counter,
     /// Clients connected now.
     pub(crate) connections: Gauge,
@@ -114,6 +116,7 @@ impl Metrics {
             certificate_reloads: Family::default(),
             connection_limit: Counter::default(),
             slow_heads: Counter::default(),
+            interim_dropped: Counter::default(),
             forgotten_clients: Counter::default(),
             connections: Gauge::default(),
             routes: Arc::default(),
@@ -182,6 +185,11 @@ impl Metrics {
             "affinity_refusals",
             "Requests whose client could not be remembered, as its Service asks, for want of room",
             self.forgotten_clients.clone(),
+        );
+        ours.register(
+            "interim_responses_dropped",
+            "Responses 1xx beyond what one request over HTTP/2 is passed",
+            self.interim_dropped.clone(),
         );
         ours.register("client_connections", "Clients connected now", self.connections.clone());
     }

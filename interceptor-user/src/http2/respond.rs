@@ -8,6 +8,7 @@ use std::{
 use bytes::Bytes;
 use h2::{SendStream, server::SendResponse};
 use http::{Response, StatusCode};
+use prometheus_client::metrics::counter::Counter;
 
 use crate::h1::{encode::Sink as _, fields::Fields};
 
@@ -21,13 +22,15 @@ pub(crate) struct Responder {
     respond: RefCell<SendResponse<Bytes>>,
     /// How many 1xx responses may still be sent; none once the response has begun.
     interim_left: Cell<u32>,
+    /// Counts those beyond.
+    dropped: Counter,
 }
 
 // === impl Responder ===
 
 impl Responder {
-    pub(crate) fn new(respond: SendResponse<Bytes>) -> Self {
-        Self { respond: RefCell::new(respond), interim_left: Cell::new(MAX_INTERIM) }
+    pub(crate) fn new(respond: SendResponse<Bytes>, dropped: Counter) -> Self {
+        Self { respond: RefCell::new(respond), interim_left: Cell::new(MAX_INTERIM), dropped }
     }
 
     /// Sends one 1xx response, if there is still a response to come.
@@ -36,7 +39,10 @@ impl Responder {
         if status == StatusCode::SWITCHING_PROTOCOLS {
             return;
         }
-        let Some(left) = self.interim_left.get().checked_sub(1) else { return };
+        let Some(left) = self.interim_left.get().checked_sub(1) else {
+            self.dropped.inc();
+            return;
+        };
         self.interim_left.set(left);
         let mut head = Response::new(());
         *head.status_mut() = status;

@@ -96,7 +96,7 @@ async fn exchange(
     respond: SendResponse<Bytes>,
 ) {
     let is_head = request.method() == Method::HEAD;
-    let responder = Rc::new(Responder::new(respond));
+    let responder = Rc::new(Responder::new(respond, worker.shared.metrics.interim_dropped.clone()));
     let (ask, tunnel) = Ask::http2(request, &responder);
     let handled = proxy::handle(Rc::clone(&worker), connection, ask);
     let Some(mut reply) = attend(&responder, handled).await else { return };
