@@ -40,6 +40,8 @@ pub(crate) struct Metrics {
     certificate_reloads: Family<[(&'static str, &'static str); 1], Counter>,
     connection_limit: Counter,
     slow_heads: Counter,
+    /// Times that a worker forgot the hosts it knew by heart, since there were too many.
+    pub(crate) hosts_forgotten: Counter,
     /// 1xx responses that a client of HTTP/2 was not sent, since there were too many.
     pub(crate) interim_dropped: Counter,
     forgotten_clients: Counter,
@@ -116,6 +118,7 @@ impl Metrics {
             certificate_reloads: Family::default(),
             connection_limit: Counter::default(),
             slow_heads: Counter::default(),
+            hosts_forgotten: Counter::default(),
             interim_dropped: Counter::default(),
             forgotten_clients: Counter::default(),
             connections: Gauge::default(),
@@ -190,6 +193,11 @@ impl Metrics {
             "interim_responses_dropped",
             "Responses 1xx beyond what one request over HTTP/2 is passed",
             self.interim_dropped.clone(),
+        );
+        ours.register(
+            "hosts_forgotten",
+            "Times that a worker forgot which routes hosts have, since clients ask for too many hosts",
+            self.hosts_forgotten.clone(),
         );
         ours.register("client_connections", "Clients connected now", self.connections.clone());
     }

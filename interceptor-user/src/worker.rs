@@ -250,8 +250,8 @@ impl Worker {
         let table = &self.seen.borrow().table;
         let name = std::str::from_utf8(host).ok()?;
         let local = self.local(table.lookup(name, path, headers)?);
-        if table.takes_all(name, &local.entry) {
-            self.hosts.keep(host, &local);
+        if table.takes_all(name, &local.entry) && self.hosts.keep(host, &local) {
+            self.shared.metrics.hosts_forgotten.inc();
         }
         Some(local)
     }

@@ -30,16 +30,18 @@ impl Hosts {
         self.known.borrow().get(host).cloned()
     }
 
-    /// Keeps what was found for a host, whatever its path and headers are.
-    pub(crate) fn keep(&self, host: &[u8], route: &Rc<LocalRoute>) {
+    /// Keeps what was found for a host, whatever its path and headers are. Whether others had to be forgotten for it.
+    pub(crate) fn keep(&self, host: &[u8], route: &Rc<LocalRoute>) -> bool {
         if host.len() > LONGEST {
-            return;
+            return false;
         }
         let mut known = self.known.borrow_mut();
-        if known.len() >= MOST {
+        let is_full = known.len() >= MOST;
+        if is_full {
             known.clear();
         }
         known.insert(Host::from_slice(host), Rc::clone(route));
+        is_full
     }
 
     /// There is another snapshot.
