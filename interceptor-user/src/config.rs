@@ -244,11 +244,7 @@ impl Config {
             tls,
             telemetry: telemetry::Config::from_env(env)?,
             host_guard: env.one_of("ROUSE_HOST_GUARD", &HostGuard::NAMES, HostGuard::Off)?,
-            proxying: ProxyConfig {
-                trusted_proxies,
-                access_log: access_log(env, &log)?,
-                ..ProxyConfig::new(env, workers)?
-            },
+            proxying: ProxyConfig::new(env, workers, (trusted_proxies, access_log(env, &log)?))?,
             shutdown_delay: env.duration("KEDA_HTTP_SHUTDOWN_DELAY", Duration::from_secs(5))?,
             drain_timeout: Some(drain_timeout).filter(|timeout| !timeout.is_zero()),
         })
@@ -258,7 +254,11 @@ impl Config {
 // === impl ProxyConfig ===
 
 impl ProxyConfig {
-    fn new(env: &Env, workers: NonZeroUsize) -> Result<Self, EnvError> {
+    fn new(
+        env: &Env,
+        workers: NonZeroUsize,
+        (trusted_proxies, access_log): (Vec<IpNet>, AccessLog),
+    ) -> Result<Self, EnvError> {
         let room = room_for_clients(descriptors::raise());
         let share = |all: u64| usize::try_from(all).unwrap_or(usize::MAX).div_ceil(workers.get());
         Ok(Self {
@@ -278,9 +278,9 @@ impl ProxyConfig {
             max_idle_per_worker: share(env.u64("KEDA_HTTP_MAX_IDLE_CONNS", 1000)?),
             direct_pods: env.bool("KEDA_HTTP_DIRECT_POD_ROUTING", true)?,
             cold_start_header: env.bool("KEDA_HTTP_ENABLE_COLD_START_HEADER", true)?,
-            trusted_proxies: Vec::new(),
+            trusted_proxies,
             grpc_status: env.bool("ROUSE_GRPC_STATUS", true)?,
-            access_log: AccessLog::Off,
+            access_log,
             max_held: usize::try_from(env.u64("ROUSE_MAX_HELD", MAX_HELD)?).unwrap_or(usize::MAX),
             max_held_per_route: NonZeroU64::new(env.u64("KEDA_HTTP_COLD_START_MAX_PENDING_REQUESTS", 0)?),
             max_connections_per_worker: share(env.u64("ROUSE_MAX_CONNECTIONS", room)?).max(1),

@@ -163,7 +163,7 @@ async fn requests_to_a_pod_are_counted_from_when_its_cgroup_appears_with_two_cap
     eventually("none is in flight", async || (agent.route("web").await["taken"]["inFlight"] == 0).then_some(())).await;
     assert_eq!(agent.route("web").await["taken"]["failed"], 0);
     assert_eq!(agent.state().await["count"]["http2"], false, "that takes a third");
-    let labels = format!("{{namespace=\"{NAMESPACE}\",route=\"web\"}}");
+    let labels = format!("{{route_name=\"web\",route_namespace=\"{NAMESPACE}\"}}");
     assert_eq!(agent.metric(&format!("rouse_direct_requests_total{labels}")).await, 20);
 }
 

@@ -44,7 +44,8 @@ pub struct Args {
     #[arg(long)]
     pub remove: bool,
 
-    /// End with an error when connections can't be held or counted, instead of going on without.
+    /// End with an error when connections can't be held, or the kernel refuses the programs that count, instead of going on
+    /// without. Missing rights to count are told in the log and in `/state`.
     #[arg(long)]
     pub required: bool,
 
@@ -68,7 +69,7 @@ pub struct Config {
     pub sources: Sources,
     /// The node's name.
     pub node: String,
-    /// Whether to end when connections can't be held or counted.
+    /// Whether to end when connections can't be held, or the kernel refuses the programs that count.
     pub required: bool,
     /// Where what the kernel holds is pinned.
     pub bpffs: Option<PathBuf>,

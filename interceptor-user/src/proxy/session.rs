@@ -21,6 +21,10 @@ use crate::h1::fields::{Fields, Known};
 /// How many clients are remembered. One more is not, as long as none of the others has been silent for too long.
 const MAX_CLIENTS: usize = 64 * 1024;
 
+/// How often a part that is full is looked through for clients that have been silent for too long: it takes the time of
+/// thousands of entries, under its lock.
+const SWEEP: Duration = Duration::from_secs(1);
+
 /// Workers share the memory in parts, so that they seldom wait for each other.
 const SHARDS: usize = 16;
 
@@ -43,7 +47,11 @@ pub(crate) struct Clients {
     shards: [Mutex<Shard>; SHARDS],
 }
 
-type Shard = HashMap<(UpstreamId, IpAddr), Stay, RandomState>;
+#[derive(Debug, Default)]
+struct Shard {
+    stays: HashMap<(UpstreamId, IpAddr), Stay, RandomState>,
+    swept: Option<Instant>,
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Stay {
@@ -98,11 +106,11 @@ pub(crate) fn last_address(chain: &[u8]) -> Option<IpAddr> {
     std::str::from_utf8(chain).ok()?.rsplit(',').next()?.trim().parse().ok()
 }
 
-/// Where a client that is not known goes: the same at every interceptor, and for most clients also when pods come and go
+/// Where a client that is not known goes: the same at every interceptor of one version, and for most clients also when pods come and go
 /// (rendezvous hashing: Thaler and Ravishankar, 1998).
 pub(crate) fn first_pod(client: IpAddr, pods: impl Iterator<Item = SocketAddr>) -> Option<SocketAddr> {
     let weight = |pod: &SocketAddr| {
-        // Not seeded, so that all agree.
+        // Not seeded, so that all of one version agree.
         let mut hasher = DefaultHasher::new();
         (client, pod).hash(&mut hasher);
         hasher.finish()
@@ -115,7 +123,7 @@ pub(crate) fn first_pod(client: IpAddr, pods: impl Iterator<Item = SocketAddr>) 
 impl Clients {
     /// The pod that a client has, if it is remembered.
     pub(crate) fn pod(&self, upstream: UpstreamId, client: IpAddr, now: Instant) -> Option<SocketAddr> {
-        let stay = self.shard(client).lock().get(&(upstream, client)).copied()?;
+        let stay = self.shard(client).lock().stays.get(&(upstream, client)).copied()?;
         (now < stay.until).then_some(stay.pod)
     }
 
@@ -128,13 +136,13 @@ impl Clients {
         (now, until): (Instant, Instant),
     ) -> bool {
         let mut shard = self.shard(client).lock();
-        if shard.len() >= MAX_CLIENTS / SHARDS && !shard.contains_key(&(upstream, client)) {
-            shard.retain(|_, stay| now < stay.until);
-            if shard.len() >= MAX_CLIENTS / SHARDS {
+        if shard.is_full() && !shard.stays.contains_key(&(upstream, client)) {
+            shard.sweep(now);
+            if shard.is_full() {
                 return false;
             }
         }
-        shard.insert((upstream, client), Stay { pod, until });
+        shard.stays.insert((upstream, client), Stay { pod, until });
         true
     }
 
@@ -142,6 +150,21 @@ impl Clients {
         let mut hasher = DefaultHasher::new();
         client.hash(&mut hasher);
         &self.shards[usize::try_from(hasher.finish() % SHARDS as u64).unwrap_or_default()]
+    }
+}
+
+// === impl Shard ===
+
+impl Shard {
+    fn is_full(&self) -> bool {
+        self.stays.len() >= MAX_CLIENTS / SHARDS
+    }
+
+    fn sweep(&mut self, now: Instant) {
+        if self.swept.is_none_or(|swept| now.duration_since(swept) >= SWEEP) {
+            self.swept = Some(now);
+            self.stays.retain(|_, stay| now < stay.until);
+        }
     }
 }
 

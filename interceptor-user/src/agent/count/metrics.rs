@@ -169,7 +169,7 @@ impl Collector for Routes {
         for Figure { name, help, kind, read } in FIGURES {
             let mut family = encoder.encode_descriptor(name, help, None, kind)?;
             for (key, pods) in &counted {
-                let labels = [("namespace", key.namespace()), ("route", key.name())];
+                let labels = [("route_name", key.name()), ("route_namespace", key.namespace())];
                 let metric = family.encode_family(&labels)?;
                 match kind {
                     MetricType::Counter => ConstCounter::new(read(pods)).encode(metric)?,
