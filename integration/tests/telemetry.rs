@@ -243,6 +243,9 @@ async fn metrics_are_told_under_the_names_that_the_add_on_has_in_opentelemetry()
         ("OTEL_EXPORTER_OTLP_METRICS_ENABLED", "true"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
         ("OTEL_METRIC_EXPORT_INTERVAL", "50"),
+        // As in a minimal image, which has no authorities.
+        ("SSL_CERT_FILE", "/nonexistent"),
+        ("SSL_CERT_DIR", "/nonexistent"),
     ];
     let (_world, pod, interceptor) = crate::warm_with(&env).await;
     let _pod = pod.answering("hello");

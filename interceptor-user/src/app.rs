@@ -111,9 +111,9 @@ pub enum AppError {
     /// Certificates, keys or their settings can't be used.
     #[error("cannot set up TLS as the variables KEDA_HTTP_PROXY_TLS_… and KEDA_HTTP_TLS_… say")]
     Tls(#[source] TlsError),
-    /// The collector of metrics and traces can't be spoken to.
+    /// Traces can't be told.
     #[error("cannot set up OpenTelemetry as the variables OTEL_… say")]
-    Telemetry(#[source] telemetry::CollectorError),
+    Telemetry(#[source] telemetry::TracesError),
     /// The level of the data plane that was required is not to be had.
     #[error("data plane level is required, and not to be had")]
     Dataplane(#[source] dataplane::OpenError),
@@ -166,7 +166,7 @@ pub async fn build(config: Config) -> Result<Bound, AppError> {
     let publisher = Publisher::new(edges, reader.clone(), kernel.clone(), shared.cold_starts.signals());
     let exposition = registry.into_exposition();
     let exporter = config.telemetry.metrics.clone().map(|config| Exporter::new(config, &exposition, SERVICE));
-    let telemetry = Telemetry { metrics: exporter.transpose().map_err(AppError::Telemetry)?, traces };
+    let telemetry = Telemetry { metrics: exporter, traces };
     let admin = bind_admin(&config, &ready, &exposition, state, &publisher).await?;
     let metrics = match config.metrics {
         Some(addr) => Some(bind("metrics", admin::Server::new().metrics(&exposition), addr).await?),

@@ -106,9 +106,9 @@ pub enum BuildError {
         /// Why not.
         source: io::Error,
     },
-    /// The collector of metrics and traces can't be spoken to.
+    /// Traces can't be told.
     #[error("cannot set up OpenTelemetry as the variables OTEL_… say")]
-    Telemetry(#[from] telemetry::CollectorError),
+    Telemetry(#[from] telemetry::TracesError),
 }
 
 /// The scaler ended without being asked to.
@@ -129,7 +129,7 @@ pub async fn build(config: Config) -> Result<Bound, BuildError> {
     let watch_metrics = WatchMetrics::register(registry.registry());
     let exposition = registry.into_exposition();
     let telemetry = Telemetry {
-        metrics: config.telemetry.metrics.clone().map(|to| Exporter::new(to, &exposition, SERVICE)).transpose()?,
+        metrics: config.telemetry.metrics.clone().map(|to| Exporter::new(to, &exposition, SERVICE)),
         traces: config.telemetry.traces.map(|protocol| Traces::new(protocol, SERVICE)).transpose()?,
     };
     let metrics = match config.metrics_addr {

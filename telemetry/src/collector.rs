@@ -1,6 +1,6 @@
 //! The way to a collector over HTTP.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -8,19 +8,8 @@ use http::{Request, Response};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use opentelemetry_http::{HttpClient, HttpError, hyper::HyperClient};
-use thiserror::Error;
+use rustls::{ClientConfig, RootCertStore, crypto::ring};
 use tokio::runtime::Handle;
-
-/// There is no way to the collector.
-#[derive(Debug, Error)]
-pub enum CollectorError {
-    /// The machine's certificate authorities can't be read.
-    #[error("cannot read the certificate authorities of this machine")]
-    Roots(#[source] std::io::Error),
-    /// The exporter of traces can't be made.
-    #[error("cannot tell traces to the collector that OTEL_EXPORTER_OTLP_… name")]
-    Traces(#[source] opentelemetry_otlp::ExporterBuildError),
-}
 
 /// Sends on the runtime on which it was made, whoever calls: the SDK's batches come from a thread of its own.
 #[derive(Clone, Debug)]
@@ -33,14 +22,9 @@ pub(crate) struct Collector {
 
 impl Collector {
     /// A client that gives a request up after `timeout`. Must be called within a runtime.
-    pub(crate) fn new(timeout: Duration) -> Result<Self, CollectorError> {
-        let connector = HttpsConnectorBuilder::new()
-            .with_native_roots()
-            .map_err(CollectorError::Roots)?
-            .https_or_http()
-            .enable_http1()
-            .build();
-        Ok(Self { client: HyperClient::new(connector, timeout, None), runtime: Handle::current() })
+    pub(crate) fn new(timeout: Duration) -> Self {
+        let connector = HttpsConnectorBuilder::new().with_tls_config(tls()).https_or_http().enable_http1().build();
+        Self { client: HyperClient::new(connector, timeout, None), runtime: Handle::current() }
     }
 }
 
@@ -50,4 +34,15 @@ impl HttpClient for Collector {
         let client = self.client.clone();
         self.runtime.spawn(async move { client.send_bytes(request).await }).await?
     }
+}
+
+/// Believes the system's authorities. A minimal image has none, which matters only to who speaks TLS.
+fn tls() -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("ring speaks the default versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth()
 }

@@ -15,7 +15,11 @@ pub mod metrics;
 mod resource;
 pub mod traces;
 
-pub use self::{collector::CollectorError, config::Config, metrics::Exporter, traces::Traces};
+pub use self::{
+    config::Config,
+    metrics::Exporter,
+    traces::{Traces, TracesError},
+};
 
 /// What is told while the process runs.
 #[derive(Clone, Debug, Default)]

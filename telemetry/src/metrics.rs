@@ -24,12 +24,7 @@ use tokio::{
 
 mod convert;
 
-use crate::{
-    Service,
-    collector::{Collector, CollectorError},
-    config::MetricsConfig,
-    resource::resource,
-};
+use crate::{Service, collector::Collector, config::MetricsConfig, resource::resource};
 
 /// Tells metrics.
 #[derive(Clone, Debug)]
@@ -60,16 +55,16 @@ enum ExportError {
 
 impl Exporter {
     /// Tells what `exposition` shows. Must be called within the runtime that it is to run on.
-    pub fn new(config: MetricsConfig, exposition: &Exposition, service: Service) -> Result<Self, CollectorError> {
+    pub fn new(config: MetricsConfig, exposition: &Exposition, service: Service) -> Self {
         let attributes = ResourceAttributesWithSchema::from(&resource(service)).attributes.0;
-        Ok(Self {
-            collector: Collector::new(config.timeout)?,
+        Self {
+            collector: Collector::new(config.timeout),
             config,
             exposition: exposition.clone(),
             resource: Resource { attributes, ..Resource::default() },
             meter: service.scope,
             started: SystemTime::now(),
-        })
+        }
     }
 
     /// Tells them for ever. What can't be told is not kept: counters are cumulative, so the next time tells it, too.

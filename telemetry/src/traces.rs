@@ -6,23 +6,24 @@ use std::time::Duration;
 use opentelemetry::{InstrumentationScope, trace::TracerProvider as _};
 use opentelemetry_otlp::{SpanExporter, WithHttpConfig as _};
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
+use thiserror::Error;
 use tokio::task;
 
 mod console;
 
 use self::console::Console;
-use crate::{
-    Service,
-    collector::{Collector, CollectorError},
-    config::Protocol,
-    resource::resource,
-};
+use crate::{Service, collector::Collector, config::Protocol, resource::resource};
 
 /// How long a request to the collector may take; OpenTelemetry's default.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long the last spans may take to leave.
 const LAST: Duration = Duration::from_secs(2);
+
+/// Traces can't be told.
+#[derive(Debug, Error)]
+#[error("cannot tell traces to the collector that OTEL_EXPORTER_OTLP_… name")]
+pub struct TracesError(#[source] opentelemetry_otlp::ExporterBuildError);
 
 /// Spans on their way.
 #[derive(Clone, Debug)]
@@ -36,17 +37,17 @@ pub struct Traces {
 impl Traces {
     /// Tells spans of `service` as `protocol` says. Must be called within a runtime, which the way to the collector is
     /// then served on.
-    pub fn new(protocol: Protocol, service: Service) -> Result<Self, CollectorError> {
+    pub fn new(protocol: Protocol, service: Service) -> Result<Self, TracesError> {
         let builder = SdkTracerProvider::builder().with_resource(resource(service));
         let builder = match protocol {
             Protocol::Console => builder.with_batch_exporter(Console::default()),
             Protocol::Http => {
-                let exporter = SpanExporter::builder().with_http().with_http_client(Collector::new(TIMEOUT)?);
-                builder.with_batch_exporter(exporter.build().map_err(CollectorError::Traces)?)
+                let exporter = SpanExporter::builder().with_http().with_http_client(Collector::new(TIMEOUT));
+                builder.with_batch_exporter(exporter.build().map_err(TracesError)?)
             }
             Protocol::Grpc => {
                 let exporter = SpanExporter::builder().with_tonic();
-                builder.with_batch_exporter(exporter.build().map_err(CollectorError::Traces)?)
+                builder.with_batch_exporter(exporter.build().map_err(TracesError)?)
             }
         };
         Ok(Self { provider: builder.build(), scope: service.scope })
