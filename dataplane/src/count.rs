@@ -3,13 +3,15 @@
 use std::{
     collections::{BTreeMap, HashSet},
     fmt, fs, io,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use aya::{Ebpf, EbpfError, EbpfLoader, programs::ProgramError, util::nr_cpus};
-use interceptor_core::{Endpoint, Upstream, UpstreamId, direct::Pod};
+use interceptor_common::Subject;
+use interceptor_core::{Endpoint, Upstream, UpstreamId, direct::Pod, mapops::Slot};
 
 use crate::{
     LeftOut, Limits, RepairReport, SyncError, SyncReport,
@@ -18,6 +20,7 @@ use crate::{
     object,
     pods::{self, Found},
     probe::{self, ProbeError, Probed},
+    wake::Arrivals,
 };
 
 mod attached;
@@ -45,6 +48,20 @@ pub struct CountConfig {
     pub cgroup_root: Option<PathBuf>,
     /// How many addresses and slots; by the number of CPUs if it is not given.
     pub limits: Option<Limits>,
+}
+
+/// What the programs have told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// A socket of a counted pod has begun to listen there; an unspecified address is any of the pod's.
+    Listens {
+        /// Where.
+        addr: SocketAddr,
+        /// When, `CLOCK_MONOTONIC`.
+        at: Duration,
+    },
+    /// The pods of an upstream that was said to [rest](Count::rest) have something to do.
+    Busy(UpstreamId),
 }
 
 /// Counts for the pods of this node. All of it ends with this process.
@@ -155,6 +172,41 @@ impl Count {
     /// Connections that the kernel had no memory for, ever.
     pub fn missed(&self) -> u64 {
         self.missed
+    }
+
+    /// Tells when [`told`](Self::told) has something to tell.
+    pub fn arrivals(&self) -> io::Result<Arrivals> {
+        Arrivals::of(self.maps.notices())
+    }
+
+    /// What the programs have told next.
+    pub fn told(&mut self) -> Option<Told> {
+        loop {
+            let notice = self.maps.next()?;
+            match notice.subject {
+                Subject::LISTENS => {
+                    let at = Duration::from_nanos(notice.at_ns);
+                    return Some(Told::Listens { addr: notice.addr.socket_addr(), at });
+                }
+                Subject::BUSY => {
+                    // One that has gone since has nothing to do.
+                    if let Some(upstream) = self.ledger.upstream(Slot(notice.slot)) {
+                        return Some(Told::Busy(upstream));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Asks to be told, once, when pods of an upstream have something to do. What began before this was called is not told.
+    pub fn rest(&mut self, upstream: UpstreamId) -> io::Result<()> {
+        self.ledger.slot(upstream).map_or(Ok(()), |slot| self.maps.rest(slot))
+    }
+
+    /// What the programs could not tell because there was no room, ever.
+    pub fn untold(&self) -> u64 {
+        self.maps.untold().unwrap_or_default()
     }
 
     /// Whether requests of HTTP/2 are counted: without `CAP_PERFMON` the verifier follows what a processor might do after a wrong
@@ -307,6 +359,7 @@ fn create(object: &[u8], limits: Limits) -> Result<Ebpf, Box<EbpfError>> {
             .btf(None)
             .map_max_entries(maps::SLOT_OF, limits.addresses.saturating_mul(2).max(2))
             .map_max_entries(maps::SERVED, limits.slots.max(1))
+            .map_max_entries(maps::RESTS, limits.slots.max(1))
             .load(object)
             .map_err(Box::new)
     })

@@ -11,7 +11,7 @@ use std::{
     collections::BTreeMap,
     fs, io,
     net::{IpAddr, SocketAddr},
-    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    os::fd::AsFd as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -26,7 +26,6 @@ use interceptor_core::{
     holding::Flow,
 };
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
-use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::{
     conntrack::{Conntrack, ConntrackError, Translation},
@@ -36,6 +35,7 @@ use crate::{
     object,
     open::words,
     probe::{self, ProbeError},
+    wake::Arrivals,
 };
 
 mod attach;
@@ -129,10 +129,6 @@ pub struct Attachment {
     /// Names of devices that can't have them, and why.
     pub failed: Vec<(String, String)>,
 }
-
-/// Tells when there is something in the ring buffer.
-#[derive(Debug)]
-pub struct Arrivals(AsyncFd<OwnedFd>);
 
 /// Which way packets go that a program sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -331,23 +327,6 @@ impl Hold {
 impl std::fmt::Debug for Hold {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Hold").field("attached", &self.attached.len()).finish_non_exhaustive()
-    }
-}
-
-// === impl Arrivals ===
-
-impl Arrivals {
-    fn of(ring: BorrowedFd<'_>) -> io::Result<Self> {
-        #[expect(deprecated, reason = "its successor is unsafe; this owns its descriptor and never changes it")]
-        let ring = AsyncFd::with_interest(ring.try_clone_to_owned()?, Interest::READABLE)?;
-        Ok(Self(ring))
-    }
-
-    /// Ends once there is something, or was: who reads until there is nothing more misses nothing. Cancel safe.
-    pub async fn arrived(&self) -> io::Result<()> {
-        let Self(ring) = self;
-        ring.readable().await?.clear_ready();
-        Ok(())
     }
 }
 

@@ -174,6 +174,11 @@ impl<C: Counters> Ledger<C> {
         self.slots.of(upstream)
     }
 
+    /// The upstream that has a slot now.
+    pub(crate) fn upstream(&self, slot: Slot) -> Option<UpstreamId> {
+        self.slots.uses().find(|(_, used)| used.slot == slot).map(|(id, _)| id)
+    }
+
     /// Every upstream that has a slot, with what was counted in this use of it, by id.
     pub(crate) fn counters(&self, maps: &impl Maps<Counters = C>) -> Vec<(UpstreamId, io::Result<C>)> {
         let mut counters: Vec<_> = self

@@ -34,11 +34,12 @@ mod probe;
 mod selftest;
 mod slots;
 mod syscall;
+mod wake;
 
 pub use self::{
     conntrack::{Conntrack, ConntrackError, Translation},
     devices::{Changes, Device, Devices, addresses, devices},
-    hold::{Arrivals, Attachment, Direction, Hold, HoldError, ROOM, SendError, Sighting, Syn, What, is_hairpin},
+    hold::{Attachment, Direction, Hold, HoldError, ROOM, SendError, Sighting, Syn, What, is_hairpin},
     kernel::Kernel,
     ledger::{Limits, SyncError},
     loading::monotonic,
@@ -46,6 +47,7 @@ pub use self::{
     memory::ask_for_huge_pages,
     object::EMBEDDED,
     open::{OpenError, open},
+    wake::{Alarm, Arrivals},
 };
 
 /// What is asked for.

@@ -14,6 +14,7 @@ pub mod flow;
 pub mod hold;
 pub mod http1;
 pub mod http2;
+mod notice;
 mod served;
 mod stats;
 pub mod tls;
@@ -21,6 +22,7 @@ pub mod tls;
 pub use self::{
     addr::AddrKey,
     conn::{Conn, Event, Phase, Step},
+    notice::{Notice, Subject},
     served::{Counters, FIRST_BYTE_NS, Origin, Served},
     stats::Stats,
 };

@@ -22,7 +22,7 @@ use crate::UpstreamId;
 
 /// Between two tries of a pod that refuses: a two-hundredth of the time that it has refused, within these bounds. A try costs
 /// the node some 0.1 ms.
-const FIRST_PAUSE: Duration = Duration::from_millis(2);
+const FIRST_PAUSE: Duration = Duration::from_micros(500);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
 /// How long a pod may take to answer; doubled each time up to the second.
@@ -104,7 +104,7 @@ enum State {
     /// For a pod, or for the next try.
     Waiting { not_before: Duration },
     /// For a pod's answer.
-    Tried { pod: SocketAddr, until: Duration, patience: Duration },
+    Tried { pod: SocketAddr, at: Duration, patience: Duration },
 }
 
 #[derive(Debug, Default)]
@@ -114,6 +114,9 @@ struct Service {
     turn: usize,
     /// The one connection that is tried while pods refuse, and since when.
     lead: Option<(Flow, Duration)>,
+    /// When it was tried last, and when one of the pods has begun to listen.
+    tried: Duration,
+    listens: Option<Duration>,
 }
 
 // === impl Holding ===
@@ -201,8 +204,44 @@ impl<K> Holding<K> {
         let service = self.services.entry(held.upstream).or_default();
         let (lead, since) = *service.lead.get_or_insert((*flow, now));
         let pause = (now.saturating_sub(since) / 200).clamp(FIRST_PAUSE, LONGEST_PAUSE);
-        held.state = State::Waiting { not_before: now + if lead == *flow { pause } else { Duration::ZERO } };
+        // What has begun to listen since this was sent has not refused it.
+        let tried = if let State::Tried { at, .. } = held.state { at } else { now };
+        let not_before = if lead != *flow {
+            now
+        } else if service.listens.is_some_and(|listens| listens > tried) {
+            tried + FIRST_PAUSE
+        } else {
+            now + pause
+        };
+        held.state = State::Waiting { not_before };
         self.schedule(flow, now);
+    }
+
+    /// A pod has begun to listen, at this address, or at any of its own if it is the unspecified one: the connections that
+    /// wait for the next try of such a pod need not wait any longer. `pods` are those of a Service that count as ready.
+    pub fn listens<'a>(
+        &mut self,
+        addr: SocketAddr,
+        (at, now): (Duration, Duration),
+        pods: impl Fn(UpstreamId) -> &'a [SocketAddr],
+    ) {
+        let fits =
+            |pod: &SocketAddr| pod.port() == addr.port() && (addr.ip().is_unspecified() || pod.ip() == addr.ip());
+        let mut leads = Vec::new();
+        for (id, service) in &mut self.services {
+            if pods(*id).iter().any(fits) {
+                service.listens = Some(at);
+                leads.extend(service.lead.map(|(lead, _)| (lead, now.max(service.tried + FIRST_PAUSE))));
+            }
+        }
+        for (lead, next) in leads {
+            if let Some(Held { state: State::Waiting { not_before }, .. }) = self.flows.get_mut(&lead)
+                && *not_before > next
+            {
+                *not_before = next;
+                self.schedule(&lead, next);
+            }
+        }
     }
 
     /// The pod that was tried has answered: the connection is the client's and the pod's own. Returns what was kept.
@@ -310,7 +349,9 @@ impl<K> Held<K> {
         }
         let patience = match self.state {
             // The client has sent another packet, or there are other pods: an answer may still come.
-            State::Tried { pod, until, .. } if now < until && pods.contains(&pod) => return (None, until.min(ends)),
+            State::Tried { pod, at, patience } if now < at + patience && pods.contains(&pod) => {
+                return (None, ends.min(at + patience));
+            }
             State::Tried { patience, .. } => (patience * 2).min(LONGEST_PATIENCE),
             State::Waiting { not_before } if now < not_before => return (None, not_before.min(ends)),
             State::Waiting { .. } => FIRST_PATIENCE,
@@ -321,9 +362,9 @@ impl<K> Held<K> {
             self.state = State::Waiting { not_before: now };
             return (None, ends);
         };
-        let until = now + patience;
-        self.state = State::Tried { pod, until, patience };
-        (Some(Act::Try(*flow, pod)), until.min(ends))
+        self.state = State::Tried { pod, at: now, patience };
+        service.tried = now;
+        (Some(Act::Try(*flow, pod)), ends.min(now + patience))
     }
 }
 

@@ -75,6 +75,15 @@ impl Probe {
     }
 }
 
+impl Action {
+    /// The pod's port that is asked.
+    pub fn port(&self) -> u16 {
+        match self {
+            Self::Http(HttpGet { port, .. }) | Self::Tcp(port) | Self::Grpc { port, .. } => *port,
+        }
+    }
+}
+
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -29,7 +29,7 @@ use runtime::{
     task,
 };
 use tokio::{
-    sync::{Semaphore, mpsc, watch},
+    sync::{Notify, Semaphore, mpsc, watch},
     task::JoinHandle,
     time::{Instant, sleep_until},
 };
@@ -71,6 +71,7 @@ pub(crate) enum Verdict {
 #[derive(Clone, Debug)]
 pub(crate) struct Handle {
     refusals: mpsc::Sender<SocketAddr>,
+    listening: mpsc::Sender<SocketAddr>,
     shared: Arc<Shared>,
 }
 
@@ -89,6 +90,7 @@ pub(crate) struct Prober {
     waited: Waited,
     verdicts: mpsc::Sender<Verdict>,
     refusals: mpsc::Receiver<SocketAddr>,
+    listening: mpsc::Receiver<SocketAddr>,
     answers: (mpsc::Sender<Pod>, mpsc::Receiver<Pod>),
     limit: Arc<Semaphore>,
     shared: Arc<Shared>,
@@ -114,12 +116,14 @@ enum Memory {
 struct Running {
     probe: Arc<Probe>,
     pods: watch::Sender<BTreeSet<IpAddr>>,
+    listens: Arc<Notify>,
     task: JoinHandle<()>,
 }
 
 /// The task, the handle to it, and what it says.
 pub(crate) fn channel(reader: Reader, metrics: ProbeMetrics) -> (Prober, Handle, mpsc::Receiver<Verdict>) {
     let (refused, refusals) = mpsc::channel(REFUSALS);
+    let (listens, listening) = mpsc::channel(REFUSALS);
     let (verdicts, said) = mpsc::channel(REFUSALS);
     let shared = Arc::new(Shared::default());
     let prober = Prober {
@@ -127,6 +131,7 @@ pub(crate) fn channel(reader: Reader, metrics: ProbeMetrics) -> (Prober, Handle,
         reader,
         verdicts,
         refusals,
+        listening,
         answers: mpsc::channel(REFUSALS),
         limit: Arc::new(Semaphore::new(MAX_PROBES)),
         shared: Arc::clone(&shared),
@@ -134,7 +139,7 @@ pub(crate) fn channel(reader: Reader, metrics: ProbeMetrics) -> (Prober, Handle,
         rounds: HashMap::new(),
         pods: HashMap::new(),
     };
-    (prober, Handle { refusals: refused, shared }, said)
+    (prober, Handle { refusals: refused, listening: listens, shared }, said)
 }
 
 // === impl Handle ===
@@ -146,6 +151,12 @@ impl Handle {
             // A full queue has enough to do; the pod will refuse again.
             let _ = self.refusals.try_send(addr);
         }
+    }
+
+    /// A pod has begun to listen there; the unspecified address is any of its own. It is asked at once, if it is asked at all.
+    pub(crate) fn listens(&self, addr: SocketAddr) {
+        // When the queue is full, it is asked at its next turn.
+        let _ = self.listening.try_send(addr);
     }
 
     /// When a pod of the Service last answered its probe before a slice said that it is ready.
@@ -166,6 +177,7 @@ impl Prober {
                 () = self.reader.published() => {}
                 Some(pod) = self.answers.1.recv() => self.answered(pod).await,
                 Some(addr) = self.refusals.recv() => self.refused(addr).await,
+                Some(addr) = self.listening.recv() => self.listens(addr),
                 () = sleep(wake) => self.expire(Instant::now()).await,
             }
         }
@@ -219,16 +231,27 @@ impl Prober {
     fn begin(&mut self, service: ObjectKey, probe: Arc<Probe>, pods: BTreeSet<IpAddr>) {
         tracing::debug!(%service, probe = %probe.action, pods = pods.len(), "pods are asked whether they are ready");
         let (sender, receiver) = watch::channel(pods);
+        let listens = Arc::new(Notify::new());
         let round = Round {
             service: service.clone(),
             probe: Arc::clone(&probe),
             pods: receiver,
+            listens: Arc::clone(&listens),
             answers: self.answers.0.clone(),
             limit: Arc::clone(&self.limit),
             metrics: self.metrics.clone(),
         };
         let task = task::spawn("probe-round", round.run());
-        self.rounds.insert(service, Running { probe, pods: sender, task });
+        self.rounds.insert(service, Running { probe, pods: sender, listens, task });
+    }
+
+    fn listens(&self, addr: SocketAddr) {
+        let is_any = addr.ip().is_unspecified();
+        for running in self.rounds.values().filter(|running| running.probe.action.port() == addr.port()) {
+            if is_any || running.pods.borrow().contains(&addr.ip()) {
+                running.listens.notify_one();
+            }
+        }
     }
 
     async fn answered(&mut self, (service, pod): Pod) {

@@ -1,15 +1,21 @@
 //! The kernel's maps of the programs that count, typed.
 
-use std::{collections::BTreeMap, fmt, io, net::SocketAddr};
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    mem::offset_of,
+    net::SocketAddr,
+    os::fd::{AsFd as _, BorrowedFd},
+};
 
 use aya::{
     Ebpf,
     maps::{
-        Array, HashMap, MapData, MapError, PerCpuArray,
+        Array, HashMap, MapData, MapError, PerCpuArray, RingBuf,
         lpm_trie::{Key, LpmTrie},
     },
 };
-use interceptor_common::{AddrKey, Origin, Served};
+use interceptor_common::{AddrKey, Notice, Origin, Served};
 use interceptor_core::mapops::{Slot, Table};
 
 use crate::{
@@ -20,9 +26,12 @@ use crate::{
 
 pub(super) const SLOT_OF: &str = "SLOT_OF";
 pub(super) const SERVED: &str = "SERVED";
+pub(super) const RESTS: &str = "RESTS";
 const ORIGINS: &str = "ORIGINS";
 const VERSION: &str = "VERSION";
 const MISSED: &str = "MISSED";
+const NOTICES: &str = "NOTICES";
+const UNTOLD: &str = "UNTOLD";
 
 /// What is in the map of origins: each key with its bits, and what it means.
 pub(super) type OriginTable = BTreeMap<(u32, [u8; 4], [u8; 16]), u32>;
@@ -34,6 +43,9 @@ pub(super) struct CountMaps {
     origins: LpmTrie<MapData, Origin, u32>,
     version: Array<MapData, u32>,
     missed: PerCpuArray<MapData, u64>,
+    rests: Array<MapData, u32>,
+    notices: RingBuf<MapData>,
+    untold: PerCpuArray<MapData, u64>,
     installed: OriginTable,
 }
 
@@ -49,6 +61,9 @@ impl CountMaps {
             origins: take(ORIGINS)?.try_into().map_err(wrong(ORIGINS))?,
             version: take(VERSION)?.try_into().map_err(wrong(VERSION))?,
             missed: take(MISSED)?.try_into().map_err(wrong(MISSED))?,
+            rests: take(RESTS)?.try_into().map_err(wrong(RESTS))?,
+            notices: take(NOTICES)?.try_into().map_err(wrong(NOTICES))?,
+            untold: take(UNTOLD)?.try_into().map_err(wrong(UNTOLD))?,
             installed: OriginTable::new(),
         })
     }
@@ -62,6 +77,30 @@ impl CountMaps {
     /// Connections that the programs could not tag, ever.
     pub(super) fn missed(&self) -> io::Result<u64> {
         Ok(self.missed.get(&0, 0).map_err(os_error)?.iter().sum())
+    }
+
+    /// Notices that had no room, ever.
+    pub(super) fn untold(&self) -> io::Result<u64> {
+        Ok(self.untold.get(&0, 0).map_err(os_error)?.iter().sum())
+    }
+
+    /// Asks to be told when a slot has something to do.
+    pub(super) fn rest(&mut self, slot: Slot) -> io::Result<()> {
+        self.rests.set(slot.0, 1, 0).map_err(os_error)
+    }
+
+    pub(super) fn notices(&self) -> BorrowedFd<'_> {
+        self.notices.as_fd()
+    }
+
+    /// The next notice that can be read.
+    pub(super) fn next(&mut self) -> Option<Notice> {
+        loop {
+            let record = self.notices.next()?;
+            if let Some(notice) = read(&record) {
+                return Some(notice);
+            }
+        }
     }
 
     /// Makes the map of origins hold this, adding before removing. Says how many did not fit.
@@ -126,4 +165,19 @@ impl Maps for CountMaps {
     fn wait_for_programs(&self) -> io::Result<()> {
         syscall::wait_for_programs()
     }
+}
+
+/// Reads a record of the ring buffer, field by field.
+fn read(record: &[u8]) -> Option<Notice> {
+    let word = |at: usize| Some(u32::from_ne_bytes(record.get(at..at + 4)?.try_into().ok()?));
+    let addr = offset_of!(Notice, addr);
+    let addr_be = [word(addr)?, word(addr + 4)?, word(addr + 8)?, word(addr + 12)?];
+    let port_be = u16::from_ne_bytes(record.get(addr + 16..addr + 18)?.try_into().ok()?);
+    Some(Notice {
+        at_ns: u64::from_ne_bytes(record.get(..8)?.try_into().ok()?),
+        subject: word(offset_of!(Notice, subject))?,
+        slot: word(offset_of!(Notice, slot))?,
+        addr: AddrKey::v6(addr_be, port_be),
+        reserved: 0,
+    })
 }

@@ -6,4 +6,5 @@
 mod connections;
 mod foreign;
 mod node;
+mod notices;
 mod requests;

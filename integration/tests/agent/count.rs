@@ -30,12 +30,12 @@ const SCALER_METRICS: u16 = 2223;
 const MOUNT: &str = "mount -t cgroup2 none /sys/fs/cgroup";
 
 /// A node with clients and a pod, whose cgroup is where a kubelet with the driver `systemd` would make it.
-struct Bench {
-    net: Net,
-    client: Host,
+pub(crate) struct Bench {
+    pub(crate) net: Net,
+    pub(crate) client: Host,
     interceptor: Host,
-    pod: Host,
-    world: World,
+    pub(crate) pod: Host,
+    pub(crate) world: World,
     cgroups: Cgroups,
 }
 
@@ -43,7 +43,7 @@ struct Bench {
 struct Cgroups(Cgroup);
 
 impl Bench {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut net = Net::new();
         let (client, interceptor, pod) = (net.pod(), net.pod(), net.pod());
         let world = World::new();
@@ -53,7 +53,7 @@ impl Bench {
     }
 
     /// Starts an agent with no more rights than it is given in a cluster.
-    async fn agent(&self) -> Agent {
+    pub(crate) async fn agent(&self) -> Agent {
         let root = format!("ROUSE_CGROUP_ROOT={}", self.cgroups.within());
         let namespace = format!("KEDA_HTTP_SCALER_TARGET_ADMIN_NAMESPACE={NAMESPACE}");
         let service = format!("KEDA_HTTP_SCALER_TARGET_ADMIN_SERVICE={INTERCEPTORS}");
@@ -65,28 +65,38 @@ impl Bench {
 
     /// Starts what runs in the pod, in its cgroup.
     async fn serve(&self) {
-        let pod = self.cgroups.pod();
-        let pod = pod.strip_prefix(self.cgroups.0.path()).unwrap().display();
-        let procs = format!("{}/{pod}/container/cgroup.procs", self.cgroups.within());
-        let script = format!("{MOUNT}; echo $$ > {procs}; exec python3 -m http.server {PORT}");
-        let mut command = self.pod.command("sh");
-        command.args(["-c", &script]).current_dir(self.world.path()).stdout(Stdio::null()).stderr(Stdio::null());
-        drop(command.spawn().unwrap());
+        self.start(&format!("exec python3 -m http.server {PORT}"));
         let addr = (self.pod.addresses[0], PORT);
         eventually("the pod listens", async || self.client.run(move || TcpStream::connect(addr)).await.ok()).await;
     }
 
+    /// Starts a script in the pod, in its cgroup.
+    pub(crate) fn start(&self, script: &str) {
+        let pod = self.cgroups.pod();
+        let pod = pod.strip_prefix(self.cgroups.0.path()).unwrap().display();
+        let procs = format!("{}/{pod}/container/cgroup.procs", self.cgroups.within());
+        let script = format!("{MOUNT}; echo $$ > {procs}; {script}");
+        let mut command = self.pod.command("sh");
+        command.args(["-c", &script]).current_dir(self.world.path()).stdout(Stdio::null()).stderr(Stdio::null());
+        drop(command.spawn().unwrap());
+    }
+
     /// Lists the pod, which is found by its UID.
-    fn list(&self) {
+    pub(crate) fn list(&self, ready: bool) {
         self.world.object(&json!({
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
             "metadata": { "name": "web-1", "namespace": NAMESPACE, "labels": { "kubernetes.io/service-name": "web" } },
             "addressType": "IPv4", "ports": [{ "name": "http", "port": PORT }],
             "endpoints": [{
-                "addresses": [self.pod.addresses[0].to_string()], "conditions": { "ready": true }, "nodeName": "node-1",
+                "addresses": [self.pod.addresses[0].to_string()], "conditions": { "ready": ready }, "nodeName": "node-1",
                 "targetRef": { "kind": "Pod", "name": "web-a", "uid": UID },
             }],
         }));
+    }
+
+    /// Makes the pod's cgroup.
+    pub(crate) fn cgroup(&self) -> PathBuf {
+        self.cgroups.pod()
     }
 
     /// So many requests, one after the other.
@@ -152,9 +162,9 @@ async fn requests(agent: &Agent, expected: u64) {
 async fn requests_to_a_pod_are_counted_from_when_its_cgroup_appears_with_two_capabilities() {
     let bench = Bench::new();
     let agent = bench.agent().await;
-    bench.list();
+    bench.list(true);
     eventually("the pod is missed", async || (agent.metric("rouse_count_pods_missing").await == 1).then_some(())).await;
-    drop(bench.cgroups.pod());
+    drop(bench.cgroup());
     eventually("the pod is counted", async || (agent.state().await["count"]["pods"] == json!([UID])).then_some(()))
         .await;
     bench.serve().await;
@@ -165,14 +175,15 @@ async fn requests_to_a_pod_are_counted_from_when_its_cgroup_appears_with_two_cap
     assert_eq!(agent.state().await["count"]["http2"], false, "that takes a third");
     let labels = format!("{{route_name=\"web\",route_namespace=\"{NAMESPACE}\"}}");
     assert_eq!(agent.metric(&format!("rouse_direct_requests_total{labels}")).await, 20);
+    assert!(agent.metric("rouse_count_wakes_total").await > 0, "the kernel has told that there was something to do");
 }
 
 #[tokio::test]
 #[ignore = "needs root: run by cargo xtask test"]
 async fn what_interceptors_send_and_what_the_kubelet_asks_is_not_counted() {
     let bench = Bench::new();
-    bench.list();
-    bench.cgroups.pod();
+    bench.list(true);
+    bench.cgroup();
     let agent = bench.agent().await;
     bench.serve().await;
     eventually("the interceptor is known", async || {
@@ -191,8 +202,8 @@ async fn what_interceptors_send_and_what_the_kubelet_asks_is_not_counted() {
 #[ignore = "needs root: run by cargo xtask test"]
 async fn scalers_are_told_of_requests_that_no_proxy_has_seen() {
     let bench = Bench::new();
-    bench.list();
-    bench.cgroups.pod();
+    bench.list(true);
+    bench.cgroup();
     let agent = bench.agent().await;
     bench.serve().await;
     bench.world.service("agents");

@@ -7,5 +7,6 @@ mod bench;
 mod clients;
 mod count;
 mod hold;
+mod listens;
 mod peers;
 mod pins;

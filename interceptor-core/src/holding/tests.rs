@@ -79,18 +79,83 @@ fn while_pods_refuse_one_connection_alone_is_tried_and_the_others_follow_it() {
         holding.refused(&flow(n), ms(1));
     }
     let mut tries = 0;
-    for now in 1..=100 {
-        for act in due(&mut holding, ms(now), &[pod(1)]) {
+    for now in (10..=1000).map(|tenths| ms(tenths) / 10) {
+        for act in due(&mut holding, now, &[pod(1)]) {
             assert_eq!(act, Act::Try(flow(1), pod(1)));
             tries += 1;
-            holding.refused(&flow(1), ms(now));
+            holding.refused(&flow(1), now);
         }
     }
-    assert!((45..=51).contains(&tries), "every 2 ms, and not {tries} times in 100 ms");
+    assert!((180..=201).contains(&tries), "every 0.5 ms, and not {tries} times in 100 ms");
+    assert_eq!(due(&mut holding, ms(100), &[pod(1)]), []);
     let next = holding.next().unwrap();
     assert_eq!(due(&mut holding, next, &[pod(1)]), [Act::Try(flow(1), pod(1))]);
     holding.taken(&flow(1), next);
     assert_eq!(due(&mut holding, next, &[pod(1)]), [2, 3].map(|n| Act::Try(flow(n), pod(1))));
+}
+
+/// One connection that a pod has refused for ten seconds, and when it is tried next.
+fn refused_for_long() -> (Holding<u8>, Duration) {
+    let mut holding = holding();
+    arrive(&mut holding, flow(1), ms(0));
+    due(&mut holding, ms(0), &[pod(1)]);
+    holding.refused(&flow(1), ms(0));
+    arrive(&mut holding, flow(1), ms(9_000));
+    assert_eq!(due(&mut holding, ms(10_000), &[pod(1)]).len(), 1);
+    holding.refused(&flow(1), ms(10_000));
+    assert_eq!(due(&mut holding, ms(10_000), &[pod(1)]), []);
+    let next = holding.next().unwrap();
+    assert_eq!(next, ms(10_050));
+    (holding, next)
+}
+
+#[test]
+fn a_pod_that_begins_to_listen_is_tried_at_once() {
+    let pods = [pod(1)];
+    for addr in ["10.1.0.1:8080", "0.0.0.0:8080", "[::]:8080"] {
+        let (mut holding, _) = refused_for_long();
+        let addr = addr.parse().unwrap();
+        holding.listens(addr, (ms(10_003), ms(10_004)), |_| &pods);
+        assert_eq!(due(&mut holding, ms(10_004), &[pod(1)]), [Act::Try(flow(1), pod(1))], "{addr}");
+    }
+}
+
+#[test]
+fn others_that_begin_to_listen_change_nothing() {
+    let pods = [pod(1)];
+    for addr in ["10.1.0.2:8080", "0.0.0.0:9090", "10.1.0.1:9090"] {
+        let (mut holding, next) = refused_for_long();
+        holding.listens(addr.parse().unwrap(), (ms(10_003), ms(10_004)), |_| &pods);
+        assert_eq!(holding.next(), Some(next), "{addr}");
+    }
+}
+
+#[test]
+fn a_refusal_from_before_a_pod_listened_is_not_waited_after() {
+    let pods = [pod(1)];
+    let (mut holding, next) = refused_for_long();
+    assert_eq!(due(&mut holding, next, &[pod(1)]).len(), 1);
+    let listens = next + Duration::from_micros(60);
+    holding.listens(pod(1), (listens, listens), |_| &pods);
+    let refused = next + Duration::from_micros(100);
+    holding.refused(&flow(1), refused);
+    assert_eq!(due(&mut holding, refused, &pods), []);
+    assert_eq!(holding.next(), Some(next + FIRST_PAUSE));
+}
+
+#[test]
+fn a_pod_that_begins_to_listen_over_and_over_is_tried_no_more_often_than_any() {
+    let pods = [pod(1)];
+    let (mut holding, _) = refused_for_long();
+    let mut tries = 0;
+    for now in (0..1000).map(|tens| ms(10_001) + Duration::from_micros(tens * 10)) {
+        holding.listens(pod(1), (now, now), |_| &pods);
+        for _ in due(&mut holding, now, &[pod(1)]) {
+            tries += 1;
+            holding.refused(&flow(1), now);
+        }
+    }
+    assert!((19..=21).contains(&tries), "{tries} times in 10 ms");
 }
 
 #[test]

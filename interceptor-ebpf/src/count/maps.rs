@@ -10,7 +10,10 @@
 //! | `VERSION` | 0 → version of `SLOT_OF` | user space | programs | 1 | cannot be |
 //! | `GO_ON_RECEIVED`, `GO_ON_SENT` | 0 → program that goes on with a segment of HTTP/2; the kernel wants one map a direction | user space, once | programs | 1 | cannot be |
 //! | `NUMBER` | 0 → one number of a program under way, per CPU | programs | programs | 1 | cannot be |
+//! | `RESTS` | slot → 1 if user space knows that it has nothing to do and wants to be told when it has | both | programs | `SLOTS`, replaced at load | as `SERVED` |
+//! | `NOTICES` | ring buffer of [`Notice`] | programs | user space | 64 KiB, 1,365 records | what would be told is seen at the next reading or try, `UNTOLD` counts it |
 //! | `MISSED` | 0 → connections that could not be tagged, per CPU | programs | user space | 1 | cannot be |
+//! | `UNTOLD` | 0 → notices that had no room, per CPU | programs | user space | 1 | cannot be |
 #![expect(unsafe_code, reason = "map memory is reached through pointers that the verifier has checked")]
 
 use core::{
@@ -24,11 +27,11 @@ use aya_ebpf::{
     btf_maps::SkStorage,
     helpers::generated::{bpf_ktime_get_ns, bpf_map_lookup_elem, bpf_sk_storage_get, bpf_spin_lock, bpf_spin_unlock},
     macros::{btf_map, map},
-    maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray, RingBuf, lpm_trie::Key},
     programs::SkBuffContext,
 };
 use interceptor_common::{
-    AddrKey, Origin, Served, Stats,
+    AddrKey, Notice, Origin, Served, Stats, Subject,
     flow::{Flow, Moved},
     http2::Streams,
 };
@@ -39,6 +42,7 @@ const ADDRESSES: u32 = 65_536;
 const SLOTS: u32 = 1024;
 /// Interceptors, the node's own addresses, and what routes leave out.
 const ORIGINS_MAX: u32 = 16_384;
+const NOTICES_BYTES: u32 = 64 << 10;
 
 #[map]
 static SLOT_OF: HashMap<AddrKey, u32> = HashMap::with_max_entries(ADDRESSES, BPF_F_NO_PREALLOC);
@@ -51,7 +55,13 @@ static VERSION: Array<u32> = Array::with_max_entries(1, 0);
 #[map]
 static NUMBER: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 #[map]
+static RESTS: Array<u32> = Array::with_max_entries(SLOTS, 0);
+#[map]
+static NOTICES: RingBuf = RingBuf::with_byte_size(NOTICES_BYTES, 0);
+#[map]
 static MISSED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static UNTOLD: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static GO_ON_RECEIVED: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[map]
@@ -201,6 +211,59 @@ pub(crate) fn count(slot: u32, moved: &Moved, now_ns: u64) {
         }
         (*served).last_ns = now_ns;
     }
+    if moved.starts() != 0 || moved.has(Moved::MOVING) {
+        wake(slot, now_ns);
+    }
+}
+
+/// Tells that a slot has something to do, once each time user space has said that it rests.
+#[inline(always)]
+fn wake(slot: u32, now_ns: u64) {
+    let Some(rests) = element::<u32>(addr_of!(RESTS).cast(), slot) else { return };
+    // SAFETY: an aligned word of a map that lives as long as the program. Another CPU that reads it before this has written
+    // tells the same once more, which does no harm.
+    unsafe {
+        if read_volatile(rests) == 0 {
+            return;
+        }
+        write_volatile(rests, 0);
+    }
+    tell(now_ns, Subject::BUSY, slot, ([0, 0, 0, 0], 0));
+}
+
+/// Tells that a pod listens.
+#[inline(always)]
+pub(crate) fn tell_listens(addr: AddrKey) {
+    tell(now(), Subject::LISTENS, 0, (addr.addr_be, addr.port_be));
+}
+
+/// Written word by word: the compiler would clear the record in a loop, which the verifier refuses without CAP_PERFMON.
+#[inline(always)]
+fn tell(at_ns: u64, subject: u32, slot: u32, (addr_be, port_be): ([u32; 4], u16)) {
+    let Some(mut entry) = NOTICES.reserve::<Notice>(0) else {
+        if let Some(untold) = element::<u64>(addr_of!(UNTOLD).cast(), 0) {
+            // SAFETY: as in `count`.
+            unsafe { add(untold, 1) };
+        }
+        return;
+    };
+    let [a, b, c, d] = addr_be;
+    let notice = entry.as_mut_ptr();
+    // SAFETY: the record is ours until it is submitted, and all of it is written.
+    unsafe {
+        write_volatile(&raw mut (*notice).at_ns, at_ns);
+        write_volatile(&raw mut (*notice).subject, subject);
+        write_volatile(&raw mut (*notice).slot, slot);
+        write_volatile(&raw mut (*notice).addr.addr_be[0], a);
+        write_volatile(&raw mut (*notice).addr.addr_be[1], b);
+        write_volatile(&raw mut (*notice).addr.addr_be[2], c);
+        write_volatile(&raw mut (*notice).addr.addr_be[3], d);
+        write_volatile(&raw mut (*notice).addr.port_be, port_be);
+        write_volatile(&raw mut (*notice).addr.proto, AddrKey::TCP);
+        write_volatile(&raw mut (*notice).addr.reserved, 0);
+        write_volatile(&raw mut (*notice).reserved, 0);
+    }
+    entry.submit(0);
 }
 
 /// The same number, of which the verifier knows nothing: where it may not trust (without CAP_PERFMON) it refuses to compute a

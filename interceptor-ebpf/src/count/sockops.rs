@@ -1,9 +1,9 @@
-//! Connections that pods take: tagged when they are established, counted when they end.
+//! Connections that pods take: tagged when they are established, counted when they end; and that a pod listens.
 
 use aya_ebpf::{
     bindings::{
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_RTT_CB, BPF_SOCK_OPS_RTT_CB_FLAG, BPF_SOCK_OPS_STATE_CB,
-        BPF_SOCK_OPS_STATE_CB_FLAG, BPF_TCP_CLOSE,
+        BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_TCP_CLOSE,
     },
     programs::SockOpsContext,
 };
@@ -22,7 +22,16 @@ pub(crate) fn try_sockops(ctx: &SockOpsContext) {
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(ctx),
         BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == BPF_TCP_CLOSE => closed(ctx),
         BPF_SOCK_OPS_RTT_CB => round_trip(ctx),
+        BPF_SOCK_OPS_TCP_LISTEN_CB => listens(ctx),
         _ => {}
+    }
+}
+
+/// Whoever holds connections for the pod need not wait for the next try.
+#[inline(always)]
+fn listens(ctx: &SockOpsContext) {
+    if let Some(addr) = packet::local(ctx) {
+        maps::tell_listens(addr);
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::{
     config::Config,
-    count::{self, CountMetrics},
+    count::{self, CountMetrics, Wakes},
     hold::{self, HoldMetrics},
     state::State,
 };
@@ -25,6 +25,10 @@ use crate::{
     },
     probe::{self, ProbeMetrics, Prober},
 };
+
+/// Pods that have begun to listen and that the hold has not looked at yet. When it is full, what waits for further ones
+/// waits for its next try.
+const LISTENS: usize = 256;
 
 /// An agent with its port, that does nothing yet.
 #[derive(Debug)]
@@ -72,7 +76,7 @@ pub async fn build(config: Config) -> Result<Bound, AgentError> {
     let (writer, reader) = snapshot::channel(index.snapshot());
     let mut registry = Metrics::new("rouse-agent", env!("CARGO_PKG_VERSION"));
     let probe_metrics = ProbeMetrics::register(registry.registry());
-    let (prober, _, verdicts) = probe::channel(reader.clone(), probe_metrics);
+    let (prober, asked, verdicts) = probe::channel(reader.clone(), probe_metrics);
     let watch_metrics = WatchMetrics::register(registry.registry());
     // Nodes have nothing to do with what is reached by a name.
     let (_, found) = mpsc::channel(1);
@@ -88,10 +92,12 @@ pub async fn build(config: Config) -> Result<Bound, AgentError> {
         return Err(AgentError::Count(error));
     }
     let count_metrics = CountMetrics::register(registry.registry());
-    let count = count::Task::new(counting, reader.clone(), discover.follow(interceptors), count_metrics);
+    let (listens, listening) = mpsc::channel(LISTENS);
+    let wakes = Wakes { edges: Arc::clone(&edges), hold: listens, prober: asked };
+    let count = count::Task::new(counting, reader.clone(), discover.follow(interceptors), wakes, count_metrics);
     CountMetrics::register_routes(registry.registry(), reader.clone(), count.taken());
     let hold_metrics = HoldMetrics::register(registry.registry());
-    let hold = hold::Task::new(loaded.map_err(|error| error.to_string()), reader.clone(), hold_metrics);
+    let hold = hold::Task::new(loaded.map_err(|error| error.to_string()), reader.clone(), listening, hold_metrics);
     let state = State {
         node: node.clone(),
         ready: ready.clone(),

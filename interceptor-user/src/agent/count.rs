@@ -4,11 +4,12 @@
 //! ```text
 //! snapshot ─► Count::sync (addresses)        cgroups come and go ─► Count::follow (attach)
 //! four times a second ─► Count::counters ─► Meter ─► Taken ─► counts (gRPC), /state, /metrics
+//! ring buffer ─► a pod listens ─► hold, probe · pods have something to do ─► the same reading, at once, and Edges
 //! ```
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    convert::Infallible,
+    collections::{BTreeMap, HashMap, HashSet},
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
     time::Duration,
@@ -16,24 +17,41 @@ use std::{
 
 use dataplane::{
     ConnectionCounters, addresses,
-    count::{Count, CountError, Followed, Meter, Origins, Served},
+    count::{Count, CountError, Followed, Meter, Origins, Served, Told},
     pods::Changes,
 };
-use interceptor_core::{UpstreamId, route::Target};
+use interceptor_core::{
+    UpstreamId,
+    inflight::EdgeSink as _,
+    route::{DataPath, Target},
+};
 use parking_lot::Mutex;
 use runtime::snapshot::Reader;
 use tokio::{
-    sync::watch,
-    time::{MissedTickBehavior, interval},
+    sync::{mpsc, watch},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
 mod metrics;
 
 pub(crate) use self::metrics::CountMetrics;
-use crate::control::taken::{Pods, Taken};
+use super::hold::Listens;
+use crate::{
+    control::{
+        counts::Edges,
+        taken::{Pods, Taken},
+    },
+    probe::Handle,
+};
 
-/// Between two readings: a route that turns active by what its pods take is told so within this time.
+/// Between two readings. A route that turns active by what its pods take is read at once, which the programs tell.
 const READ: Duration = Duration::from_millis(250);
+
+/// Readings between these take at most one part in so many of the time.
+const SHARE: u32 = 5;
+
+/// Notices that are read before other things are looked at.
+const BATCH: usize = 64;
 
 /// How often the maps are read back and mended.
 const REPAIR: Duration = Duration::from_secs(30);
@@ -71,7 +89,25 @@ pub(crate) struct Task {
     changes: Changes,
     /// What was read of each upstream, for as long as its id means the same target.
     meters: HashMap<UpstreamId, (Target, Meter)>,
+    /// Those that had nothing to do, of which the programs tell when they have.
+    rests: HashSet<UpstreamId>,
+    /// Those that they have told of since the last reading.
+    busy: HashSet<UpstreamId>,
+    /// Before which time there is no reading out of turn.
+    rested: Instant,
     origins: Origins,
+    wakes: Wakes,
+}
+
+/// Whom the programs' notices concern.
+#[derive(Debug)]
+pub(crate) struct Wakes {
+    /// Routes that turn active.
+    pub(crate) edges: Arc<Edges>,
+    /// Connections that wait for a pod that listens. Bounded; when it is full they wait for their next try.
+    pub(crate) hold: mpsc::Sender<Listens>,
+    /// Pods that are asked whether they are ready.
+    pub(crate) prober: Handle,
 }
 
 // === impl Report ===
@@ -89,6 +125,7 @@ impl Task {
         count: Result<Count, CountError>,
         reader: Reader,
         interceptors: watch::Receiver<Vec<IpAddr>>,
+        wakes: Wakes,
         metrics: CountMetrics,
     ) -> Self {
         let report = Report::default();
@@ -119,7 +156,11 @@ impl Task {
             metrics,
             changes: Changes::new(),
             meters: HashMap::new(),
+            rests: HashSet::new(),
+            busy: HashSet::new(),
+            rested: Instant::now(),
             origins: Origins::default(),
+            wakes,
         }
     }
 
@@ -133,17 +174,24 @@ impl Task {
     }
 
     /// Runs until the process ends.
-    pub(crate) async fn run(mut self) -> Result<(), Infallible> {
-        if self.count.is_err() {
-            return std::future::pending().await;
-        }
+    pub(crate) async fn run(mut self) -> io::Result<()> {
+        let Ok(count) = &self.count else { return std::future::pending().await };
+        let arrivals = count.arrivals()?;
         let (mut reads, mut repairs) = (interval(READ), interval(REPAIR));
         reads.set_missed_tick_behavior(MissedTickBehavior::Delay);
         repairs.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // What was published before this ran.
         self.sync();
+        let mut more = false;
         loop {
             tokio::select! {
+                biased;
+                arrived = arrivals.arrived(), if !more => {
+                    arrived?;
+                    more = self.notices();
+                }
+                () = std::future::ready(()), if more => more = self.notices(),
+                () = sleep_until(self.rested), if !self.busy.is_empty() => self.read(),
                 () = self.reader.published() => self.sync(),
                 () = self.changes.changed() => self.follow(),
                 Ok(()) = self.interceptors.changed() => self.leave_out(),
@@ -151,6 +199,28 @@ impl Task {
                 _ = repairs.tick() => self.repair(),
             }
         }
+    }
+
+    /// Reads what the programs have told; whether there may be more.
+    fn notices(&mut self) -> bool {
+        let Ok(count) = &mut self.count else { return false };
+        for _ in 0..BATCH {
+            match count.told() {
+                Some(Told::Listens { addr, at }) => {
+                    self.metrics.listened();
+                    if self.wakes.hold.try_send((addr, at)).is_err() {
+                        self.metrics.notice_dropped();
+                    }
+                    self.wakes.prober.listens(addr);
+                }
+                Some(Told::Busy(upstream)) => {
+                    self.metrics.woken();
+                    self.busy.insert(upstream);
+                }
+                None => return false,
+            }
+        }
+        true
     }
 
     fn sync(&mut self) {
@@ -162,6 +232,7 @@ impl Task {
         }
         let target = |id| snapshot.upstream(id).map(|upstream| &upstream.target);
         self.meters.retain(|id, (of, _)| target(*id) == Some(of));
+        self.rests.retain(|id| self.meters.contains_key(id));
         self.follow();
         self.leave_out();
     }
@@ -201,17 +272,52 @@ impl Task {
     }
 
     fn read(&mut self) {
-        let Ok(count) = &self.count else { return };
+        let Ok(count) = &mut self.count else { return };
+        let began = Instant::now();
         let snapshot = self.reader.load();
         let (now_ns, counters) = count.counters();
         let mut taken = BTreeMap::new();
+        let mut rests = Vec::new();
         for (id, served) in counters {
             let Some(target) = snapshot.upstream(id).map(|upstream| &upstream.target) else { continue };
             let (_, meter) = self.meters.entry(id).or_insert_with(|| (target.clone(), Meter::default()));
             let load = meter.read(now_ns, &served);
+            if load.in_flight > 0 {
+                self.rests.remove(&id);
+            } else if !self.rests.contains(&id) {
+                rests.push((id, served));
+            }
             taken.insert(id, Pods { load, connections: connections(&served, now_ns), served });
         }
         self.taken.set(taken);
+        self.rest(&rests);
+        if !self.busy.is_empty() {
+            let busy = std::mem::take(&mut self.busy);
+            let routes = snapshot.routes.values().filter(|entry| entry.route.data_path == DataPath::Direct);
+            routes.filter(|entry| busy.contains(&entry.upstream)).for_each(|entry| self.wakes.edges.edge(entry.id));
+        }
+        let ended = Instant::now();
+        self.rested = ended + (ended - began) * (SHARE - 1);
+    }
+
+    /// Asks to be told when these have something to do.
+    fn rest(&mut self, rests: &[(UpstreamId, Served)]) {
+        let Ok(count) = &mut self.count else { return };
+        if rests.is_empty() {
+            return;
+        }
+        for (id, _) in rests {
+            match count.rest(*id) {
+                Ok(()) => _ = self.rests.insert(*id),
+                Err(error) => tracing::warn!(%error, "the kernel is not asked to tell when pods have something to do"),
+            }
+        }
+        // What began since it was read and before that was not told.
+        let (_, counters) = count.counters();
+        let now: HashMap<_, _> = counters.into_iter().collect();
+        let moved = |before: &Served, now: &Served| (before.started, before.moving) != (now.started, now.moving);
+        let missed = rests.iter().filter(|(id, before)| now.get(id).is_some_and(|now| moved(before, now)));
+        self.busy.extend(missed.map(|(id, _)| *id));
     }
 
     fn repair(&mut self) {
@@ -221,6 +327,7 @@ impl Task {
             Err(error) => tracing::warn!(%error, "the kernel's list of pods to count could not be checked"),
         }
         self.metrics.missed(count.missed());
+        self.metrics.untold(count.untold());
         // Addresses of this machine may have changed without anything else.
         self.leave_out();
     }

@@ -16,7 +16,7 @@ use std::{
 };
 
 use dataplane::{
-    Changes, Devices, Hold, ROOM, SendError, Sighting, Syn, Translation, What, addresses, devices, is_hairpin,
+    Alarm, Changes, Devices, Hold, ROOM, SendError, Sighting, Syn, Translation, What, addresses, devices, is_hairpin,
     monotonic,
 };
 use interceptor_core::{
@@ -27,7 +27,10 @@ use interceptor_core::{
 };
 use parking_lot::Mutex;
 use runtime::snapshot::{Reader, Subscription};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::{
+    sync::mpsc,
+    time::{MissedTickBehavior, interval},
+};
 
 mod metrics;
 mod services;
@@ -98,7 +101,11 @@ pub(crate) struct Task {
     devices: Devices,
     node: Vec<(IpAddr, String)>,
     way: Way,
+    listens: mpsc::Receiver<Listens>,
 }
+
+/// A pod of this node has begun to listen, there and then.
+pub(crate) type Listens = (SocketAddr, Duration);
 
 /// What is kept for a connection that waits. The guards count it for its routes, which wakes their workloads.
 #[derive(Debug)]
@@ -130,7 +137,12 @@ impl Report {
 
 impl Task {
     /// Loads the programs, or says why not. Nothing is attached before it runs.
-    pub(crate) fn new(hold: Result<Hold, String>, reader: Reader, metrics: HoldMetrics) -> Self {
+    pub(crate) fn new(
+        hold: Result<Hold, String>,
+        reader: Reader,
+        listens: mpsc::Receiver<Listens>,
+        metrics: HoldMetrics,
+    ) -> Self {
         let report = Report::default();
         report.0.lock().off = hold.as_ref().err().cloned();
         metrics.active(hold.is_ok());
@@ -145,6 +157,7 @@ impl Task {
             devices: Devices::new(),
             node: Vec::new(),
             way: Way::default(),
+            listens,
         }
     }
 
@@ -157,6 +170,7 @@ impl Task {
         let Ok(hold) = &self.hold else { return future::pending().await };
         let arrivals = hold.arrivals()?;
         let mut network = Changes::follow()?;
+        let mut alarm = Alarm::new()?;
         let mut beats = interval(BEAT);
         let mut repairs = interval(REPAIR);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -165,13 +179,14 @@ impl Task {
         let mut again = self.sync();
         let mut more = false;
         loop {
-            let next = earliest(self.holding.next(), again);
+            alarm.set(earliest(self.holding.next(), again))?;
             tokio::select! {
                 biased;
                 arrived = arrivals.arrived(), if !more => arrived?,
                 () = future::ready(()), if more => {}
+                Some(listens) = self.listens.recv() => self.listens(listens),
+                rang = alarm.rang() => rang?,
                 () = self.reader.published() => again = self.sync(),
-                () = until(next) => {}
                 changed = network.changed() => {
                     changed?;
                     tokio::time::sleep(GATHER).await;
@@ -239,6 +254,14 @@ impl Task {
                 tracing::debug!(client = %flow.client, service = %flow.service, "connection is held");
             }
             Err(limit) => self.metrics.rejected(limit),
+        }
+    }
+
+    /// A pod has begun to listen: connections that it has refused so far are tried again at once.
+    fn listens(&mut self, (addr, at): Listens) {
+        if self.way == Way::Conntrack {
+            let services = &self.services;
+            self.holding.listens(addr, (at, monotonic()), |id| services.pods(id));
         }
     }
 
@@ -429,12 +452,4 @@ fn gateway(devices: &Devices, node: &[(IpAddr, String)], device: u32, like: IpAd
 
 fn earliest(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
     a.into_iter().chain(b).min()
-}
-
-/// Ends when the programs' clock shows `at`; never without a time.
-async fn until(at: Option<Duration>) {
-    match at {
-        Some(at) => sleep_until(Instant::now() + at.saturating_sub(monotonic())).await,
-        None => future::pending().await,
-    }
 }

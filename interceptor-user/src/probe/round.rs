@@ -12,7 +12,7 @@ use std::{
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use interceptor_core::{ObjectKey, probe::Probe};
 use tokio::{
-    sync::{Semaphore, mpsc, watch},
+    sync::{Notify, Semaphore, mpsc, watch},
     time::{Instant, sleep_until},
 };
 
@@ -27,6 +27,8 @@ const MAX_AT_ONCE: usize = 16;
 /// Pauses between two probes of a pod, evenly spread: so that many interceptors do not ask in step.
 const LEAST_PAUSE: Duration = Duration::from_millis(10);
 const MORE_PAUSE_MICROS: u64 = 15_000;
+/// The same when pods begin to listen, however often they do.
+const LISTENS_PAUSE: Duration = Duration::from_millis(1);
 
 /// A round.
 #[derive(Debug)]
@@ -34,6 +36,8 @@ pub(super) struct Round {
     pub(super) service: ObjectKey,
     pub(super) probe: Arc<Probe>,
     pub(super) pods: watch::Receiver<BTreeSet<IpAddr>>,
+    /// Told when one of them may have begun to listen.
+    pub(super) listens: Arc<Notify>,
     pub(super) answers: mpsc::Sender<Pod>,
     pub(super) limit: Arc<Semaphore>,
     pub(super) metrics: ProbeMetrics,
@@ -68,10 +72,14 @@ impl Round {
         let mut progress = Progress::default();
         let mut asked = FuturesUnordered::new();
         let mut next = Instant::now();
+        let mut last = None;
+        // Who was being asked when a pod began to listen may have been asked too early.
+        let mut once_more = false;
         loop {
             tokio::select! {
                 () = sleep_until(next) => {
                     let now = Instant::now();
+                    last = Some(now);
                     next = now + LEAST_PAUSE + Duration::from_micros(noise.hash_one(now) % MORE_PAUSE_MICROS);
                     let room = MAX_AT_ONCE.saturating_sub(asked.len());
                     let turn = progress.turn(&self.pods.borrow(), room);
@@ -95,6 +103,13 @@ impl Round {
                     if is_ready && self.answers.send((self.service.clone(), pod)).await.is_err() {
                         return;
                     }
+                    if !is_ready && std::mem::take(&mut once_more) {
+                        next = soon(last);
+                    }
+                }
+                () = self.listens.notified() => {
+                    once_more = !asked.is_empty();
+                    next = soon(last);
                 }
                 changed = self.pods.changed() => {
                     if changed.is_err() {
@@ -107,6 +122,12 @@ impl Round {
             }
         }
     }
+}
+
+/// At once, but for a pause since the last time.
+fn soon(last: Option<Instant>) -> Instant {
+    let now = Instant::now();
+    last.map_or(now, |last| now.max(last + LISTENS_PAUSE))
 }
 
 // === impl Progress ===
@@ -183,6 +204,7 @@ mod tests {
             service: ObjectKey::new("shop", "web"),
             probe: Arc::new(probe),
             pods: receiver,
+            listens: Arc::new(Notify::new()),
             answers,
             limit: Arc::new(Semaphore::new(1)),
             metrics: ProbeMetrics::default(),
@@ -197,6 +219,49 @@ mod tests {
         // A timer of tokio's is exact to a millisecond.
         let allowed = Duration::from_millis(10)..=Duration::from_millis(26);
         assert!(pauses.iter().all(|pause| allowed.contains(pause)), "{pauses:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_that_begins_to_listen_is_asked_at_once_and_again_if_it_was_just_being_asked() {
+        let (_keep, receiver) = watch::channel(pods([1]));
+        let (answers, mut answered) = mpsc::channel(1);
+        let listens = Arc::new(Notify::new());
+        let times = std::cell::RefCell::new(Vec::new());
+        let ask = |_pod| {
+            times.borrow_mut().push(Instant::now());
+            let asked = times.borrow().len();
+            let listens = Arc::clone(&listens);
+            async move {
+                match asked {
+                    1 => listens.notify_one(),
+                    2 => {
+                        listens.notify_one();
+                        tokio::time::sleep(Duration::from_millis(3)).await;
+                    }
+                    _ => return Outcome::Ready,
+                }
+                Outcome::Refused
+            }
+        };
+        let action = interceptor_core::probe::Action::Tcp(1);
+        let second = Duration::from_secs(1);
+        let probe = Probe { action, timeout: second, period: second, initial_delay: second, successes: 1, failures: 1 };
+        let round = Round {
+            service: ObjectKey::new("shop", "web"),
+            probe: Arc::new(probe),
+            pods: receiver,
+            listens: Arc::clone(&listens),
+            answers,
+            limit: Arc::new(Semaphore::new(1)),
+            metrics: ProbeMetrics::default(),
+        };
+        let began = Instant::now();
+        tokio::select! {
+            () = round.run_with(ask) => panic!("it goes on while it is listened to"),
+            pod_ready = answered.recv() => assert_eq!(pod_ready.unwrap().1, pod(1)),
+        }
+        assert_eq!(times.borrow().len(), 3);
+        assert!(began.elapsed() < LEAST_PAUSE, "{:?}", began.elapsed());
     }
 
     #[test]

@@ -29,6 +29,10 @@ pub(crate) struct CountMetrics {
     origins_refused: Gauge,
     drift: Counter,
     missed: Counter,
+    listened: Counter,
+    woken: Counter,
+    untold: Counter,
+    dropped: Counter,
 }
 
 /// The figures of direct routes.
@@ -111,6 +115,10 @@ impl CountMetrics {
             origins_refused: Gauge::default(),
             drift: Counter::default(),
             missed: Counter::default(),
+            listened: Counter::default(),
+            woken: Counter::default(),
+            untold: Counter::default(),
+            dropped: Counter::default(),
         };
         let ours = registry.sub_registry_with_prefix("rouse_count");
         let all = metrics.clone();
@@ -122,6 +130,10 @@ impl CountMetrics {
         ours.register("origins_refused", "Clients to be left out that the map has no room for", all.origins_refused);
         ours.register("map_drift", "Entries of the kernel's maps found wrong, and mended", all.drift);
         ours.register("connections_missed", "Connections that the kernel had no memory to count", all.missed);
+        ours.register("listens", "Sockets of counted pods that began to listen", all.listened);
+        ours.register("wakes", "Times that pods at rest were seen to have something to do", all.woken);
+        ours.register("notices_untold", "Of both, those that the kernel had no room to tell", all.untold);
+        ours.register("listens_dropped", "Of the former, those that the hold had no room for", all.dropped);
         metrics
     }
 
@@ -150,6 +162,23 @@ impl CountMetrics {
 
     pub(super) fn drift(&self, entries: usize) {
         self.drift.inc_by(u64::try_from(entries).unwrap_or(u64::MAX));
+    }
+
+    pub(super) fn listened(&self) {
+        self.listened.inc();
+    }
+
+    pub(super) fn woken(&self) {
+        self.woken.inc();
+    }
+
+    pub(super) fn notice_dropped(&self) {
+        self.dropped.inc();
+    }
+
+    /// So many notices have had no room in all.
+    pub(super) fn untold(&self, notices: u64) {
+        self.untold.inc_by(notices.saturating_sub(self.untold.get()));
     }
 
     /// So many connections have been missed in all.
