@@ -1,16 +1,32 @@
-//! A cgroup of its own for each interceptor, so that the eBPF programs of tests that run at once do not meet.
+//! A cgroup of its own for each interceptor, so that the eBPF programs of tests that run at once do not meet, and trees of
+//! cgroups as kubelets make them.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     sync::atomic::{AtomicUsize, Ordering},
+    thread,
+    time::Duration,
 };
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+/// The beginning of a shell command line that goes on with the machine's cgroups: within a network namespace `/sys` is another,
+/// without them.
+pub const MOUNT_CGROUPS: &str = "mount -t cgroup2 none /sys/fs/cgroup; ";
 
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 
 /// A cgroup v2 folder; removed when dropped.
 #[derive(Debug)]
 pub struct Cgroup(PathBuf);
+
+/// Cgroups of pods, where a kubelet with the driver `systemd` would make them. What runs in them ends when it is dropped.
+#[derive(Debug)]
+pub struct PodTree(Cgroup);
 
 // === impl Cgroup ===
 
@@ -44,6 +60,70 @@ impl Drop for Cgroup {
     fn drop(&mut self) {
         let _ = fs::remove_dir(&self.0);
     }
+}
+
+// === impl PodTree ===
+
+impl PodTree {
+    /// One without a pod. Needs root.
+    pub fn new() -> Self {
+        Self(Cgroup::new())
+    }
+
+    /// Its root, for a process that has begun with [`MOUNT_CGROUPS`].
+    pub fn within(&self) -> String {
+        format!("/sys/fs/cgroup/{}", self.0.path().file_name().unwrap().display())
+    }
+
+    /// Makes the cgroups of a pod, unless they are there.
+    pub fn pod(&self, uid: &str) {
+        fs::create_dir_all(self.0.path().join(container(uid))).unwrap();
+    }
+
+    /// The beginning of a shell command line that goes on within a pod's container, which is made if it is not there.
+    pub fn enter(&self, uid: &str) -> String {
+        self.pod(uid);
+        format!("{MOUNT_CGROUPS}echo $$ > {}/{}/cgroup.procs; ", self.within(), container(uid))
+    }
+}
+
+impl Default for PodTree {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for PodTree {
+    fn drop(&mut self) {
+        let path = self.0.path();
+        // Those that were killed may still be ending.
+        for _ in 0..1000 {
+            if emptied(path).is_ok() {
+                return;
+            }
+            thread::park_timeout(Duration::from_millis(5));
+        }
+    }
+}
+
+fn container(uid: &str) -> String {
+    format!("kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod{}.slice/container", uid.replace('-', "_"))
+}
+
+/// Removes what is below a cgroup, and kills what runs there.
+fn emptied(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            emptied(&entry.path())?;
+            for pid in fs::read_to_string(entry.path().join("cgroup.procs"))?.lines() {
+                // It may have ended by itself.
+                _ = kill(Pid::from_raw(pid.parse().map_err(io::Error::other)?), Signal::SIGKILL);
+            }
+            fs::remove_dir(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Where cgroup v2 is mounted, which is not the same on hybrid hierarchies.

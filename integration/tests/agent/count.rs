@@ -1,24 +1,15 @@
 //! What pods take without a proxy is counted by the agent of their node, and scalers are told.
 
-use std::{
-    fs,
-    net::TcpStream,
-    path::{Path, PathBuf},
-    process::Stdio,
-};
+use std::{net::TcpStream, process::Stdio};
 
 use integration::{
     World,
     agent::Agent,
-    cgroup::Cgroup,
+    cgroup::{MOUNT_CGROUPS, PodTree},
     eventually,
     net::{Host, Net},
     process::{Process, program},
     world::{INTERCEPTORS, NAMESPACE},
-};
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
 };
 use serde_json::json;
 
@@ -26,8 +17,6 @@ const VIP: &str = "10.96.0.1";
 const UID: &str = "4f5c1c9e-9f0d-4d0c-8f0e-1d2e3f4a5b6c";
 const PORT: u16 = 8080;
 const SCALER_METRICS: u16 = 2223;
-/// In a network namespace `/sys` is another, without the machine's cgroups.
-const MOUNT: &str = "mount -t cgroup2 none /sys/fs/cgroup";
 
 /// A node with clients and a pod, whose cgroup is where a kubelet with the driver `systemd` would make it.
 pub(crate) struct Bench {
@@ -36,11 +25,8 @@ pub(crate) struct Bench {
     interceptor: Host,
     pub(crate) pod: Host,
     pub(crate) world: World,
-    cgroups: Cgroups,
+    cgroups: PodTree,
 }
-
-/// A tree of cgroups; what runs in it ends with it.
-struct Cgroups(Cgroup);
 
 impl Bench {
     pub(crate) fn new() -> Self {
@@ -49,7 +35,7 @@ impl Bench {
         let world = World::new();
         world.direct("web", &[VIP], json!({ "scalingMetric": { "concurrency": { "targetValue": 10 } } }));
         world.interceptors(&[(interceptor.addresses[0], 9090).into()]);
-        Self { net, client, interceptor, pod, world, cgroups: Cgroups(Cgroup::new()) }
+        Self { net, client, interceptor, pod, world, cgroups: PodTree::new() }
     }
 
     /// Starts an agent with no more rights than it is given in a cluster.
@@ -57,7 +43,7 @@ impl Bench {
         let root = format!("ROUSE_CGROUP_ROOT={}", self.cgroups.within());
         let namespace = format!("KEDA_HTTP_SCALER_TARGET_ADMIN_NAMESPACE={NAMESPACE}");
         let service = format!("KEDA_HTTP_SCALER_TARGET_ADMIN_SERVICE={INTERCEPTORS}");
-        let mounted = format!("{MOUNT}; exec \"$@\"");
+        let mounted = format!("{MOUNT_CGROUPS}exec \"$@\"");
         let few = ["setpriv", "--bounding-set=-all,+bpf,+net_admin", "--inh-caps=-all"];
         let by = [&["sh", "-c", &mounted, "sh", "env", &root, &namespace, &service], &few[..]].concat();
         Agent::start_by(&self.net, &self.world, &by).await
@@ -72,10 +58,7 @@ impl Bench {
 
     /// Starts a script in the pod, in its cgroup.
     pub(crate) fn start(&self, script: &str) {
-        let pod = self.cgroups.pod();
-        let pod = pod.strip_prefix(self.cgroups.0.path()).unwrap().display();
-        let procs = format!("{}/{pod}/container/cgroup.procs", self.cgroups.within());
-        let script = format!("{MOUNT}; echo $$ > {procs}; {script}");
+        let script = format!("{}{script}", self.cgroups.enter(UID));
         let mut command = self.pod.command("sh");
         command.args(["-c", &script]).current_dir(self.world.path()).stdout(Stdio::null()).stderr(Stdio::null());
         drop(command.spawn().unwrap());
@@ -95,8 +78,8 @@ impl Bench {
     }
 
     /// Makes the pod's cgroup.
-    pub(crate) fn cgroup(&self) -> PathBuf {
-        self.cgroups.pod()
+    pub(crate) fn cgroup(&self) {
+        self.cgroups.pod(UID);
     }
 
     /// So many requests, one after the other.
@@ -106,48 +89,6 @@ impl Bench {
             from.output("curl", &[&["-sS", "-o", "/dev/null"], more, &[&url]].concat());
         }
     }
-}
-
-impl Cgroups {
-    /// Where the tree is within a namespace.
-    fn within(&self) -> String {
-        format!("/sys/fs/cgroup/{}", self.0.path().file_name().unwrap().display())
-    }
-
-    fn pod(&self) -> PathBuf {
-        let name = format!("kubepods-besteffort-pod{}.slice", UID.replace('-', "_"));
-        let pod = self.0.path().join("kubepods.slice/kubepods-besteffort.slice").join(name);
-        fs::create_dir_all(pod.join("container")).unwrap();
-        pod
-    }
-}
-
-impl Drop for Cgroups {
-    fn drop(&mut self) {
-        let path = self.0.path();
-        for pid in fs::read_to_string(self.pod().join("container/cgroup.procs")).unwrap_or_default().lines() {
-            _ = kill(Pid::from_raw(pid.parse().unwrap()), Signal::SIGKILL);
-        }
-        // Those that were killed may still be ending.
-        for _ in 0..1000 {
-            if below(path).is_ok() {
-                return;
-            }
-            std::thread::park_timeout(std::time::Duration::from_millis(5));
-        }
-    }
-}
-
-/// Removes what is below a cgroup.
-fn below(path: &Path) -> std::io::Result<()> {
-    for entry in fs::read_dir(path)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            below(&entry.path())?;
-            fs::remove_dir(entry.path())?;
-        }
-    }
-    Ok(())
 }
 
 async fn requests(agent: &Agent, expected: u64) {
@@ -164,7 +105,7 @@ async fn requests_to_a_pod_are_counted_from_when_its_cgroup_appears_with_two_cap
     let agent = bench.agent().await;
     bench.list(true);
     eventually("the pod is missed", async || (agent.metric("rouse_count_pods_missing").await == 1).then_some(())).await;
-    drop(bench.cgroup());
+    bench.cgroup();
     eventually("the pod is counted", async || (agent.state().await["count"]["pods"] == json!([UID])).then_some(()))
         .await;
     bench.serve().await;
