@@ -9,6 +9,7 @@ mod config_map;
 mod endpoint_slice;
 mod http_scaled_object;
 mod interceptor_route;
+mod namespace;
 mod parts;
 mod probe;
 mod service;
@@ -21,6 +22,7 @@ pub use self::{
     endpoint_slice::slice,
     http_scaled_object::{DEFAULT_TARGET, route as http_scaled_object},
     interceptor_route::route as interceptor_route,
+    namespace::namespace,
     service::service,
 };
 

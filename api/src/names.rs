@@ -9,6 +9,13 @@ pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 /// Label a ConfigMap needs before its data may be served as a response body.
 pub const RESPONSE_BODY_LABEL: &str = "http.keda.sh/response-body";
 
+/// Label of a Secret with a certificate that interceptors may use, and what for: `server` to show it to clients, `client` to
+/// show it to pods.
+pub const TLS_LABEL: &str = "http.keda.sh/tls";
+
+/// Annotation of a Namespace: the hosts that its routes may claim, with commas between them.
+pub use interceptor_core::index::ALLOWED_HOSTS_ANNOTATION;
+
 /// Finalizer of an HTTPScaledObject.
 pub const FINALIZER: &str = "httpscaledobject.http.keda.sh";
 
@@ -68,6 +75,8 @@ pub mod reason {
     pub const CONFLICT: &str = "Conflict";
     /// Other routes have some of the rules already.
     pub const PARTIAL_CONFLICT: &str = "PartialConflict";
+    /// The namespace may not claim some or all of the hosts.
+    pub const HOST_NOT_ALLOWED: &str = "HostNotAllowed";
     /// An InterceptorRoute of the same name stands before an HTTPScaledObject.
     pub const SHADOWED: &str = "Shadowed";
     /// There is no rule, so that no request is taken.

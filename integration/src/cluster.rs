@@ -194,6 +194,24 @@ impl Cluster {
         format!("system:serviceaccount:{}:{name}", self.namespace)
     }
 
+    /// Lets a user read the Namespace itself, which is no object of that namespace.
+    pub async fn let_read_its_namespace(&self, user: &str) {
+        let (rbac, name) = ("rbac.authorization.k8s.io", format!("{}-namespace", self.namespace));
+        let rule = json!({
+            "apiGroups": [""], "resources": ["namespaces"], "resourceNames": [self.namespace], "verbs": ["get", "list", "watch"],
+        });
+        let metadata = json!({ "name": name });
+        let version = format!("{rbac}/v1");
+        self.apply(&json!({ "apiVersion": version, "kind": "ClusterRole", "metadata": metadata, "rules": [rule] }))
+            .await;
+        self.apply(&json!({
+            "apiVersion": version, "kind": "ClusterRoleBinding", "metadata": metadata,
+            "roleRef": { "apiGroup": rbac, "kind": "ClusterRole", "name": name },
+            "subjects": [{ "apiGroup": rbac, "kind": "User", "name": user }],
+        }))
+        .await;
+    }
+
     /// A way to the API server.
     pub async fn gate(&self) -> Gate {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -275,3 +275,34 @@ async fn a_guarded_host_stays_with_the_namespace_that_named_it_first_and_the_oth
     let metrics = interceptor.metrics().await;
     assert!(metrics.lines().any(|have| have == line), "{metrics}");
 }
+
+#[tokio::test]
+async fn with_an_allow_list_a_route_gets_the_hosts_of_its_namespace_s_annotation_alone() {
+    let mut apps = Apps::new();
+    apps.add("app", json!([{ "hosts": ["a.test", "x.wild.test", "b.test"] }])).await;
+    let namespace = |annotations| json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "shop", "annotations": annotations } });
+    apps.world.object(&namespace(json!({ "http.keda.sh/allowed-hosts": "a.test, *.wild.test" })));
+    let interceptor = Interceptor::start_with(&apps.world, &[("ROUSE_HOST_GUARD", "allow-list")]).await;
+    interceptor.endpoints("app", 1).await;
+    assert_eq!(answers(&interceptor, "a.test", "/", "").await, "app");
+    assert_eq!(answers(&interceptor, "x.wild.test", "/", "").await, "app");
+    assert_eq!(answers(&interceptor, "b.test", "/", "").await, "404");
+    let problem = interceptor.problem("shop/app").await;
+    assert!(problem.contains("b.test/ may not be claimed: the annotation http.keda.sh/allowed-hosts"), "{problem}");
+    let metrics = interceptor.metrics().await;
+    let lost = "rouse_route_conflicts{route_name=\"app\",route_namespace=\"shop\"} 1";
+    assert!(metrics.contains(lost), "{metrics}");
+    apps.world.object(&namespace(json!({ "http.keda.sh/allowed-hosts": "b.test, http://a.test" })));
+    eventually("the new list is heeded", async || {
+        (answers(&interceptor, "b.test", "/", "").await == "app").then_some(())
+    })
+    .await;
+    assert_eq!(answers(&interceptor, "a.test", "/", "").await, "404");
+    let problem = interceptor.problem("these entries are no hosts").await;
+    assert!(problem.contains("http://a.test"), "{problem}");
+    apps.world.object(&namespace(json!({})));
+    eventually("nothing is allowed without the annotation", async || {
+        (answers(&interceptor, "b.test", "/", "").await == "404").then_some(())
+    })
+    .await;
+}

@@ -25,12 +25,12 @@ mod upstreams;
 use self::{
     bodies::Bodies,
     claims::Claims,
-    guard::{Barred, Guard},
+    guard::{Barred, Guard, Why},
     upstreams::{Upstreams, Wish},
 };
 pub use self::{
     bodies::{MAX_BODIES, ResponseBodies},
-    guard::HostGuard,
+    guard::{ALLOWED_HOSTS_ANNOTATION, AllowedHosts, HostGuard},
     problem::{MAX_PROBLEMS, Problem, ProblemKind},
 };
 
@@ -57,6 +57,10 @@ pub enum Event {
     Bodies(ResponseBodies),
     /// A ConfigMap is gone, or is not to be served any more.
     BodiesGone(ObjectKey),
+    /// A namespace was added or changed: the hosts that it lists, if it lists any.
+    Namespace(Arc<str>, Option<AllowedHosts>),
+    /// A namespace is gone.
+    NamespaceGone(Arc<str>),
 }
 
 /// All objects of one kind, as a list returned them: what is not in it is gone.
@@ -70,6 +74,8 @@ pub enum Relist {
     Slices(Vec<Slice>),
     /// All ConfigMaps with response bodies.
     Bodies(Vec<ResponseBodies>),
+    /// All namespaces.
+    Namespaces(Vec<(Arc<str>, Option<AllowedHosts>)>),
 }
 
 /// What is known now; never changes, and is cheap to clone.
@@ -172,7 +178,7 @@ impl Index {
     /// The same with a guard over hosts. Before anything else.
     #[must_use]
     pub fn guarded(mut self, guard: HostGuard) -> Self {
-        self.guard = (guard == HostGuard::FirstCome).then(Guard::default);
+        self.guard = Guard::new(guard);
         self
     }
 
@@ -187,6 +193,8 @@ impl Index {
             Event::SliceGone(key) => self.upstreams.take_slice(&key),
             Event::Bodies(bodies) => self.bodies.put(bodies),
             Event::BodiesGone(key) => self.bodies.take(&key),
+            Event::Namespace(name, hosts) => self.put_namespace(&name, hosts),
+            Event::NamespaceGone(name) => self.take_namespace(&name),
         }
     }
 
@@ -224,6 +232,16 @@ impl Index {
             Relist::Services(services) => self.upstreams.reset_services(services),
             Relist::Slices(slices) => self.upstreams.reset_slices(slices),
             Relist::Bodies(bodies) => self.bodies.reset(bodies),
+            Relist::Namespaces(all) => {
+                let listed: HashSet<_> = all.iter().map(|(name, _)| Arc::clone(name)).collect();
+                let known = self.guard.as_ref().map(Guard::namespaces).unwrap_or_default();
+                for gone in known.iter().filter(|name| !listed.contains(*name)) {
+                    self.take_namespace(gone);
+                }
+                for (name, hosts) in all {
+                    self.put_namespace(&name, hosts);
+                }
+            }
         }
     }
 
@@ -253,10 +271,12 @@ impl Index {
     pub fn every_problem(&self) -> impl Iterator<Item = Problem> {
         let refused = self.refused.iter().filter_map(|(key, why)| Some(Problem::refused(self.routes.get(key)?, why)));
         let shadowed = self.shadowed.keys().map(Problem::shadowed);
-        let barred = self.barred.iter().flat_map(|(key, barred)| {
-            let owner = |barred: &Barred| self.routes.get(&barred.owner).map(|owner| owner.route.kind);
+        let barred = self.barred.iter().flat_map(move |(key, barred)| {
             let entry = self.routes.get(key);
-            barred.iter().filter_map(move |barred| Some(Problem::barred(entry?, barred, owner(barred)?)))
+            barred.iter().filter_map(move |barred| match &barred.why {
+                Why::Owner(owner) => Some(Problem::barred(entry?, barred, &self.routes.get(owner)?.route)),
+                Why::NotAllowed(why) => Some(Problem::not_allowed(entry?, barred, why)),
+            })
         });
         let contested = self.claims.contests().map(|contest| Problem::conflict(&contest));
         let unresolved = self.upstreams.unresolved().flat_map(|(upstream, service, users)| {
@@ -301,6 +321,21 @@ impl Index {
         self.admit(&key);
         for other in &touched {
             self.admit(other);
+        }
+    }
+
+    /// Takes in which hosts a namespace lists, if it lists any.
+    fn put_namespace(&mut self, name: &Arc<str>, hosts: Option<AllowedHosts>) {
+        let touched = self.guard.as_mut().map(|guard| guard.put_namespace(name, hosts)).unwrap_or_default();
+        for key in &touched {
+            self.admit(key);
+        }
+    }
+
+    fn take_namespace(&mut self, name: &str) {
+        let touched = self.guard.as_mut().map(|guard| guard.take_namespace(name)).unwrap_or_default();
+        for key in &touched {
+            self.admit(key);
         }
     }
 

@@ -68,7 +68,7 @@ impl Manifests {
                 self.route(Kind::InterceptorRoute, key, address);
             }
             Object::Service(service) => self.cluster.edit(|state| drop(state.services.insert(key, Arc::new(*service)))),
-            Object::EndpointSlice(_) | Object::Secret(_) | Object::ConfigMap(_) => {}
+            Object::EndpointSlice(_) | Object::Secret(_) | Object::ConfigMap(_) | Object::Namespace(_) => {}
         }
     }
 
@@ -93,7 +93,7 @@ impl Manifests {
             }
             Kind::InterceptorRoute => self.remove_route(kind, key),
             Kind::Service => self.cluster.edit(|state| drop(state.services.remove(key))),
-            Kind::EndpointSlice | Kind::Secret | Kind::ConfigMap => {}
+            Kind::EndpointSlice | Kind::Secret | Kind::ConfigMap | Kind::Namespace => {}
         }
     }
 

@@ -141,7 +141,7 @@ impl Bound {
             group.spawn("metrics", server.serve(client.clone()));
         }
         let (changes_tx, changes) = mpsc::channel(watching::MAX_WAITING);
-        for kind in Kind::ALL {
+        for kind in Kind::watched(settings.host_guard) {
             let (client, changes) = (client.clone(), changes_tx.clone());
             group.spawn("watch", watching::watch(kind, client, watch_namespace.clone(), changes));
         }

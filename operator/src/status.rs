@@ -92,7 +92,9 @@ fn accepted(observed: &Observed) -> Finding {
         return Finding::no(KIND, reason::SHADOWED, format!("{}: delete one of them", problem.message));
     }
     let places: usize = route.rules.iter().map(|rule| rule.hosts.len().max(1) * rule.paths.len().max(1)).sum();
-    let is_taken = |problem: &&Problem| matches!(problem.kind, ProblemKind::Conflict | ProblemKind::Barred);
+    let is_taken = |problem: &&Problem| {
+        matches!(problem.kind, ProblemKind::Conflict | ProblemKind::Barred | ProblemKind::HostNotAllowed)
+    };
     let conflicts: Vec<_> = observed.problems.iter().filter(is_taken).collect();
     if places == 0 {
         return Finding::no(KIND, reason::NO_RULES, "no request is taken: spec.rules is empty".to_owned());
@@ -103,11 +105,18 @@ fn accepted(observed: &Observed) -> Finding {
     let listed: Vec<_> = conflicts.iter().take(MAX_LISTED).map(|problem| problem.message.as_str()).collect();
     let more = conflicts.len() - listed.len();
     let more = if more > 0 { format!("; and {more} more") } else { String::new() };
-    let listed = format!("{}{more}: change host, path or headers of one of the routes", listed.join("; "));
-    if conflicts.len() < places {
-        return Finding::yes(KIND, reason::PARTIAL_CONFLICT, listed);
-    }
-    Finding::no(KIND, reason::CONFLICT, listed)
+    let listed = format!("{}{more}", listed.join("; "));
+    let is_part = conflicts.len() < places;
+    let (reason, listed) = if conflicts.iter().any(|problem| problem.kind == ProblemKind::HostNotAllowed) {
+        (
+            reason::HOST_NOT_ALLOWED,
+            format!("{listed}: change the route's hosts, or have the namespace's annotation changed"),
+        )
+    } else {
+        let reason = if is_part { reason::PARTIAL_CONFLICT } else { reason::CONFLICT };
+        (reason, format!("{listed}: change host, path or headers of one of the routes"))
+    };
+    if is_part { Finding::yes(KIND, reason, listed) } else { Finding::no(KIND, reason, listed) }
 }
 
 fn resolved(observed: &Observed, kind: &'static str, backend: Backend) -> Finding {

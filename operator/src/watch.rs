@@ -8,7 +8,7 @@ use futures_util::StreamExt as _;
 use interceptor_core::route::RouteKind;
 use k8s_openapi::api::{
     apps::v1::{Deployment, StatefulSet},
-    core::v1::Service,
+    core::v1::{Namespace, Service},
 };
 use kube::{
     Api, Client, Resource,
@@ -56,6 +56,14 @@ pub async fn watch(
             follow(kind, dynamic::<ScaledObject>(client, namespace.as_deref()), read, changes).await
         }
         Kind::Services => follow(kind, dynamic::<Service>(client, namespace.as_deref()), service, changes).await,
+        Kind::Namespaces => {
+            let api = Api::all_with(client, &ApiResource::erase::<Namespace>(&()));
+            let config = watcher::Config {
+                field_selector: namespace.map(|name| format!("metadata.name={name}")),
+                ..watcher::Config::default()
+            };
+            follow_with(kind, api, config, self::namespace, changes).await
+        }
         Kind::Deployments => {
             let api: Api<PartialObjectMeta<Deployment>> = scoped(client, namespace.as_deref());
             follow(kind, api, |it| workload(Kind::Deployments, it), changes).await
@@ -76,7 +84,20 @@ async fn follow<K>(
 where
     K: Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
 {
-    let mut stream = pin!(watcher(api, watcher::Config::default()));
+    follow_with(kind, api, watcher::Config::default(), read, changes).await
+}
+
+async fn follow_with<K>(
+    kind: Kind,
+    api: Api<K>,
+    config: watcher::Config,
+    read: impl Fn(&K) -> Option<Item>,
+    changes: mpsc::Sender<Event>,
+) -> Result<(), Unheard>
+where
+    K: Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
+{
+    let mut stream = pin!(watcher(api, config));
     let mut listed = Vec::new();
     let mut wait = FIRST_WAIT;
     while let Some(next) = stream.next().await {
@@ -127,7 +148,7 @@ fn is_absent(kind: Kind, error: &watcher::Error) -> bool {
         return false;
     };
     match kind {
-        Kind::Services => false,
+        Kind::Services | Kind::Namespaces => false,
         Kind::Routes | Kind::HttpScaledObjects | Kind::ScaledObjects => status.code == 404,
         Kind::Deployments | Kind::StatefulSets => matches!(status.code, 403 | 404),
     }
@@ -150,6 +171,12 @@ fn service(object: &DynamicObject) -> Option<Item> {
     let spec = object.data.get("spec").cloned().unwrap_or_default();
     let typed = Service { metadata: object.metadata.clone(), spec: serde_json::from_value(spec).ok(), status: None };
     convert::service(&typed).ok().map(Item::Service)
+}
+
+fn namespace(object: &DynamicObject) -> Option<Item> {
+    let typed = Namespace { metadata: object.metadata.clone(), spec: None, status: None };
+    let (_, hosts) = convert::namespace(&typed).ok()?;
+    Some(Item::Namespace(convert::key(&object.metadata).ok()?, hosts))
 }
 
 fn workload<K>(kind: Kind, object: &PartialObjectMeta<K>) -> Option<Item> {

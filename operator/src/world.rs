@@ -9,7 +9,7 @@ use std::{
 use api::ReadinessProbe;
 use interceptor_core::{
     ObjectKey,
-    index::{self, HostGuard, Index, Problem},
+    index::{self, AllowedHosts, HostGuard, Index, Problem},
     inflight::NoSink,
     route::RouteKind,
     service::Service,
@@ -35,6 +35,8 @@ pub enum Kind {
     Deployments,
     /// `StatefulSets`, by their metadata.
     StatefulSets,
+    /// Namespaces, where they list the hosts that routes may claim.
+    Namespaces,
 }
 
 /// An object of a watched kind.
@@ -48,6 +50,8 @@ pub enum Item {
     Service(Service),
     /// A workload's generation: which template it has.
     Workload(Workload, i64),
+    /// A namespace, and the hosts that it lists, if it lists any.
+    Namespace(ObjectKey, Option<AllowedHosts>),
 }
 
 /// A change.
@@ -75,6 +79,7 @@ struct Known {
 /// All that is known.
 #[derive(Debug)]
 pub struct World {
+    guard: HostGuard,
     index: Index,
     objects: BTreeMap<Subject, Object>,
     scaled: BTreeMap<ObjectKey, Scaled>,
@@ -91,8 +96,8 @@ pub struct World {
 }
 
 impl Kind {
-    /// All of them.
-    pub const ALL: [Self; 6] = [
+    /// Those that are watched, whatever the settings.
+    pub const ALWAYS: [Self; 6] = [
         Self::Routes,
         Self::HttpScaledObjects,
         Self::ScaledObjects,
@@ -100,6 +105,12 @@ impl Kind {
         Self::Deployments,
         Self::StatefulSets,
     ];
+
+    /// Those that are watched.
+    pub fn watched(guard: HostGuard) -> impl Iterator<Item = Self> {
+        let namespaces = (guard == HostGuard::AllowList).then_some(Self::Namespaces);
+        Self::ALWAYS.into_iter().chain(namespaces)
+    }
 }
 
 // === impl World ===
@@ -107,6 +118,7 @@ impl Kind {
 impl Default for World {
     fn default() -> Self {
         Self {
+            guard: HostGuard::Off,
             index: Index::new(1, Arc::new(NoSink)),
             objects: BTreeMap::new(),
             scaled: BTreeMap::new(),
@@ -126,7 +138,7 @@ impl World {
     /// One in which hosts belong to namespaces, or do not, as they do for interceptors.
     pub fn guarded(guard: HostGuard) -> Self {
         let world = Self::default();
-        Self { index: world.index.guarded(guard), ..world }
+        Self { guard, index: world.index.guarded(guard), ..world }
     }
 
     /// Takes a batch of changes in.
@@ -152,7 +164,7 @@ impl World {
                 self.objects.get(&object.subject).is_some_and(|known| known.meta.uid == object.meta.uid)
             }
             Item::Scaled(scaled) => self.scaled.get(&scaled.key).is_some_and(|known| known.meta.uid == scaled.meta.uid),
-            Item::Service(_) | Item::Workload(..) => false,
+            Item::Service(_) | Item::Workload(..) | Item::Namespace(..) => false,
         };
         let news: Vec<_> = items.into_iter().filter(known).map(Event::Put).collect();
         self.apply(news);
@@ -160,7 +172,7 @@ impl World {
 
     /// Whether every kind was listed once, or is known not to be there.
     pub fn is_synced(&self) -> bool {
-        self.synced.len() == Kind::ALL.len()
+        Kind::watched(self.guard).all(|kind| self.synced.contains(&kind))
     }
 
     /// The routes that have to be looked at since the last call.
@@ -253,6 +265,7 @@ impl World {
             Item::Route(object) => self.put_object(*object, listed),
             Item::Scaled(scaled) => self.put_scaled(*scaled, listed),
             Item::Service(service) => self.index(index::Event::Service(service)),
+            Item::Namespace(key, hosts) => self.index(index::Event::Namespace(key.name().into(), hosts)),
             Item::Workload(workload, generation) => {
                 if self.generations.insert(workload.clone(), generation) != Some(generation) {
                     self.workload_changed(&workload);
@@ -331,6 +344,7 @@ impl World {
                 self.scaled.remove(key);
             }
             Kind::Services => self.index(index::Event::ServiceGone(key.clone())),
+            Kind::Namespaces => self.index(index::Event::NamespaceGone(key.name().into())),
             Kind::Deployments | Kind::StatefulSets => {
                 let workload = workload_of(kind, key);
                 self.generations.remove(&workload);
@@ -364,6 +378,15 @@ impl World {
             self.unchecked = true;
             return;
         }
+        if kind == Kind::Namespaces {
+            let namespaces = items.into_iter().filter_map(|item| match item {
+                Item::Namespace(key, hosts) => Some((key.name().into(), hosts)),
+                _ => None,
+            });
+            self.index.reset(index::Relist::Namespaces(namespaces.collect()));
+            self.unchecked = true;
+            return;
+        }
         let listed: BTreeSet<ObjectKey> = items.iter().map(|item| item.key().clone()).collect();
         for key in self.keys(kind) {
             if !listed.contains(&key) {
@@ -393,7 +416,7 @@ impl World {
             Kind::Routes => of_kind(RouteKind::InterceptorRoute),
             Kind::HttpScaledObjects => of_kind(RouteKind::HttpScaledObject),
             Kind::ScaledObjects => self.scaled.keys().cloned().collect(),
-            Kind::Services => Vec::new(),
+            Kind::Services | Kind::Namespaces => Vec::new(),
             Kind::Deployments | Kind::StatefulSets => {
                 let same = workload_of(kind, &ObjectKey::new("", "")).kind;
                 let workloads = self.generations.keys().filter(|workload| workload.kind == same);
@@ -429,6 +452,7 @@ impl Item {
             Self::Scaled(scaled) => &scaled.key,
             Self::Service(service) => &service.key,
             Self::Workload(workload, _) => &workload.key,
+            Self::Namespace(key, _) => key,
         }
     }
 }

@@ -148,7 +148,14 @@ impl Objects {
                 self.slices.remove(&key);
                 None
             }
-            Change::Event(Event::Service(_) | Event::ServiceGone(_) | Event::Bodies(_) | Event::BodiesGone(_)) => None,
+            Change::Event(
+                Event::Service(_)
+                | Event::ServiceGone(_)
+                | Event::Bodies(_)
+                | Event::BodiesGone(_)
+                | Event::Namespace(..)
+                | Event::NamespaceGone(_),
+            ) => None,
         }
     }
 

@@ -76,3 +76,33 @@ values files are floats to Helm, which would write a million as 1e+06.
   value: {{ $value | toString | quote }}
 {{- end }}
 {{- end -}}
+
+{{/* Lets an account read one Namespace, which is no object of that namespace. */}}
+{{- define "rouse.namespaceReader" -}}
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata:
+  name: {{ .name }}
+  labels:
+    {{- include "rouse.labels" .it | nindent 4 }}
+rules:
+  - apiGroups: [""]
+    resources: [namespaces]
+    resourceNames: [{{ .namespace }}]
+    verbs: [get, list, watch]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata:
+  name: {{ .name }}
+  labels:
+    {{- include "rouse.labels" .it | nindent 4 }}
+roleRef:
+  apiGroup: rbac.authorization.k8s.io
+  kind: ClusterRole
+  name: {{ .name }}
+subjects:
+  - kind: ServiceAccount
+    name: {{ .account }}
+    namespace: {{ .it.root.Release.Namespace }}
+{{- end -}}

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{bodies::MAX_BODIES, claims::Contest, guard::Barred};
 use crate::{
-    ObjectKey, RouteEntry, Upstream,
+    ObjectKey, Route, RouteEntry, Upstream,
     route::{Backend, RouteKind},
     service::Service,
     upstream::Resolution,
@@ -27,6 +27,8 @@ pub enum ProblemKind {
     Conflict,
     /// The host belongs to another namespace.
     Barred,
+    /// The namespace may not claim the host.
+    HostNotAllowed,
     /// The Service of the target, or of the fallback, does not exist.
     NoService,
     /// That Service has no such port.
@@ -77,11 +79,18 @@ impl Problem {
         Self::of(loser, ProblemKind::Conflict, message)
     }
 
-    pub(super) fn barred(entry: &RouteEntry, barred: &Barred, owner: RouteKind) -> Self {
-        let Barred { host, path, owner: key } = barred;
+    pub(super) fn barred(entry: &RouteEntry, barred: &Barred, owner: &Route) -> Self {
+        let Barred { host, path, why: _ } = barred;
         let place = format!("{host}/{}", path.trim_matches('/'));
-        let message = format!("{place} belongs to namespace {}: {owner} {key} was there first", key.namespace());
+        let Route { kind, key, .. } = owner;
+        let message = format!("{place} belongs to namespace {}: {kind} {key} was there first", key.namespace());
         Self::of(entry, ProblemKind::Barred, message)
+    }
+
+    pub(super) fn not_allowed(entry: &RouteEntry, barred: &Barred, why: &str) -> Self {
+        let Barred { host, path, why: _ } = barred;
+        let message = format!("{host}/{} may not be claimed: {why}", path.trim_matches('/'));
+        Self::of(entry, ProblemKind::HostNotAllowed, message)
     }
 
     pub(super) fn unresolved(

@@ -65,7 +65,7 @@ fn dirty(world: &mut World) -> Vec<String> {
 #[test]
 fn it_is_complete_when_every_kind_was_listed_or_is_not_to_be_had() {
     let mut world = World::default();
-    for kind in Kind::ALL {
+    for kind in Kind::ALWAYS {
         assert!(!world.is_synced());
         world.apply([if kind == Kind::ScaledObjects { Event::Absent(kind) } else { Event::All(kind, Vec::new()) }]);
     }
@@ -99,6 +99,30 @@ fn a_host_of_another_namespace_is_a_problem_of_the_route_that_wants_it() {
     let barred: Vec<_> = observed.problems.iter().filter(|it| it.kind == index::ProblemKind::Barred).collect();
     assert_eq!(barred.len(), 1, "{:?}", observed.problems);
     assert!(barred[0].message.contains("InterceptorRoute other/old"), "{}", barred[0].message);
+}
+
+#[test]
+fn a_host_that_the_namespace_does_not_list_is_a_problem_until_it_does() {
+    let route = json!({"metadata": {"namespace": "n", "name": "a"}, "spec": {"rules": [{"hosts": ["a.example"]}],
+        "target": {"service": "web", "port": 80}, "scalingMetric": {"concurrency": {"targetValue": 1}}}});
+    let object = Object::read(RouteKind::InterceptorRoute, &dynamic(route)).unwrap();
+    let mut world = World::guarded(HostGuard::AllowList);
+    for kind in Kind::ALWAYS {
+        world.apply([Event::All(kind, Vec::new())]);
+    }
+    assert!(!world.is_synced(), "namespaces are not known");
+    world.apply([Event::Put(Item::Route(Box::new(object)))]);
+    world.apply([Event::All(Kind::Namespaces, vec![Item::Namespace(ObjectKey::new("", "n"), None)])]);
+    assert!(world.is_synced());
+    let not_allowed = |world: &mut World| {
+        let problems = world.observe(&subject("a")).unwrap().problems;
+        problems.iter().filter(|it| it.kind == index::ProblemKind::HostNotAllowed).count()
+    };
+    assert_eq!(not_allowed(&mut world), 1);
+    dirty(&mut world);
+    let hosts = Some(AllowedHosts::parse("a.example"));
+    world.apply([Event::Put(Item::Namespace(ObjectKey::new("", "n"), hosts))]);
+    assert_eq!((not_allowed(&mut world), dirty(&mut world)), (0, vec!["a".to_owned()]));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use interceptor_core::{ObjectKey, index::Event, route::RouteKind};
 use k8s_openapi::{
     api::{
         apps::v1::Deployment,
-        core::v1::{ConfigMap, Secret, Service},
+        core::v1::{ConfigMap, Namespace, Secret, Service},
         discovery::v1::EndpointSlice,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -35,6 +35,8 @@ pub enum Kind {
     ConfigMap,
     /// `apps/v1` Deployment.
     Deployment,
+    /// `v1` Namespace, which is in no namespace itself: its key's is to be ignored.
+    Namespace,
 }
 
 /// An object.
@@ -56,12 +58,14 @@ pub enum Object {
     ConfigMap(Box<ConfigMap>),
     /// A Deployment.
     Deployment(Box<Deployment>),
+    /// A Namespace.
+    Namespace(Box<Namespace>),
 }
 
 // === impl Kind ===
 
 impl Kind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::InterceptorRoute,
         Self::HttpScaledObject,
         Self::ScaledObject,
@@ -70,6 +74,7 @@ impl Kind {
         Self::Secret,
         Self::ConfigMap,
         Self::Deployment,
+        Self::Namespace,
     ];
 
     /// Its name in a manifest.
@@ -83,6 +88,7 @@ impl Kind {
             Self::Secret => "Secret",
             Self::ConfigMap => "ConfigMap",
             Self::Deployment => "Deployment",
+            Self::Namespace => "Namespace",
         }
     }
 
@@ -92,7 +98,7 @@ impl Kind {
             Self::InterceptorRoute => "http.keda.sh/v1beta1",
             Self::HttpScaledObject => "http.keda.sh/v1alpha1",
             Self::ScaledObject => "keda.sh/v1alpha1",
-            Self::Service | Self::Secret | Self::ConfigMap => "v1",
+            Self::Service | Self::Secret | Self::ConfigMap | Self::Namespace => "v1",
             Self::EndpointSlice => "discovery.k8s.io/v1",
             Self::Deployment => "apps/v1",
         }
@@ -132,6 +138,7 @@ impl Object {
             Self::Secret(_) => Kind::Secret,
             Self::ConfigMap(_) => Kind::ConfigMap,
             Self::Deployment(_) => Kind::Deployment,
+            Self::Namespace(_) => Kind::Namespace,
         }
     }
 
@@ -146,6 +153,7 @@ impl Object {
             Self::Secret(object) => &object.metadata,
             Self::ConfigMap(object) => &object.metadata,
             Self::Deployment(object) => &object.metadata,
+            Self::Namespace(object) => &object.metadata,
         }
     }
 
@@ -159,6 +167,7 @@ impl Object {
             Self::Secret(object) => &mut object.metadata,
             Self::ConfigMap(object) => &mut object.metadata,
             Self::Deployment(object) => &mut object.metadata,
+            Self::Namespace(object) => &mut object.metadata,
         }
     }
 
@@ -183,6 +192,10 @@ impl Object {
                 // It may have had the label before.
                 None => Event::BodiesGone(self.key()?),
             }),
+            Self::Namespace(object) => {
+                let (name, hosts) = convert::namespace(object)?;
+                Some(Event::Namespace(name, hosts))
+            }
             Self::ScaledObject(_) | Self::Secret(_) | Self::Deployment(_) => None,
         })
     }
@@ -201,6 +214,7 @@ pub fn core_event(event: &WatchEvent) -> Result<Option<Event>, ConvertError> {
         WatchEvent::Deleted(Kind::Service, key) => Some(Event::ServiceGone(key.clone())),
         WatchEvent::Deleted(Kind::EndpointSlice, key) => Some(Event::SliceGone(key.clone())),
         WatchEvent::Deleted(Kind::ConfigMap, key) => Some(Event::BodiesGone(key.clone())),
+        WatchEvent::Deleted(Kind::Namespace, key) => Some(Event::NamespaceGone(key.name().into())),
         WatchEvent::Deleted(Kind::ScaledObject | Kind::Secret | Kind::Deployment, _)
         | WatchEvent::Invalid(_)
         | WatchEvent::Repaired(_)

@@ -94,6 +94,75 @@ fn without_the_guard_the_more_specific_route_wins_across_namespaces() {
     assert_eq!(taker(&index, "cart.shop.test").as_deref(), Some("b/one"));
 }
 
+fn lists(namespace: &str, hosts: Option<&str>) -> Event {
+    Event::Namespace(namespace.into(), hosts.map(AllowedHosts::parse))
+}
+
+fn not_allowed(index: &Index) -> Vec<String> {
+    let problems = index.problems().into_iter().filter(|problem| problem.kind == ProblemKind::HostNotAllowed);
+    problems.map(|problem| format!("{}: {}", problem.object, problem.message)).collect()
+}
+
+#[test]
+fn a_namespace_s_routes_get_the_hosts_that_its_annotation_lists_and_no_others() {
+    let route = of("a", "app", 10, &["a.test", "b.test", "x.y.wild.test", "*.y.wild.test", "wild.test"]);
+    let annotation = lists("a", Some("A.test:443, *.wild.test\n"));
+    for events in [[route.clone(), annotation.clone()], [annotation, route]] {
+        let mut index = index().guarded(HostGuard::AllowList);
+        for event in events {
+            index.apply(event);
+        }
+        for host in ["a.test", "x.y.wild.test", "z.y.wild.test"] {
+            assert_eq!(taker(&index, host).as_deref(), Some("a/app"), "{host}");
+        }
+        for host in ["b.test", "wild.test", "other.test"] {
+            assert_eq!(taker(&index, host), None, "{host}");
+        }
+        let does_not = "the annotation http.keda.sh/allowed-hosts of namespace a does not list it";
+        assert_eq!(
+            not_allowed(&index),
+            ["b.test", "wild.test"].map(|host| format!("a/app: {host}/ may not be claimed: {does_not}"))
+        );
+        index.apply(lists("a", Some("b.test")));
+        assert_eq!(taker(&index, "b.test").as_deref(), Some("a/app"), "a change is heeded");
+        assert_eq!((taker(&index, "a.test"), not_allowed(&index).len()), (None, 4));
+    }
+}
+
+#[test]
+fn without_annotation_or_namespace_nothing_may_be_claimed_and_a_star_allows_all() {
+    let mut index = index().guarded(HostGuard::AllowList);
+    index.apply(of("a", "all", 10, &[]));
+    assert_eq!(not_allowed(&index), ["a/all: */ may not be claimed: namespace a is not known"]);
+    index.apply(lists("a", None));
+    let message =
+        "a/all: */ may not be claimed: namespace a has no annotation http.keda.sh/allowed-hosts that lists it";
+    assert_eq!(not_allowed(&index), [message]);
+    index.apply(lists("a", Some("*.test")));
+    assert_eq!((taker(&index, "a.test"), not_allowed(&index).len()), (None, 1), "a wildcard is not all");
+    index.apply(lists("a", Some("*")));
+    assert_eq!((taker(&index, "a.test").as_deref(), not_allowed(&index).len()), (Some("a/all"), 0));
+    index.apply(of("ab", "other", 10, &["b.test"]));
+    assert_eq!(taker(&index, "b.test").as_deref(), Some("a/all"), "what one namespace may is nothing to another");
+    index.reset(Relist::Namespaces(vec![("ab".into(), Some(AllowedHosts::parse("b.test")))]));
+    assert_eq!(taker(&index, "b.test").as_deref(), Some("ab/other"));
+    assert_eq!(taker(&index, "a.test"), None, "a namespace that is not listed is gone");
+    index.apply(Event::RouteGone(RouteKind::InterceptorRoute, ObjectKey::new("a", "all")));
+    assert!(not_allowed(&index).is_empty());
+}
+
+#[test]
+fn entries_that_are_no_hosts_are_told_and_stop_no_other() {
+    let mut index = index().guarded(HostGuard::AllowList);
+    index.apply(of("a", "app", 10, &["a.test", "b.test"]));
+    index.apply(lists("a", Some("https://b.test, a.test, *.*, b.test/path, x..y*")));
+    assert_eq!(taker(&index, "a.test").as_deref(), Some("a/app"));
+    assert_eq!(taker(&index, "b.test"), None);
+    let [message] = &not_allowed(&index)[..] else { panic!("one host is barred") };
+    let told = r#"these entries are no hosts: "https://b.test", "*.*", "b.test/path": expected names, *.suffix or *"#;
+    assert!(message.ends_with(told), "{message}");
+}
+
 proptest::proptest! {
     #[test]
     fn the_guard_s_answer_does_not_depend_on_the_way_there(

@@ -58,6 +58,7 @@ impl Objects {
             Event::SliceGone(key) => drop(self.slices.remove(&key)),
             Event::Bodies(bodies) => drop(self.bodies.insert(bodies.key.clone(), bodies)),
             Event::BodiesGone(key) => drop(self.bodies.remove(&key)),
+            Event::Namespace(..) | Event::NamespaceGone(_) => unreachable!("they mean nothing without the guard"),
         }
     }
 
