@@ -1,4 +1,4 @@
-//! Objects of a Kubernetes API server: one watch a kind, resumed, listed again when it must be, and retried for ever.
+//! Objects of a Kubernetes API server: one watch a kind (of Secrets, one a namespace or name), resumed, listed again when it must be, and retried for ever.
 //!
 //! ```text
 //! API ─► follow (one a kind: kube's watcher, pauses) ─► steps ─► Objects (pure) ─► events
@@ -74,6 +74,8 @@ pub struct Watch {
     pub namespace: Option<String>,
     /// Those with these labels; `None` is all.
     pub labels: Option<String>,
+    /// The one of this name; `None` is all.
+    pub name: Option<String>,
 }
 
 // === impl Watch ===
@@ -81,7 +83,7 @@ pub struct Watch {
 impl Watch {
     /// All objects of a kind, in one namespace or in all.
     pub fn all(kind: Kind, namespace: Option<&str>) -> Self {
-        Self { kind, namespace: namespace.map(Into::into), labels: None }
+        Self { kind, namespace: namespace.map(Into::into), labels: None, name: None }
     }
 
     /// Only those with these labels: a label selector.
@@ -90,9 +92,16 @@ impl Watch {
         Self { labels: Some(labels.into()), ..self }
     }
 
+    /// Only the one of this name.
+    #[must_use]
+    pub fn named(self, name: impl Into<String>) -> Self {
+        Self { name: Some(name.into()), ..self }
+    }
+
     fn config(&self, strategy: &InitialListStrategy) -> watcher::Config {
         watcher::Config {
             label_selector: self.labels.clone(),
+            field_selector: self.name.as_ref().map(|name| format!("metadata.name={name}")),
             page_size: Some(PAGE),
             initial_list_strategy: strategy.clone(),
             ..watcher::Config::default()

@@ -129,9 +129,12 @@ impl Link {
         let mut watches = self.all.watches.lock();
         let state = &mut watches[self.index];
         let kind = state.kind;
-        self.all.metrics.connected(kind, true);
         state.was_up = true;
-        let Some(Down { reason, since, told: true }) = state.down.take() else { return };
+        let down = state.down.take();
+        // Of a kind with several watches all have to be well.
+        let all = watches.iter().filter(|state| state.kind == kind).all(|state| state.down.is_none());
+        self.all.metrics.connected(kind, all);
+        let Some(Down { reason, since, told: true }) = down else { return };
         match reason {
             Reason::Unreachable | Reason::Failed => {
                 let others = watches.iter().any(|state| state.down.as_ref().is_some_and(Down::is_outage));

@@ -29,8 +29,8 @@ pub(super) enum Step {
 pub(super) struct Objects {
     limit: usize,
     kinds: Vec<Listed>,
-    /// At most as many as objects are known, and [`MAX_INVALID`] that were left out.
-    invalid: BTreeMap<(Kind, ObjectKey), Fault>,
+    /// By watch. At most as many as objects are known, and [`MAX_INVALID`] that were left out.
+    invalid: BTreeMap<(usize, ObjectKey), Fault>,
     /// How many of them were told: at most [`MAX_INVALID`].
     told: usize,
     refused: u64,
@@ -89,8 +89,12 @@ impl Objects {
     }
 
     /// How many objects are known of each kind.
-    pub(super) fn known(&self) -> impl Iterator<Item = (Kind, usize)> {
-        self.kinds.iter().map(|listed| (listed.kind, listed.known.len()))
+    pub(super) fn known(&self) -> BTreeMap<Kind, usize> {
+        let mut all = BTreeMap::new();
+        for Listed { kind, known, .. } in &self.kinds {
+            *all.entry(*kind).or_default() += known.len();
+        }
+        all
     }
 
     /// How many times an object was left out for want of room, since the last call.
@@ -115,7 +119,7 @@ impl Objects {
                 // They are many by nature: those beyond what is told are counted alone.
                 if self.told < MAX_INVALID {
                     let message = format!("more than {} objects: ignored until it changes", self.limit);
-                    self.fault(kind, key, message, events);
+                    self.fault((index, kind), key, message, events);
                 }
                 return;
             }
@@ -126,10 +130,10 @@ impl Objects {
         known.insert(key.clone(), Known { version: item.version().into(), told: told || read.is_ok() });
         match read {
             Ok(object) => {
-                self.repaired(kind, key, events);
+                self.repaired((index, kind), key, events);
                 events.push(WatchEvent::Applied(*object));
             }
-            Err(message) => self.fault(kind, key, message, events),
+            Err(message) => self.fault((index, kind), key, message, events),
         }
     }
 
@@ -142,16 +146,15 @@ impl Objects {
         if known.remove(&key).is_some_and(|known| known.told) {
             events.push(WatchEvent::Deleted(kind, key.clone()));
         }
-        self.repaired(kind, key, events);
+        self.repaired((index, kind), key, events);
     }
 
     fn listed(&mut self, index: usize, events: &mut Vec<WatchEvent>) {
         let kinds = &mut self.kinds[index];
         kinds.complete = true;
-        let kind = kinds.kind;
         let listing = kinds.listing.take().unwrap_or_default();
         let known = kinds.known.keys().filter(|key| !listing.contains(*key));
-        let faulty = self.invalid.keys().filter(|(of, key)| *of == kind && !listing.contains(key)).map(|(_, key)| key);
+        let faulty = self.invalid.keys().filter(|(of, key)| *of == index && !listing.contains(key)).map(|(_, key)| key);
         let gone: HashSet<_> = known.chain(faulty).cloned().collect();
         for key in gone {
             self.gone(index, key, events);
@@ -162,21 +165,21 @@ impl Objects {
         }
     }
 
-    fn fault(&mut self, kind: Kind, key: ObjectKey, message: String, events: &mut Vec<WatchEvent>) {
-        if self.invalid.get(&(kind, key.clone())).is_some_and(|known| known.message == message) {
+    fn fault(&mut self, (index, kind): (usize, Kind), key: ObjectKey, message: String, events: &mut Vec<WatchEvent>) {
+        if self.invalid.get(&(index, key.clone())).is_some_and(|known| known.message == message) {
             return;
         }
-        self.repaired(kind, key.clone(), events);
+        self.repaired((index, kind), key.clone(), events);
         let told = self.told < MAX_INVALID;
         if told {
             self.told += 1;
             events.push(WatchEvent::Invalid(invalid(kind, key.clone(), message.clone())));
         }
-        self.invalid.insert((kind, key), Fault { message, told });
+        self.invalid.insert((index, key), Fault { message, told });
     }
 
-    fn repaired(&mut self, kind: Kind, key: ObjectKey, events: &mut Vec<WatchEvent>) {
-        let Some(Fault { message, told }) = self.invalid.remove(&(kind, key.clone())) else { return };
+    fn repaired(&mut self, (index, kind): (usize, Kind), key: ObjectKey, events: &mut Vec<WatchEvent>) {
+        let Some(Fault { message, told }) = self.invalid.remove(&(index, key.clone())) else { return };
         if told {
             self.told -= 1;
             events.push(WatchEvent::Repaired(invalid(kind, key, message)));
