@@ -115,6 +115,20 @@ pub struct TargetRef {
     /// Name of the Service.
     #[schemars(length(min = 1))]
     pub service: String,
+    /// Connections to the Service's pods by mutual TLS: always encrypted, with a certificate of this route's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TargetTls>,
+}
+
+/// Who the interceptor is to the pods of a route.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TargetTls {
+    /// Name of a Secret in the route's namespace, with the label http.keda.sh/tls=client: the certificate that is shown to pods
+    /// (tls.crt, tls.key), and, if it has any, the authorities that theirs must come from (ca.crt). Interceptors must be
+    /// allowed to read it.
+    #[schemars(length(min = 1, max = 253))]
+    pub secret_name: String,
 }
 
 /// Requests that are taken: any of the hosts, any of the paths, all of the headers.

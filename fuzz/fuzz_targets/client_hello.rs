@@ -12,9 +12,10 @@ static CONFIG: LazyLock<Arc<ServerConfig>> = LazyLock::new(|| {
     let folder = std::env::temp_dir().join(format!("rouse-fuzz-{}", std::process::id()));
     std::fs::create_dir_all(&folder).expect("a folder for the certificate");
     let made = rcgen::generate_simple_self_signed(["a.test".to_owned(), "*.b.test".to_owned()]).expect("a certificate");
-    let paths = Paths { certificate: folder.join("tls.crt"), key: folder.join("tls.key"), stores: Vec::new() };
-    std::fs::write(&paths.certificate, made.cert.pem()).expect("the certificate is written");
-    std::fs::write(&paths.key, made.signing_key.serialize_pem()).expect("the key is written");
+    let (certificate, key) = (folder.join("tls.crt"), folder.join("tls.key"));
+    std::fs::write(&certificate, made.cert.pem()).expect("the certificate is written");
+    std::fs::write(&key, made.signing_key.serialize_pem()).expect("the key is written");
+    let paths = Paths { default: Some((certificate, key)), stores: Vec::new() };
     let settings = Settings::from_env(&Env::default()).expect("the default settings");
     let certificates =
         Certificates::load(&paths, &rustls::crypto::ring::default_provider()).expect("the certificate is read");

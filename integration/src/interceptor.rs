@@ -63,7 +63,12 @@ impl Interceptor {
 
     /// Starts one that reads a cluster; it is ready when it has.
     pub async fn start_in(kubeconfig: &Path, namespace: &str) -> Self {
-        let (mut command, cgroup) = bare(&[], None, "none");
+        Self::start_in_with(kubeconfig, namespace, &[]).await
+    }
+
+    /// The same with more environment variables.
+    pub async fn start_in_with(kubeconfig: &Path, namespace: &str, env: &[(&str, &str)]) -> Self {
+        let (mut command, cgroup) = bare(env, None, "none");
         command.env("KEDA_HTTP_WATCH_NAMESPACE", namespace).arg("--kubeconfig").arg(kubeconfig);
         Self::bound((command, cgroup)).await
     }

@@ -1,5 +1,6 @@
 //! Interceptor and scaler with a real API server. What they do with what they read is tested beside this, without one.
 
+mod guards;
 mod scaling;
 mod trouble;
 
@@ -34,8 +35,14 @@ async fn app(cluster: &Cluster) -> Value {
 
 /// An interceptor that may do no more than the chart lets it.
 async fn interceptor(cluster: &Cluster) -> Interceptor {
-    let user = cluster.user("interceptor", &rules()).await;
-    Interceptor::start_in(&cluster.kubeconfig(None, Some(&user)), &cluster.namespace).await.is_ready().await
+    interceptor_of(cluster, &rules(), &[]).await
+}
+
+/// One that may do this, with more environment variables.
+async fn interceptor_of(cluster: &Cluster, rules: &Value, env: &[(&str, &str)]) -> Interceptor {
+    let user = cluster.user("interceptor", rules).await;
+    let kubeconfig = cluster.kubeconfig(None, Some(&user));
+    Interceptor::start_in_with(&kubeconfig, &cluster.namespace, env).await.is_ready().await
 }
 
 async fn answers(interceptor: &Interceptor, host: &str, status: u16) {

@@ -27,6 +27,7 @@ mod levels;
 mod probe;
 mod routing;
 mod scaler;
+mod secrets;
 mod services;
 mod session;
 mod smuggling;

@@ -20,14 +20,14 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use crate::{HOST, foreign};
 
 /// A folder of certificates, all of one authority of ours.
-struct Authority {
+pub(crate) struct Authority {
     folder: TempDir,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
     /// With certificates for the host of most tests, for its Service, and for nobody in particular.
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -45,21 +45,27 @@ impl Authority {
         authority
     }
 
-    fn at(&self, name: &str) -> String {
+    pub(crate) fn at(&self, name: &str) -> String {
         self.path().join(name).to_str().unwrap().to_owned()
     }
 
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.folder.path()
     }
 
     /// Writes a pair for `names`.
-    fn certificate(&self, stem: &str, names: &[&str]) {
+    pub(crate) fn certificate(&self, stem: &str, names: &[&str]) {
+        let (certificate, key) = self.pair(names);
+        fs::write(self.path().join(format!("{stem}.crt")), certificate).unwrap();
+        fs::write(self.path().join(format!("{stem}.key")), key).unwrap();
+    }
+
+    /// A certificate for `names` and its key, in PEM.
+    pub(crate) fn pair(&self, names: &[&str]) -> (String, String) {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let key = KeyPair::generate().unwrap();
         let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &self.issuer).unwrap();
-        fs::write(self.path().join(format!("{stem}.crt")), certificate.pem()).unwrap();
-        fs::write(self.path().join(format!("{stem}.key")), key.serialize_pem()).unwrap();
+        (certificate.pem(), key.serialize_pem())
     }
 
     /// An interceptor that serves these certificates and believes their authority.
@@ -93,7 +99,7 @@ impl Authority {
     }
 
     /// curl to the TLS port, which it takes for `host`.
-    async fn curl(&self, interceptor: &Interceptor, host: &str, args: &[&str]) -> String {
+    pub(crate) async fn curl(&self, interceptor: &Interceptor, host: &str, args: &[&str]) -> String {
         let connect = format!("{host}:443:{}", interceptor.tls());
         let (ca, url) = (self.at("authorities/ca.crt"), format!("https://{host}/"));
         let mut all = vec!["-sS", "--cacert", &ca, "--connect-to", &connect];
@@ -103,12 +109,22 @@ impl Authority {
     }
 
     /// A connection of our own to the TLS port.
-    async fn connect(&self, addr: SocketAddr) -> TlsStream<TcpStream> {
+    pub(crate) async fn connect(&self, addr: SocketAddr) -> TlsStream<TcpStream> {
         self.connect_for(addr, &[]).await
     }
 
     /// The same, which offers these protocols.
     async fn connect_for(&self, addr: SocketAddr, protocols: &[&[u8]]) -> TlsStream<TcpStream> {
+        self.try_connect(addr, HOST, protocols).await.unwrap()
+    }
+
+    /// The same to this host, which may fail.
+    pub(crate) async fn try_connect(
+        &self,
+        addr: SocketAddr,
+        host: &str,
+        protocols: &[&[u8]],
+    ) -> std::io::Result<TlsStream<TcpStream>> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(self.path().join("authorities/ca.crt")).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -117,12 +133,12 @@ impl Authority {
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
         let connector = TlsConnector::from(Arc::new(config));
         let stream = TcpStream::connect(addr).await.unwrap();
-        soon("a handshake", connector.connect(ServerName::try_from(HOST).unwrap(), stream)).await.unwrap()
+        soon("a handshake", connector.connect(ServerName::try_from(host.to_owned()).unwrap(), stream)).await
     }
 }
 
 /// A route whose Service has this `appProtocol`.
-fn world(app_protocol: Option<&str>) -> World {
+pub(crate) fn world(app_protocol: Option<&str>) -> World {
     let world = World::new();
     world.route("app", json!([{ "hosts": [HOST] }]));
     let mut port = json!({ "name": "http", "port": 80, "targetPort": 8080 });

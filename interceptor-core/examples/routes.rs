@@ -183,6 +183,7 @@ fn route(number: usize, host: &str, path: &str) -> Route {
         static_routes: Vec::new(),
         holding: interceptor_core::route::Holding::default(),
         session: None,
+        identity: None,
         probing: interceptor_core::probe::Probing::default(),
         scaling: Scaling { concurrency: Some(100), rate: None },
         timeouts: Timeouts::default(),

@@ -70,6 +70,9 @@ pub struct Route {
     pub session: Option<Arc<Session>>,
     /// How the target's pods are asked whether they are ready while requests are held.
     pub probing: Probing,
+    /// The Secret with the certificate that the target's pods are shown, and with the authorities that they are believed by.
+    /// Where there is one, connections to them are always encrypted.
+    pub identity: Option<ObjectKey>,
     /// How its demand is measured.
     pub scaling: Scaling,
     /// Deadlines that replace those of the environment.

@@ -34,6 +34,7 @@ fn route(number: usize) -> Event {
         static_routes: Vec::new(),
         holding: interceptor_core::route::Holding::default(),
         session: None,
+        identity: None,
         probing: interceptor_core::probe::Probing::default(),
         scaling: Scaling::default(),
         timeouts: Timeouts::default(),

@@ -33,6 +33,7 @@ use crate::{
         discover::Discover,
         kernel::Kernel,
         queue,
+        secrets::Secrets,
         state::State,
     },
     encryption::{self, Files, Opened, TlsError},
@@ -134,7 +135,8 @@ pub async fn build(config: Config) -> Result<Bound, AppError> {
     };
     let mut over_tls = over_tls.into_iter();
     let listeners = plain.into_iter().map(|plain| Listeners { plain, encrypted: over_tls.next() }).collect();
-    let Opened { server: tls, upstreams, files } = encryption::open(config.tls.clone()).map_err(AppError::Tls)?;
+    let Opened { server: tls, resolver, upstreams, files } =
+        encryption::open(config.tls.clone()).map_err(AppError::Tls)?;
     let ready = Ready::new();
     let edges = Arc::new(Edges::default());
     let index = Index::new(config.workers.get(), Arc::clone(&edges) as _)
@@ -148,12 +150,16 @@ pub async fn build(config: Config) -> Result<Bound, AppError> {
     let (prober, probing, verdicts) = probe::channel(reader.clone(), probe_metrics);
     let traces = config.telemetry.traces.map(|protocol| Traces::new(protocol, SERVICE));
     let traces = traces.transpose().map_err(AppError::Telemetry)?;
+    let identities = upstreams.identities().clone();
     let shared = Shared::new(config.proxying.clone(), upstreams, metrics, probing, traces.as_ref().map(Traces::tracer));
     let shared = Arc::new(shared);
     let watch_metrics = WatchMetrics::register(registry.registry());
     let sources = (config.sources.clone(), watch_metrics);
     let (names, found) = Names::new(reader.clone(), registry.registry());
+    let provider = Arc::new(config.tls.provider().clone());
+    let secrets = Secrets::new(config.secrets.clone(), provider, (resolver, identities), registry.registry());
     let discover = Discover::new(sources, (verdicts, found), index, writer, &ready, registry.registry());
+    let discover = discover.with_secrets(secrets);
     let state = State {
         ready: ready.clone(),
         reader: reader.clone(),

@@ -20,7 +20,7 @@ use runtime::{
     watch::{Cluster, Kind, Source, Sources, Watch},
 };
 
-use crate::{agent, rt, trust};
+use crate::{agent, rt, secrets::SecretSources, trust};
 
 /// Requests held at once by one process, if nothing else is said: each holds a descriptor and some kilobytes.
 const MAX_HELD: u64 = 10_000;
@@ -50,7 +50,8 @@ const OTHER_DESCRIPTORS: u64 = 600;
         OTEL_EXPORTER_OTLP_TRACES_PROTOCOL (console; http/protobuf or grpc), and OpenTelemetry's own OTEL_… variables\n  \
         ROUSE_GRPC_STATUS (true: calls of gRPC are told of errors as gRPC has it; false: as plain HTTP)\n  \
         KEDA_HTTP_PROXY_TLS_ENABLED (false), _PORT (8443), _CERT_PATH, _KEY_PATH, _CERT_STORE_PATHS   KEDA_HTTP_TLS_CA_DIRS\n  \
-        KEDA_HTTP_DIRECT_POD_ROUTING (true)   ROUSE_HOST_GUARD (off, first-come)"
+        ROUSE_TLS_SECRETS (none: *, NAMESPACE/* or NAMESPACE/NAME, with commas)   ROUSE_TLS_DEFAULT_SECRET (NAMESPACE/NAME)\n  \
+        KEDA_HTTP_DIRECT_POD_ROUTING (true)   ROUSE_HOST_GUARD (off, first-come, allow-list)"
 )]
 pub struct Args {
     /// What to be instead of an interceptor.
@@ -146,6 +147,8 @@ pub struct Config {
     pub encrypted: Option<SocketAddr>,
     /// Certificates, and whom to believe.
     pub tls: tls::Settings,
+    /// Secrets with certificates.
+    pub secrets: SecretSources,
     /// What is told to an OpenTelemetry collector.
     pub telemetry: telemetry::Config,
     /// Whether hosts belong to namespaces.
@@ -231,19 +234,22 @@ impl Config {
             Level::None => dataplane::Mode::None,
             Level::Own => dataplane::Mode::SelfLevel,
         };
+        let secrets = SecretSources::from_env(env)?;
+        let host_guard = env.one_of("ROUSE_HOST_GUARD", &HostGuard::NAMES, HostGuard::Off)?;
         let drain_timeout = env.duration("KEDA_HTTP_DRAIN_TIMEOUT", Duration::from_secs(30))?;
         Ok(Self {
             proxy: everywhere(env.required_port("KEDA_HTTP_PROXY_PORT")?),
             admin: everywhere(env.required_port("KEDA_HTTP_ADMIN_PORT")?),
             metrics: metrics.then(|| everywhere(metrics_port)),
             log: None,
-            sources: Sources::new(sources, || cluster(kube, namespace.as_deref())),
+            sources: Sources::new(sources, || cluster(kube, namespace.as_deref(), &secrets, host_guard)),
             workers,
             dataplane: dataplane::Config { mode, required, cgroup },
             encrypted: tls.serving.is_some().then(|| everywhere(tls_port)),
             tls,
+            secrets,
             telemetry: telemetry::Config::from_env(env)?,
-            host_guard: env.one_of("ROUSE_HOST_GUARD", &HostGuard::NAMES, HostGuard::Off)?,
+            host_guard,
             proxying: ProxyConfig::new(env, workers, (trusted_proxies, access_log(env, &log)?))?,
             shutdown_delay: env.duration("KEDA_HTTP_SHUTDOWN_DELAY", Duration::from_secs(5))?,
             drain_timeout: Some(drain_timeout).filter(|timeout| !timeout.is_zero()),
@@ -290,11 +296,17 @@ impl ProxyConfig {
 
 /// All that routing needs. Slices are watched as a whole: a watch for each target Service would cost the API server a
 /// thousand times the connections, and it makes no difference to what it sends when routes are where the Services are.
-fn cluster(kube: KubeArgs, namespace: Option<&str>) -> Cluster {
+fn cluster(kube: KubeArgs, namespace: Option<&str>, secrets: &SecretSources, guard: HostGuard) -> Cluster {
     let all = |kind| Watch::all(kind, namespace);
     let slices = all(Kind::EndpointSlice).labelled(SERVICE_NAME_LABEL);
     let bodies = all(Kind::ConfigMap).labelled(format!("{RESPONSE_BODY_LABEL}=true"));
-    let watches = vec![all(Kind::InterceptorRoute), all(Kind::HttpScaledObject), all(Kind::Service), slices, bodies];
+    let mut watches =
+        vec![all(Kind::InterceptorRoute), all(Kind::HttpScaledObject), all(Kind::Service), slices, bodies];
+    watches.extend(secrets.watches(namespace));
+    if guard == HostGuard::AllowList {
+        let namespaces = Watch::all(Kind::Namespace, None);
+        watches.push(namespace.map_or(namespaces.clone(), |namespace| namespaces.named(namespace)));
+    }
     Cluster { kubeconfig: kube.kubeconfig, watches }
 }
 

@@ -4,5 +4,6 @@ pub(crate) mod counts;
 pub(crate) mod discover;
 pub(crate) mod kernel;
 pub(crate) mod queue;
+pub(crate) mod secrets;
 pub(crate) mod state;
 pub(crate) mod taken;

@@ -2,14 +2,19 @@
 
 use std::sync::{Arc, OnceLock};
 
+use interceptor_core::ObjectKey;
 use tls::{
     Certificates, Resolver, Settings,
-    client::{self, Client},
+    client::{self, Client, Identity},
     reload::Reload,
     server,
 };
 
-use crate::{metrics::Metrics, proxy::ProxyError};
+use crate::{
+    metrics::Metrics,
+    proxy::ProxyError,
+    secrets::{Identities, IdentityId},
+};
 
 /// TLS could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +35,7 @@ pub enum TlsError {
 pub(crate) struct Upstreams {
     settings: Settings,
     client: OnceLock<Result<Client, Arc<str>>>,
+    identities: Identities,
 }
 
 /// All that the settings ask for.
@@ -37,6 +43,8 @@ pub(crate) struct Upstreams {
 pub(crate) struct Opened {
     /// For clients, if any may speak TLS.
     pub(crate) server: Option<Arc<rustls::ServerConfig>>,
+    /// Where those certificates are chosen.
+    pub(crate) resolver: Option<Resolver>,
     pub(crate) upstreams: Upstreams,
     /// Files to be followed, if any were named.
     pub(crate) files: Option<Files>,
@@ -61,14 +69,24 @@ impl Upstreams {
             .get_or_init(|| Client::new(self.settings.clone(), None).map_err(|error| error.to_string().into()));
         client.as_ref().map_err(|error| ProxyError::Tls(Arc::clone(error)))
     }
+
+    /// Who it is to pods that are shown the certificate of a Secret.
+    pub(crate) fn identity(&self, secret: &ObjectKey) -> Result<(IdentityId, Arc<Identity>), ProxyError> {
+        self.identities.find(secret).map_err(ProxyError::NoIdentity)
+    }
+
+    /// All that are known.
+    pub(crate) fn identities(&self) -> &Identities {
+        &self.identities
+    }
 }
 
 /// Reads all files that the settings name.
 pub(crate) fn open(settings: Settings) -> Result<Opened, TlsError> {
     if settings.serving.is_none() && settings.ca_folders.is_empty() {
         // The system's authorities are many: who has no pod with TLS need not have them in memory.
-        let upstreams = Upstreams { settings, client: OnceLock::new() };
-        return Ok(Opened { server: None, upstreams, files: None });
+        let upstreams = Upstreams { settings, client: OnceLock::new(), identities: Identities::default() };
+        return Ok(Opened { server: None, resolver: None, upstreams, files: None });
     }
     let read = client::state(&settings);
     let certificates =
@@ -77,8 +95,17 @@ pub(crate) fn open(settings: Settings) -> Result<Opened, TlsError> {
     let resolver = certificates.map(Resolver::new);
     let config = resolver.clone().map(|resolver| server::config(&settings, resolver));
     let config = config.transpose().map_err(TlsError::Server)?;
-    let upstreams = Upstreams { settings: settings.clone(), client: OnceLock::from(Ok(client.clone())) };
-    Ok(Opened { server: config, upstreams, files: Some(Files { settings, read, resolver, client }) })
+    let upstreams = Upstreams {
+        settings: settings.clone(),
+        client: OnceLock::from(Ok(client.clone())),
+        identities: Identities::default(),
+    };
+    Ok(Opened {
+        server: config,
+        resolver: resolver.clone(),
+        upstreams,
+        files: Some(Files { settings, read, resolver, client }),
+    })
 }
 
 // === impl Files ===

@@ -14,6 +14,7 @@
 pub mod agent;
 pub mod app;
 pub mod config;
+pub mod secrets;
 
 mod coldstart;
 mod control;

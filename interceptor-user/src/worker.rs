@@ -39,6 +39,7 @@ use crate::{
     metrics::{Metrics, Outcome, RouteMetrics, Spread},
     probe,
     proxy::{Balancer, Clients, Gates, ProxyError},
+    secrets::IdentityId,
     server::connection::{self, Connection},
 };
 
@@ -94,6 +95,15 @@ struct Target {
     balancers: [Option<Rc<Balancer>>; 2],
 }
 
+/// How connections to pods are encrypted. Those of one kind are never used for another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Encrypted {
+    No,
+    Yes,
+    /// With a certificate of the route's own.
+    As(IdentityId),
+}
+
 /// One worker.
 pub(crate) struct Worker {
     pub(crate) id: usize,
@@ -107,8 +117,8 @@ pub(crate) struct Worker {
     /// `None` once the worker has ended all that the process's end waits for.
     drain: RefCell<Option<drain::Watch>>,
     routes: RefCell<HashMap<RouteId, Rc<LocalRoute>, RandomState>>,
-    /// Those whose connections are encrypted apart from the others.
-    balancers: RefCell<HashMap<(UpstreamId, bool), Rc<Balancer>, RandomState>>,
+    /// Apart from each other by how connections are encrypted.
+    balancers: RefCell<HashMap<(UpstreamId, Encrypted), Rc<Balancer>, RandomState>>,
     connections: RefCell<HashMap<u64, Rc<Connection>, RandomState>>,
     next_connection: Cell<u64>,
     room: Notify,
@@ -339,12 +349,17 @@ impl Worker {
         let Some(upstream) = snapshot.load().backend_of(entry, backend) else {
             return Ok(new(None, entry.upstream.0));
         };
-        let encrypted = upstream.encryption.applies(encrypted);
+        let (encrypted, identity) = match entry.route.identity.as_ref().filter(|_| backend == Backend::Target) {
+            Some(secret) => tls.identity(secret).map(|(id, identity)| (Encrypted::As(id), Some(identity)))?,
+            None if upstream.encryption.applies(encrypted) => (Encrypted::Yes, None),
+            None => (Encrypted::No, None),
+        };
         let mut balancers = self.balancers.borrow_mut();
         let balancer = match balancers.entry((upstream.id, encrypted)) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(vacant) => {
-                let client = encrypted.then(|| tls.client().cloned()).transpose()?;
+                let client = (encrypted != Encrypted::No).then(|| tls.client()).transpose()?;
+                let client = client.map(|client| identity.map_or(client.clone(), |identity| client.shown_as(identity)));
                 vacant.insert(new(client, upstream.id.0))
             }
         };
@@ -415,8 +430,12 @@ impl Worker {
             .borrow_mut()
             .retain(|id, local| snapshot.routes.get(&local.entry.route.key).is_some_and(|current| current.id == *id));
         let mut left = self.shared.config.max_idle_per_worker;
-        self.balancers.borrow_mut().retain(|(id, _), balancer| {
-            if snapshot.upstream(*id).is_none() {
+        self.balancers.borrow_mut().retain(|(id, encrypted), balancer| {
+            let is_outdated = match encrypted {
+                Encrypted::No | Encrypted::Yes => false,
+                Encrypted::As(identity) => !self.shared.tls.identities().is_current(*identity),
+            };
+            if is_outdated || snapshot.upstream(*id).is_none() {
                 balancer.retire();
                 return false;
             }

@@ -108,8 +108,8 @@ pub async fn bind(addr: SocketAddr, security: &Security, exposition: Exposition)
     let acceptor = if *tls {
         let config = match certificates {
             Some(folder) => {
-                let paths =
-                    Paths { certificate: folder.join("tls.crt"), key: folder.join("tls.key"), stores: Vec::new() };
+                let default = Some((folder.join("tls.crt"), folder.join("tls.key")));
+                let paths = Paths { default, stores: Vec::new() };
                 let loaded = Certificates::load(&paths, &ring::default_provider()).map_err(SecurityError::Files)?;
                 let resolver = Resolver::new(loaded);
                 files = Some((paths, resolver.clone()));

@@ -31,6 +31,7 @@ fn route(kind: RouteKind, name: &str, concurrency: Option<u32>, rate: Option<u32
         static_routes: Vec::new(),
         holding: interceptor_core::route::Holding::default(),
         session: None,
+        identity: None,
         probing: interceptor_core::probe::Probing::default(),
         scaling: Scaling { concurrency, rate },
         timeouts: Timeouts::default(),

@@ -21,6 +21,11 @@ use crate::{
     reload::{self, Reload},
 };
 
+mod identity;
+
+pub use self::identity::Identity;
+use self::identity::Shown;
+
 /// Which protocols are offered to a pod by ALPN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Offer {
@@ -37,6 +42,8 @@ pub enum Offer {
 pub struct Client {
     settings: Arc<Settings>,
     configs: Arc<RwLock<Configs>>,
+    /// Who it is to pods, if it is somebody in particular.
+    shown: Option<Arc<Shown>>,
 }
 
 /// What files were like when they were looked at.
@@ -78,17 +85,30 @@ impl Client {
     /// Reads the system's authorities, the private ones, and believes our own certificates too, as the add-on does.
     pub fn new(settings: Settings, serving: Option<&Certificates>) -> Result<Self, ClientError> {
         let configs = Arc::new(RwLock::new(Configs::new(&settings, serving)?));
-        Ok(Self { settings: Arc::new(settings), configs })
+        Ok(Self { settings: Arc::new(settings), configs, shown: None })
+    }
+
+    /// The same, but as this identity: it shows that certificate alone, and believes that identity's authorities, if it has
+    /// any, instead of ours. It resumes no session of anybody else's.
+    #[must_use]
+    pub fn shown_as(&self, identity: Arc<Identity>) -> Self {
+        Self { shown: Some(Arc::new(Shown::new(identity))), ..self.clone() }
     }
 
     /// For a new connection.
     pub fn config(&self, offer: Offer) -> Arc<ClientConfig> {
-        let configs = self.configs.read();
-        Arc::clone(match offer {
-            Offer::Any => &configs.any,
-            Offer::H2 => &configs.h2,
-            Offer::Http1 => &configs.http1,
-        })
+        let base = {
+            let configs = self.configs.read();
+            Arc::clone(match offer {
+                Offer::Any => &configs.any,
+                Offer::H2 => &configs.h2,
+                Offer::Http1 => &configs.http1,
+            })
+        };
+        match &self.shown {
+            Some(shown) => shown.config(offer, base),
+            None => base,
+        }
     }
 
     /// Reads the authorities again, for connections from now on.
@@ -169,8 +189,8 @@ impl Configs {
                 .with_protocol_versions(&settings.versions)?
                 .dangerous()
                 .with_custom_certificate_verifier(Arc::clone(&verifier));
-            let mut config = match serving {
-                Some(serving) => builder.with_client_cert_resolver(Arc::new(Own(Arc::clone(serving.find(None))))),
+            let mut config = match serving.and_then(|serving| serving.find(None)) {
+                Some(own) => builder.with_client_cert_resolver(Arc::new(Own(Arc::clone(own)))),
                 None => builder.with_no_client_auth(),
             };
             config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();

@@ -22,10 +22,9 @@ const MAX_FILE: u64 = 1 << 20;
 /// Where certificates for clients lie.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Paths {
-    /// The certificate, with its chain, for clients that name no host or an unknown one.
-    pub certificate: PathBuf,
-    /// Its key.
-    pub key: PathBuf,
+    /// The certificate, with its chain, for clients that name no host or an unknown one, and its key; `None` when that comes
+    /// from elsewhere.
+    pub default: Option<(PathBuf, PathBuf)>,
     /// Folders with more pairs: `X.crt` and `X.key`, or `X.pem` and `X-key.pem`.
     pub stores: Vec<PathBuf>,
 }
@@ -89,9 +88,9 @@ pub(crate) type Fingerprint = Vec<(PathBuf, u64, i64, i64, u64)>;
 // === impl Paths ===
 
 impl Paths {
-    /// The pairs of certificate and key: the default one first, then those of the folders in the order of their paths.
+    /// The pairs of certificate and key in the folders, in the order of their paths.
     pub(crate) fn pairs(&self) -> Result<Vec<(PathBuf, PathBuf)>, FileError> {
-        let mut pairs = vec![(self.certificate.clone(), self.key.clone())];
+        let mut pairs = Vec::new();
         for store in &self.stores {
             let files = files(store)?;
             for certificate in &files {
@@ -107,7 +106,8 @@ impl Paths {
 
     /// The state the files are in.
     pub(crate) fn fingerprint(&self) -> Result<Fingerprint, FileError> {
-        let mut paths = BTreeSet::from([self.certificate.clone(), self.key.clone()]);
+        let mut paths: BTreeSet<_> =
+            self.default.iter().flat_map(|(certificate, key)| [certificate, key]).cloned().collect();
         for store in &self.stores {
             paths.extend(files(store)?);
         }
@@ -218,7 +218,7 @@ mod tests {
             fs::write(path, "").unwrap();
         }
         let stores = vec![folder.path().to_owned()];
-        (folder, Paths { certificate: "/default.crt".into(), key: "/default.key".into(), stores })
+        (folder, Paths { default: None, stores })
     }
 
     #[test]
@@ -226,8 +226,7 @@ mod tests {
         let (folder, paths) = store(&["a.crt", "a.key", "sub/b.pem", "sub/b-key.pem", "lonely.key", "notes.txt"]);
         let pairs = paths.pairs().unwrap();
         let at = |name: &str| folder.path().join(name);
-        assert_eq!(pairs[0], ("/default.crt".into(), "/default.key".into()));
-        assert_eq!(pairs[1..], [(at("a.crt"), at("a.key")), (at("sub/b.pem"), at("sub/b-key.pem"))]);
+        assert_eq!(pairs, [(at("a.crt"), at("a.key")), (at("sub/b.pem"), at("sub/b-key.pem"))]);
     }
 
     #[test]
@@ -247,6 +246,6 @@ mod tests {
         link("..data/tls.crt", "tls.crt");
         link("..data/tls.key", "tls.key");
         link(".", "again");
-        assert_eq!(paths.pairs().unwrap().len(), 3, "once in its folder and once by its link");
+        assert_eq!(paths.pairs().unwrap().len(), 2, "once in its folder and once by its link");
     }
 }

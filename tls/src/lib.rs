@@ -4,7 +4,8 @@
 //!
 //! ```text
 //! environment ─► Settings ─► server::config ─► Certificates (by SNI) ◄─ reload ◄─ files
-//!                        └─► client::Client (system's and private CAs)
+//!                        │                                           ◄─ secret ◄─ Secrets
+//!                        └─► client::Client (system's and private CAs; a route's Identity)
 //! ```
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that cannot go on panics"))]
@@ -13,11 +14,12 @@ mod certificates;
 pub mod client;
 mod files;
 pub mod reload;
+pub mod secret;
 pub mod server;
 pub mod settings;
 
 pub use self::{
-    certificates::{Certificates, Resolver},
+    certificates::{Certificates, Resolver, names},
     files::{FileError, Paths},
     settings::Settings,
 };

@@ -26,6 +26,9 @@ pub struct Settings {
     pub ca_folders: Vec<PathBuf>,
 }
 
+/// The variable that names a Secret with the certificate for clients that no other fits, instead of files.
+pub const DEFAULT_SECRET: &str = "ROUSE_TLS_DEFAULT_SECRET";
+
 /// A setting under its present name and the one it had before.
 #[derive(Clone, Copy)]
 struct Variable {
@@ -72,9 +75,11 @@ impl Settings {
     /// Reads the variables.
     pub fn from_env(env: &Env) -> Result<Self, EnvError> {
         let serving = env.bool("KEDA_HTTP_PROXY_TLS_ENABLED", false)?;
+        let certificate = env.string("KEDA_HTTP_PROXY_TLS_CERT_PATH", "/certs/tls.crt")?.into();
+        let key = env.string("KEDA_HTTP_PROXY_TLS_KEY_PATH", "/certs/tls.key")?.into();
+        let in_secret = env.optional_string(DEFAULT_SECRET)?.is_some();
         let paths = Paths {
-            certificate: env.string("KEDA_HTTP_PROXY_TLS_CERT_PATH", "/certs/tls.crt")?.into(),
-            key: env.string("KEDA_HTTP_PROXY_TLS_KEY_PATH", "/certs/tls.key")?.into(),
+            default: (!in_secret).then_some((certificate, key)),
             stores: list(&env.string("KEDA_HTTP_PROXY_TLS_CERT_STORE_PATHS", "")?).map(PathBuf::from).collect(),
         };
         let skip_verify = env.optional_string(SKIP_VERIFY.name)?.map_or(SKIP_VERIFY.before, |_| SKIP_VERIFY.name);
@@ -213,9 +218,11 @@ mod tests {
     #[test]
     fn the_listener_s_files_have_the_add_on_s_defaults() {
         let pairs = [("KEDA_HTTP_PROXY_TLS_ENABLED", "true"), ("KEDA_HTTP_PROXY_TLS_CERT_STORE_PATHS", "/a,/b")];
-        let Paths { certificate, key, stores } = settings(&pairs).unwrap().serving.unwrap();
-        assert_eq!((certificate, key), ("/certs/tls.crt".into(), "/certs/tls.key".into()));
+        let Paths { default, stores } = settings(&pairs).unwrap().serving.unwrap();
+        assert_eq!(default, Some(("/certs/tls.crt".into(), "/certs/tls.key".into())));
         assert_eq!(stores, [PathBuf::from("/a"), "/b".into()]);
+        let of_secret = [pairs[0], (DEFAULT_SECRET, "shop/tls")];
+        assert_eq!(settings(&of_secret).unwrap().serving.unwrap().default, None, "no file need be there");
     }
 
     #[test]

@@ -116,7 +116,7 @@ fn a_client_gets_the_certificate_of_the_name_it_asks_for_and_the_protocol_both_k
     for (offer, protocol) in [(Offer::Any, "h2"), (Offer::H2, "h2"), (Offer::Http1, "http/1.1")] {
         let (connection, _) = shake(&server, client.config(offer), "shop.test").unwrap();
         assert_eq!(connection.alpn_protocol(), Some(protocol.as_bytes()), "{offer:?}");
-        assert_eq!(shown(&connection), resolver.current().find(Some("shop.test")).cert[0]);
+        assert_eq!(shown(&connection), resolver.current().find(Some("shop.test")).unwrap().cert[0]);
     }
 }
 
@@ -175,21 +175,24 @@ async fn changed_files_are_served_and_broken_ones_are_not() {
     let following = follow(settings, read, Some(resolver.clone()), client, move |reload| told.send(reload).unwrap());
     let test = async {
         assert_eq!(news.recv().await, Some(Reload::Done));
-        assert_ne!(resolver.current().find(Some("early.test")).cert, resolver.current().find(None).cert);
+        assert_ne!(
+            resolver.current().find(Some("early.test")).unwrap().cert,
+            resolver.current().find(None).unwrap().cert
+        );
         world.certificate("store/new", &["new.test"]);
         assert_eq!(news.recv().await, Some(Reload::Done));
         let served = resolver.current();
-        let new = served.find(Some("new.test")).cert[0].clone();
-        assert_ne!(new, served.find(None).cert[0]);
+        let new = served.find(Some("new.test")).unwrap().cert[0].clone();
+        assert_ne!(new, served.find(None).unwrap().cert[0]);
 
         fs::write(world.path().join("store/new.crt"), "half a fi").unwrap();
         assert_eq!(news.recv().await, Some(Reload::Failed));
-        assert_eq!(resolver.current().find(Some("new.test")).cert[0], new, "what was served stays");
+        assert_eq!(resolver.current().find(Some("new.test")).unwrap().cert[0], new, "what was served stays");
 
         fs::remove_file(world.path().join("store/new.crt")).unwrap();
         fs::remove_file(world.path().join("store/new.key")).unwrap();
         assert_eq!(news.recv().await, Some(Reload::Done));
-        assert_eq!(resolver.current().find(Some("new.test")).cert, served.find(None).cert);
+        assert_eq!(resolver.current().find(Some("new.test")).unwrap().cert, served.find(None).unwrap().cert);
     };
     tokio::select! {
         _never = following => {}

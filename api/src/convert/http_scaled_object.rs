@@ -57,6 +57,7 @@ pub fn route(object: &HTTPScaledObject) -> Result<Route, ConvertError> {
         probing: probe::probing(object.refuses_probes(), object.readiness_probe()),
         holding: parts::holding(per_pod(object)?, &scaling),
         session: None,
+        identity: None,
         scaling,
         timeouts: self::timeouts(timeouts.as_ref(), failover.as_ref())?,
         key,

@@ -21,7 +21,7 @@ use crate::{
     interceptor_route::{
         ColdStart, ConfigMapRef, DataPath, Fallback, FallbackService, InterceptorRouteTimeouts, Overflow, Placeholder,
         Protocol, ResponseMode, RoutingRule, ScalingMetric, SessionCookie, SessionPersistence, SessionType,
-        StaticResponse, StaticRoute, TargetRef,
+        StaticResponse, StaticRoute, TargetRef, TargetTls,
     },
 };
 
@@ -41,7 +41,7 @@ pub fn route(object: &InterceptorRoute) -> Result<Route, ConvertError> {
         target,
         timeouts,
     } = &object.spec;
-    let TargetRef { port, port_name, service } = target;
+    let TargetRef { port, port_name, service, tls } = target;
     let target = parts::target("spec.target", key.namespace(), ("service", service), *port, port_name.as_deref())?;
     let placeholder = cold_start.as_ref().and_then(|cold_start| cold_start.placeholder.as_ref());
     let placeholder = placeholder.map(|Placeholder { response }| {
@@ -69,10 +69,20 @@ pub fn route(object: &InterceptorRoute) -> Result<Route, ConvertError> {
         probing: probe::probing(object.refuses_probes(), object.readiness_probe()),
         holding: holding(cold_start.as_ref(), &scaling)?,
         session: session_persistence.as_ref().map(|session| self::session(&key, session)).transpose()?.map(Arc::new),
+        identity: tls.as_ref().map(|tls| identity(&key, tls)).transpose()?,
         scaling,
         timeouts: timeouts.as_ref().map(self::timeouts).transpose()?.unwrap_or_default(),
         key,
     })
+}
+
+/// Who the proxy is to the pods.
+fn identity(route: &ObjectKey, tls: &TargetTls) -> Result<ObjectKey, ConvertError> {
+    let TargetTls { secret_name } = tls;
+    if secret_name.is_empty() {
+        return Err(ConvertError::new("spec.target.tls.secretName", "empty", "the name of a Secret"));
+    }
+    Ok(ObjectKey::new(route.namespace(), secret_name.as_str()))
 }
 
 /// What the route's clients speak. TCP has nothing that a rule could look at, and no proxy of ours speaks it.

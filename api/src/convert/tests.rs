@@ -74,6 +74,7 @@ fn an_interceptor_route_is_read_whole() {
                 ..interceptor_core::route::Holding::default()
             },
             session: None,
+            identity: None,
             probing: interceptor_core::probe::Probing::default(),
             scaling: Scaling {
                 concurrency: Some(10),

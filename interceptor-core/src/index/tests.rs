@@ -40,6 +40,7 @@ fn route(name: &str, host: &str) -> Route {
         static_routes: Vec::new(),
         holding: crate::route::Holding::default(),
         session: None,
+        identity: None,
         probing: Probing::default(),
         scaling: Scaling::default(),
         timeouts: Timeouts::default(),

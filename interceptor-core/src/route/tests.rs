@@ -25,6 +25,7 @@ fn entry(id: u64, name: &str, created: i64, rules: Vec<Rule>) -> Arc<RouteEntry>
         static_routes: Vec::new(),
         holding: Holding::default(),
         session: None,
+        identity: None,
         probing: Probing::default(),
         scaling: Scaling::default(),
         timeouts: Timeouts::default(),

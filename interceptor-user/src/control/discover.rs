@@ -18,11 +18,12 @@ use prometheus_client::{
 use runtime::{
     ready::{Latch, Ready},
     snapshot::Writer,
-    watch::{self, Invalid, Sources, WatchEvent, WatchMetrics},
+    watch::{self, Invalid, Kind, Object, Sources, WatchEvent, WatchMetrics},
 };
 use serde::Serialize;
 use tokio::sync::{mpsc, watch as latest};
 
+use super::secrets::Secrets;
 use crate::{names::Found, probe::Verdict};
 
 /// Batches that wait to be taken in; the watch waits when there are more.
@@ -57,6 +58,8 @@ pub(crate) struct Discover {
     conflicts: Family<[(&'static str, String); 2], Gauge>,
     /// Whose pods somebody wants to know.
     followed: Option<Followed>,
+    /// Certificates, where they are wanted.
+    secrets: Option<Secrets>,
 }
 
 /// The pods of one Service that no route need refer to.
@@ -92,7 +95,7 @@ impl Discover {
         ours.register("problems", "Objects that do not work as they are, as listed by /state", problem_count.clone());
         ours.register(
             "route_conflicts",
-            "Places in the routing table that the route asks for and another route has",
+            "Places in the routing table that the route asks for and does not get",
             conflicts.clone(),
         );
         Self {
@@ -109,6 +112,7 @@ impl Discover {
             problem_count,
             conflicts,
             followed: None,
+            secrets: None,
         }
     }
 
@@ -117,6 +121,12 @@ impl Discover {
         let (addresses, told) = latest::channel(Vec::new());
         self.followed = service.map(|service| Followed { service, slices: HashMap::new(), addresses });
         told
+    }
+
+    /// Has Secrets taken in too.
+    pub(crate) fn with_secrets(mut self, secrets: Secrets) -> Self {
+        self.secrets = Some(secrets);
+        self
     }
 
     pub(crate) fn problems(&self) -> Problems {
@@ -155,10 +165,19 @@ impl Discover {
                 WatchEvent::Repaired(invalid) => {
                     self.invalid.remove(&invalid);
                 }
+                WatchEvent::Applied(Object::Secret(secret)) => {
+                    self.secrets.iter_mut().for_each(|secrets| secrets.put(&secret));
+                }
+                WatchEvent::Deleted(Kind::Secret, key) => {
+                    self.secrets.iter_mut().for_each(|secrets| secrets.take(&key));
+                }
                 WatchEvent::Applied(_) | WatchEvent::Deleted(..) => match watch::core_event(&event) {
                     Ok(Some(change)) => {
                         if let Some(followed) = &mut self.followed {
                             followed.take(&change);
+                        }
+                        if let Some(secrets) = &mut self.secrets {
+                            secrets.note(&change);
                         }
                         self.index.apply(change);
                     }
@@ -167,6 +186,7 @@ impl Discover {
                 },
             }
         }
+        self.secrets.iter_mut().for_each(Secrets::settle);
         let changed = self.index.take_changed();
         self.writer.publish(self.index.snapshot(), &changed);
         if synced {
@@ -206,7 +226,7 @@ impl Discover {
         });
         let found = self.index.problems();
         self.conflicts.clear();
-        for lost in found.iter().filter(|problem| matches!(problem.kind, ProblemKind::Conflict | ProblemKind::Barred)) {
+        for lost in found.iter().filter(|problem| is_lost(problem.kind)) {
             let (name, namespace) = (lost.object.name().to_owned(), lost.object.namespace().to_owned());
             self.conflicts.get_or_create(&[("route_name", name), ("route_namespace", namespace)]).inc();
         }
@@ -214,7 +234,8 @@ impl Discover {
             object: format!("{} {}", problem.route_kind, problem.object),
             message: problem.message,
         });
-        let mut all: Vec<_> = invalid.chain(found).collect();
+        let secrets = self.secrets.iter().flat_map(Secrets::problems);
+        let mut all: Vec<_> = invalid.chain(found).chain(secrets).collect();
         all.sort();
         let mut known = self.problems.0.lock();
         for new in all.iter().filter(|problem| known.binary_search(problem).is_err()) {
@@ -223,6 +244,11 @@ impl Discover {
         self.problem_count.set(i64::try_from(all.len()).unwrap_or(i64::MAX));
         *known = all;
     }
+}
+
+/// Whether it is about a place in the routing table that somebody else has, or that the route may not have.
+fn is_lost(kind: ProblemKind) -> bool {
+    matches!(kind, ProblemKind::Conflict | ProblemKind::Barred | ProblemKind::HostNotAllowed)
 }
 
 // === impl Followed ===

@@ -42,6 +42,7 @@ fn route(name: &str, port: PortRef, probing: Probing) -> Route {
         static_routes: Vec::new(),
         holding: interceptor_core::route::Holding::default(),
         session: None,
+        identity: None,
         probing,
         scaling: Scaling::default(),
         timeouts: Timeouts::default(),

@@ -5,7 +5,7 @@ use std::{io, sync::Arc};
 use api::names::RESPONSE_BODY_LABEL;
 
 use super::body::RequestBodyError;
-use crate::h1::client::ClientError;
+use crate::{h1::client::ClientError, secrets::Unknown};
 
 /// A request's failure, before any byte of a response was sent.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +46,8 @@ pub(crate) enum ProxyError {
     Handshake(#[source] io::Error),
     #[error("TLS for upstreams cannot be had: {0}")]
     Tls(Arc<str>),
+    #[error("no certificate for the target's pods")]
+    NoIdentity(#[source] Unknown),
     #[error("client left")]
     ClientGone,
 }

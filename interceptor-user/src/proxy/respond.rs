@@ -58,6 +58,7 @@ pub(crate) fn verdict(error: &ProxyError) -> Verdict {
         ProxyError::Http1(_) | ProxyError::Http2(_) => (StatusCode::BAD_GATEWAY, "upstream_error", Upstream),
         ProxyError::Handshake(_) => (StatusCode::BAD_GATEWAY, "tls_handshake", Upstream),
         ProxyError::Tls(_) => (StatusCode::BAD_GATEWAY, "tls_settings", Us),
+        ProxyError::NoIdentity(_) => (StatusCode::BAD_GATEWAY, "no_identity", Us),
         ProxyError::UpstreamClosed => (StatusCode::BAD_GATEWAY, "upstream_closed", Upstream),
         ProxyError::UpgradeMismatch => (StatusCode::BAD_GATEWAY, "upgrade_mismatch", Upstream),
         ProxyError::ClientGone => {

@@ -158,9 +158,13 @@ pub(super) fn typed(kind: Kind, body: &impl Body) -> Result<Object, String> {
         Kind::EndpointSlice => Object::EndpointSlice(body.read()?),
         Kind::ConfigMap => Object::ConfigMap(body.read()?),
         Kind::Deployment => Object::Deployment(body.read()?),
+        Kind::Namespace => Object::Namespace(body.read()?),
         Kind::Secret => {
-            let mut secret: Box<k8s_openapi::api::core::v1::Secret> = body.read()?;
-            let SecretText { string_data } = body.read()?;
+            // The reader's own words would quote what it stumbled over, which may be a key.
+            let unreadable =
+                |_quotes: String| "it cannot be read: expected a Secret, with base64 as its data".to_owned();
+            let mut secret: Box<k8s_openapi::api::core::v1::Secret> = body.read().map_err(unreadable)?;
+            let SecretText { string_data } = body.read().map_err(unreadable)?;
             for (key, text) in string_data.unwrap_or_default() {
                 let data = secret.data.get_or_insert_default();
                 data.insert(key, k8s_openapi::ByteString(text.into_bytes()));

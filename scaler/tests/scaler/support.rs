@@ -260,6 +260,7 @@ pub(crate) fn route(name: &str, concurrency: Option<u32>, rate: Option<u32>) -> 
         static_routes: Vec::new(),
         holding: interceptor_core::route::Holding::default(),
         session: None,
+        identity: None,
         probing: interceptor_core::probe::Probing::default(),
         scaling: Scaling {
             concurrency,

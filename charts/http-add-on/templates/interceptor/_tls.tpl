@@ -9,8 +9,10 @@
 {{- define "rouse.tls.env" -}}
 {{- $tls := .Values.interceptor.tls -}}
 {{- $env := dict -}}
+{{- with $tls.secrets }}{{ $_ := set $env "ROUSE_TLS_SECRETS" (join "," .) }}{{ end -}}
 {{- if $tls.enabled -}}
-{{- $env = dict
+{{- with $tls.defaultSecret }}{{ $_ := set $env "ROUSE_TLS_DEFAULT_SECRET" . }}{{ end -}}
+{{- $env = merge $env (dict
   "KEDA_HTTP_PROXY_TLS_ENABLED" "true"
   "KEDA_HTTP_PROXY_TLS_PORT" $tls.port
   "KEDA_HTTP_PROXY_TLS_CERT_PATH" (include "rouse.tls.renamed" (dict "tls" $tls "name" "certPath" "before" "cert_path"))
@@ -20,7 +22,7 @@
   "KEDA_HTTP_TLS_MAX_VERSION" ($tls.maxVersion | toString)
   "KEDA_HTTP_TLS_CIPHER_SUITES" $tls.cipherSuites
   "KEDA_HTTP_TLS_CURVE_PREFERENCES" $tls.curvePreferences
--}}
+) -}}
 {{- $stores := list -}}
 {{- range $tls.certStores }}{{ $stores = append $stores (printf "/cert-stores/%s" .) }}{{ end -}}
 {{- $_ := set $env "KEDA_HTTP_PROXY_TLS_CERT_STORE_PATHS" (join "," $stores) -}}
@@ -36,9 +38,23 @@
 {{- $tls := .Values.interceptor.tls -}}
 {{- $secrets := dict -}}
 {{- if $tls.enabled -}}
+{{- if not $tls.defaultSecret -}}
 {{- with include "rouse.tls.renamed" (dict "tls" $tls "name" "certSecret" "before" "cert_secret") }}{{ $_ := set $secrets . "/certs" }}{{ end -}}
+{{- end -}}
 {{- range $tls.certStores }}{{ $_ := set $secrets . (printf "/cert-stores/%s" .) }}{{ end -}}
 {{- range $tls.caSecrets }}{{ $_ := set $secrets . (printf "/authorities/%s" .) }}{{ end -}}
 {{- end -}}
 {{ toYaml $secrets }}
+{{- end -}}
+
+{{/* Namespace to the names of the Secrets there that are read by watch; `*` is all of the namespace, and as a namespace all. */}}
+{{- define "rouse.tls.watched" -}}
+{{- $tls := .Values.interceptor.tls -}}
+{{- $watched := dict -}}
+{{- range concat $tls.secrets (ternary (list $tls.defaultSecret) list (and $tls.enabled (ne $tls.defaultSecret ""))) -}}
+{{- $parts := splitList "/" . -}}
+{{- $namespace := first $parts -}}
+{{- $_ := set $watched $namespace (append (get $watched $namespace | default list) (last $parts) | uniq) -}}
+{{- end -}}
+{{ toYaml $watched }}
 {{- end -}}

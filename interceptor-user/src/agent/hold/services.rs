@@ -163,6 +163,7 @@ mod tests {
             scaling: Scaling::default(),
             holding: Holding::default(),
             session: None,
+            identity: None,
             timeouts: Timeouts { readiness: readiness.map(Duration::from_secs), ..Timeouts::default() },
         })
     }

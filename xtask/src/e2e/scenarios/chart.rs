@@ -35,6 +35,24 @@ const MATRIX: &[(&str, &[&str])] = &[
             "operator.extraVolumeMounts[0].mountPath=/certs",
         ],
     ),
+    (
+        "certificates in Secrets, and hosts by namespace",
+        &[
+            "routing.hostGuard=allow-list",
+            "interceptor.tls.enabled=true",
+            "interceptor.tls.secrets={*,default/*,default/one,kube-system/two,kube-system/three}",
+            "interceptor.tls.defaultSecret=default/tls",
+        ],
+    ),
+    (
+        "a Secret for pods, and the hosts of one namespace",
+        &[
+            "routing.hostGuard=allow-list",
+            "interceptor.watchNamespace=default",
+            "operator.watchNamespace=default",
+            "interceptor.tls.secrets={default/client}",
+        ],
+    ),
     ("network policies", &["networkPolicy.enabled=true"]),
     (
         "network policies with peers",
