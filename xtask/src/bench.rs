@@ -1,5 +1,5 @@
-//! `cargo xtask bench`: measures the interceptor beside nginx and HAProxy (`proxy`) how its routes scale
-//! (`routes`), and how a workload wakes on a cluster (`coldstart`).
+//! `cargo xtask bench`: measures the interceptor beside nginx and HAProxy (`proxy`), how its routes scale (`routes`), what the
+//! node's agent costs beside proxies (`direct`), and how a workload wakes on a cluster (`coldstart`).
 //!
 //! ```text
 //! proxy ── case ──> peer (start nginx, HAProxy, interceptor) ──> load (wrk, h2load) ──┐
@@ -9,6 +9,7 @@
 mod case;
 mod coldstart;
 mod cpu;
+mod direct;
 mod load;
 mod machine;
 mod manifests;
@@ -32,6 +33,8 @@ pub(crate) enum BenchCommand {
     Proxy(proxy::ProxyArgs),
     /// Look-up, memory, CPU and delay of one more route, with 10 and with 10,000 routes.
     Routes(routes::RoutesArgs),
+    /// What it costs to reach pods without a proxy while the kernel counts, beside nothing at all and beside proxies.
+    Direct(direct::DirectArgs),
     /// Phases of a cold start on real nodes with real KEDA.
     Coldstart(coldstart::ColdstartArgs),
     /// The client of `coldstart`; started by that alone.
@@ -49,6 +52,7 @@ pub(crate) fn run(root: &Path, command: &BenchCommand) -> Result<()> {
     match command {
         BenchCommand::Proxy(args) => proxy::run(root, args),
         BenchCommand::Routes(args) => routes::run(root, args),
+        BenchCommand::Direct(args) => direct::run(root, args),
         BenchCommand::Coldstart(args) => coldstart::run(root, args),
         BenchCommand::Request { proxy, host } => coldstart::request::run(*proxy, host),
     }

@@ -1,4 +1,4 @@
-//! The result as a plot: bars of requests per CPU-second with their spread, a group a case. Writes SVG by itself.
+//! Results as plots: bars of requests per CPU-second with their spread, a group a case, and ranges. Writes SVG by itself.
 
 use std::fmt::Write as _;
 
@@ -36,10 +36,44 @@ pub(crate) fn svg(results: &Results) -> String {
         rect(&mut legend, x, 34.0, 12.0, COLOURS[number % COLOURS.len()]);
         text(&mut legend, x + 18.0, 45.0, "start", name);
     }
+    drawing(&(legend + &body), y + 8.0)
+}
+
+/// A bar from the least to the greatest for each row, its median marked.
+pub(crate) fn ranges(title: &str, unit: &str, rows: &[(String, Spread)]) -> String {
+    let greatest = rows.iter().map(|(_, spread)| spread.max).fold(f64::MIN_POSITIVE, f64::max);
+    let scale = (WIDTH - LABELS - 90.0) / greatest;
+    let (mut body, mut y) = (String::new(), TOP - BAR);
+    text(&mut body, 12.0, 22.0, "start", title);
+    for (name, Spread { median, min, max }) in rows {
+        let (left, right, middle) = (LABELS + min * scale, LABELS + max * scale, LABELS + median * scale);
+        text(&mut body, LABELS - 10.0, y + 12.0, "end", name);
+        let _ = writeln!(
+            body,
+            "<rect x=\"{left:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"14\" fill=\"{colour}\"/>\n\
+             <rect x=\"{middle:.1}\" y=\"{y:.1}\" width=\"2\" height=\"14\" fill=\"black\"/>",
+            width = (right - left).max(1.0),
+            colour = COLOURS[4],
+        );
+        text(&mut body, right + 6.0, y + 12.0, "start", &format!("{} {unit}", rounded(*median)));
+        y += BAR + 10.0;
+    }
+    drawing(&body, y)
+}
+
+/// To three digits, and no more than there are.
+pub(crate) fn rounded(value: f64) -> String {
+    match value.abs() {
+        less if less < 10.0 => format!("{value:.2}"),
+        less if less < 100.0 => format!("{value:.1}"),
+        _ => format!("{value:.0}"),
+    }
+}
+
+fn drawing(body: &str, height: f64) -> String {
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" font-family=\"sans-serif\" \
-         font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n{legend}{body}</svg>\n",
-        height = y + 8.0
+         font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n{body}</svg>\n"
     )
 }
 

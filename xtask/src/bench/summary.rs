@@ -40,6 +40,12 @@ impl Spread {
             if values.len() % 2 == 1 { values[middle] } else { f64::midpoint(values[middle - 1], values[middle]) };
         Some(Self { median, min, max })
     }
+
+    /// The same in another unit.
+    pub(crate) fn scaled(self, by: f64) -> Self {
+        let Self { median, min, max } = self;
+        Self { median: median * by, min: min * by, max: max * by }
+    }
 }
 
 /// How `name` does beside the best of `others`, round by round: both met the same machine at nearly the same time.

@@ -4,11 +4,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use serde_json::{Value, json};
 
-use crate::bench::{machine, summary::Spread};
-
-const WIDTH: f64 = 960.0;
-const LABELS: f64 = 250.0;
-const ROW: f64 = 26.0;
+use crate::bench::{machine, plot, summary::Spread};
 
 /// How far a cold start has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -120,36 +116,11 @@ impl Results {
         })
     }
 
-    /// A bar from the least to the greatest for each phase, its median marked.
+    /// A bar for each phase.
     pub(super) fn svg(&self) -> String {
-        let spreads = PHASES.map(|(phase, _, title)| (title, self.at(phase)));
-        let greatest = spreads.iter().filter_map(|(_, spread)| Some((*spread)?.max)).fold(1e-3, f64::max);
-        let scale = (WIDTH - LABELS - 90.0) / greatest;
-        let (mut body, mut y) = (String::new(), 48.0);
-        for (title, spread) in spreads {
-            let Some(Spread { median, min, max }) = spread else { continue };
-            let (left, right, middle) = (LABELS + min * scale, LABELS + max * scale, LABELS + median * scale);
-            // Writing to a String cannot fail.
-            let _ = writeln!(
-                body,
-                "<text x=\"{x}\" y=\"{text:.1}\" text-anchor=\"end\">{title}</text>\n\
-                 <rect x=\"{left:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"14\" fill=\"#56b4e9\"/>\n\
-                 <rect x=\"{middle:.1}\" y=\"{y:.1}\" width=\"2\" height=\"14\" fill=\"black\"/>\n\
-                 <text x=\"{after:.1}\" y=\"{text:.1}\">{millis:.0} ms</text>",
-                x = LABELS - 10.0,
-                text = y + 12.0,
-                width = (right - left).max(1.0),
-                after = right + 6.0,
-                millis = median * 1e3,
-                title = title.replace('`', ""),
-            );
-            y += ROW;
-        }
-        format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {y}\" font-family=\"sans-serif\" \
-             font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n<text x=\"12\" y=\"22\">Time since \
-             the request: least to greatest, and median</text>\n{body}</svg>\n"
-        )
+        let rows =
+            PHASES.iter().filter_map(|(phase, _, title)| Some((title.replace('`', ""), self.at(*phase)?.scaled(1e3))));
+        plot::ranges("Time since the request: least to greatest, and median", "ms", &rows.collect::<Vec<_>>())
     }
 }
 
