@@ -484,3 +484,6 @@ impl Drop for Registered {
         self.worker.room.notify_one();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 use super::LocalRoute;
 
 /// Most hosts that are kept: clients choose the spelling, and a wildcard takes any host. When full, all are forgotten.
-const MOST: usize = 32 * 1024;
+pub(super) const MOST: usize = 32 * 1024;
 
 /// Longer hosts are left to the table.
 const LONGEST: usize = 128;
