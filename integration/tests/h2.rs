@@ -295,15 +295,14 @@ async fn an_upgrade_towards_a_pod_of_http_2_is_not_lost_in_silence() {
     let (_world, pod, interceptor) = warm_h2c().await;
     let mut client = interceptor.client().await;
     client.send("GET / HTTP/1.1\r\nHost: app.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
-    let answer = runtime::task::spawn("pod", async move {
-        let mut exchange = first(pod.accept().await).await;
-        assert_eq!(exchange.request.headers().get("upgrade"), None);
-        let head = Response::builder().status(400).body(()).unwrap();
-        exchange.respond.send_response(head, true).unwrap();
-    });
-    let response = client.response().await;
-    assert!(matches!(response.status(), 400 | 502), "{response:?}");
-    answer.abort();
+    // It does not announce extended CONNECT, so that it is asked over HTTP/1.1.
+    let mut over_h2 = serve(pod.accept().await).await;
+    let driver = runtime::task::spawn("pod", async move { while over_h2.accept().await.is_some() {} });
+    let (mut upstream, head) = pod.request().await;
+    assert_eq!((head.start.as_str(), head.get("upgrade")), ("GET / HTTP/1.1", Some("websocket")));
+    upstream.send("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").await;
+    assert_eq!(client.response().await.status(), 400);
+    driver.abort();
     interceptor.in_flight("app", 0).await;
 }
 

@@ -41,14 +41,14 @@ use self::{
     access::Line,
     body::{RequestBody, ResponseBody, Sending},
     fixed::{Asked, Static},
-    forward::{Answer, Deadlines, Outbound, Sent},
+    forward::{Answer, Deadlines, Opened, Outbound, Sent},
     headers::{Hop, Outgoing},
     hold::{Acquired, Limits, Manner},
     inflight::{InFlight, Told},
     pool::Lease,
     session::Wish,
     trace::Trace,
-    upgrade::Tunnel,
+    upgrade::{Tunnel, Upstream},
 };
 pub(crate) use self::{
     balance::Balancer,
@@ -67,7 +67,7 @@ use crate::{
         framing,
         parse::ResponseHead,
     },
-    http2::receive::Incoming,
+    http2::{duplex::Duplex, receive::Incoming},
     server::connection::Connection,
     trust::Trust,
     worker::{LocalRoute, Worker},
@@ -233,7 +233,7 @@ impl Exchange {
         }
         let mut now = arrived;
         for _ in 0..MAX_TRIES {
-            let upgraded = outbound.outgoing.upgradable && outbound.outgoing.hop.upgrade.is_some();
+            let upgraded = outbound.upgrade().is_some();
             let acquired = self.acquire(route, (&body, in_flight), due, (outbound, upgraded, now)).await;
             if let Some(trace) = in_flight.trace() {
                 match &acquired {
@@ -255,6 +255,7 @@ impl Exchange {
             let status = match &sent {
                 Sent::Http1(head) => head.status,
                 Sent::Http2(answer) => answer.response.status(),
+                Sent::Opened(_) => StatusCode::SWITCHING_PROTOCOLS,
                 Sent::Unsent | Sent::Repeat => {
                     tracing::debug!(endpoint = %addr, "connection was closed before the request was sent or answered");
                     if let Some(trace) = in_flight.trace() {
@@ -276,6 +277,7 @@ impl Exchange {
                     Ok(Reply::new(head.status, head.fields, ResponseBody::http1(lease, body, due.request)))
                 }
                 Sent::Http2(answer) => Ok(from_http2(*answer, body, lease, due)),
+                Sent::Opened(opened) => Ok(open(*opened, lease, outbound, due)),
                 Sent::Unsent | Sent::Repeat => Err(ProxyError::UpstreamClosed),
             };
         }
@@ -378,6 +380,22 @@ fn from_http2(answer: Answer, body: RequestBody, lease: Lease, due: Due) -> Repl
     Reply::new(parts.status, fields, ResponseBody::http2(incoming, lease, request, due.request))
 }
 
+/// The upstream's answer to an extended CONNECT, in the form of HTTP/1.1.
+fn open(opened: Opened, lease: Lease, outbound: &Outbound<'_>, due: Due) -> Reply {
+    let Opened { response, stream } = opened;
+    let (parts, incoming) = response.into_parts();
+    let mut fields = Fields::from_map(&parts.headers);
+    // A client of HTTP/2 wants none.
+    if let Some(accept) = extended::acceptance(outbound.fields).filter(|_| outbound.extended.is_none()) {
+        fields = fields.and("sec-websocket-accept", accept.as_bytes());
+    }
+    let protocol = outbound.upgrade().cloned().unwrap_or_default();
+    let upstream = Upstream::Http2(Duplex::new(incoming, stream), lease);
+    let mut reply = Reply::new(StatusCode::SWITCHING_PROTOCOLS, fields, ResponseBody::empty());
+    reply.tunnel = Some(Box::new(Tunnel { protocol, upstream, in_flight: None, deadline: due.request }));
+    reply
+}
+
 /// The upstream's `101`: both sides must have meant the same protocol.
 fn switch(head: ResponseHead, lease: Lease, outbound: &Outbound<'_>, due: Due) -> Result<Reply, ProxyError> {
     let asked = outbound.outgoing;
@@ -390,6 +408,7 @@ fn switch(head: ResponseHead, lease: Lease, outbound: &Outbound<'_>, due: Due) -
         return Err(ProxyError::UpgradeMismatch);
     }
     let protocol: Bytes = granted.clone();
-    reply.tunnel = Some(Box::new(Tunnel { protocol, lease, in_flight: None, deadline: due.request }));
+    let upstream = Upstream::Http1(lease);
+    reply.tunnel = Some(Box::new(Tunnel { protocol, upstream, in_flight: None, deadline: due.request }));
     Ok(reply)
 }

@@ -1,5 +1,6 @@
-//! Extended CONNECT (RFC 8441): an upgrade that a client asks for over HTTP/2 is one of HTTP/1.1 towards the pod. A WebSocket's
-//! keys belong to HTTP/1.1 alone, so that they are made and checked here.
+//! Extended CONNECT (RFC 8441): an upgrade that a client asks for over HTTP/2 is one of HTTP/1.1 towards the pod, unless the pod
+//! takes it over HTTP/2 too, and the other way round. A WebSocket's keys belong to HTTP/1.1 alone, so that they are made and
+//! checked here.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -42,6 +43,11 @@ impl Extended {
     }
 }
 
+/// What a server says to a WebSocket's key; `None` where it is asked without one.
+pub(crate) fn acceptance(fields: &Fields) -> Option<String> {
+    fields.find(header::SEC_WEBSOCKET_KEY.as_str()).map(answer)
+}
+
 /// Asks with a new key; returns what the answer must be.
 fn give_key(headers: &mut HeaderMap) -> String {
     let mut nonce = [0; 16];
@@ -51,12 +57,12 @@ fn give_key(headers: &mut HeaderMap) -> String {
     if let Ok(value) = HeaderValue::from_str(&key) {
         headers.insert(header::SEC_WEBSOCKET_KEY, value);
     }
-    answer(&key)
+    answer(key.as_bytes())
 }
 
-fn answer(key: &str) -> String {
+fn answer(key: &[u8]) -> String {
     let mut digest = Context::new(&SHA1_FOR_LEGACY_USE_ONLY);
-    digest.update(key.as_bytes());
+    digest.update(key);
     digest.update(GUID);
     STANDARD.encode(digest.finish())
 }
@@ -67,7 +73,7 @@ mod tests {
 
     #[test]
     fn the_answer_to_a_key_is_that_of_the_standard() {
-        assert_eq!(answer("dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert_eq!(answer(b"dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     }
 
     #[test]

@@ -8,8 +8,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use h2::{Reason, RecvStream, client::ResponseFuture};
-use http::{Method, Request, Response, StatusCode, Uri, Version};
+use h2::{Reason, RecvStream, SendStream, client::ResponseFuture};
+use http::{Method, Request, Response, StatusCode, Uri, Version, header};
 use interceptor_core::upstream::Protocol;
 use tokio::time::Instant;
 
@@ -44,6 +44,8 @@ pub(crate) enum Sent {
     Http1(ResponseHead),
     /// A response from an HTTP/2 one.
     Http2(Box<Answer>),
+    /// What an upgrade asked for is open, on an HTTP/2 one.
+    Opened(Box<Opened>),
     /// Not a byte of it was sent: it may go to any connection.
     Unsent,
     /// The request may be repeated. Either a kept connection was closed before it answered, and the request had no body
@@ -58,6 +60,13 @@ pub(crate) struct Answer {
     pub(crate) response: Response<RecvStream>,
     /// What is still being sent of the request.
     pub(crate) sender: Option<Sender>,
+}
+
+/// A stream that an extended CONNECT has opened.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) response: Response<RecvStream>,
+    pub(crate) stream: SendStream<Bytes>,
 }
 
 /// The deadlines of one request on a connection.
@@ -102,6 +111,7 @@ pub(crate) async fn send(
             })
             .await
         }
+        Protocol::H2c if outbound.is_upgrade(body) => open_http2(lease, outbound, body, deadlines, timer).await,
         Protocol::H2c => send_http2(lease, outbound, body, deadlines, timer).await,
     }
 }
@@ -121,6 +131,28 @@ impl<'a> Outbound<'a> {
     /// The same, with what the upstream's spans are to be below.
     pub(crate) fn traced(self, parent: &'a Parent) -> Self {
         Self { outgoing: Outgoing { trace: Some(parent), ..self.outgoing }, ..self }
+    }
+
+    /// Whether it asks for another protocol, in a way that HTTP/2 has too.
+    fn is_upgrade(&self, body: &RequestBody) -> bool {
+        self.upgrade().is_some() && *self.method == Method::GET && body.is_done()
+    }
+
+    /// The protocol that it asks for, if the next hop is to be asked for it. HTTP/2 in clear is none that a pod which speaks it
+    /// already could change to.
+    pub(crate) fn upgrade(&self) -> Option<&Bytes> {
+        let asked = self.outgoing.hop.upgrade.as_ref().filter(|_| self.outgoing.upgradable);
+        asked.filter(|protocol| !protocol.eq_ignore_ascii_case(b"h2c"))
+    }
+
+    /// An upgrade in the form of HTTP/2 (RFC 8441 §4); `None` when it has none.
+    fn extended_head(&self, encrypted: bool) -> Option<Request<()>> {
+        let protocol = std::str::from_utf8(self.upgrade()?).ok()?;
+        let mut request = self.head(Framing::None, encrypted)?;
+        *request.method_mut() = Method::CONNECT;
+        request.extensions_mut().insert(h2::ext::Protocol::from(protocol));
+        request.headers_mut().remove(header::SEC_WEBSOCKET_KEY);
+        Some(request)
     }
 
     /// The head in the form of HTTP/1.1.
@@ -150,7 +182,7 @@ impl<'a> Outbound<'a> {
         let outgoing = Outgoing { upgradable: false, ..self.outgoing };
         headers::request(self.fields, &outgoing, request.headers_mut());
         if let Framing::Length(length) = framing {
-            request.headers_mut().insert(http::header::CONTENT_LENGTH, length.into());
+            request.headers_mut().insert(header::CONTENT_LENGTH, length.into());
         }
         Some(request)
     }
@@ -248,6 +280,34 @@ async fn send_http2(
         if polled.is_ready() { polled } else { poll_late(deadlines, body, timer, cx) }
     })
     .await
+}
+
+/// Asks for an upgrade by an extended CONNECT.
+async fn open_http2(
+    lease: &mut Lease,
+    outbound: &Outbound<'_>,
+    body: &mut RequestBody,
+    deadlines: Deadlines,
+    timer: &mut Timer,
+) -> Result<Sent, ProxyError> {
+    let head = outbound.extended_head(lease.is_encrypted()).ok_or(ProxyError::BadTarget)?;
+    let Some(call) = lease.call(head, false) else { return Ok(Sent::Unsent) };
+    let Call { mut response, mut stream } = call.map_err(ProxyError::Http2)?;
+    let sent = poll_fn(|cx| {
+        let polled = poll_http2(&mut response, &mut None, outbound, body, cx);
+        if polled.is_ready() { polled } else { poll_late(deadlines, body, timer, cx) }
+    });
+    match sent.await? {
+        Sent::Http2(answer) if answer.response.status().is_success() => {
+            Ok(Sent::Opened(Box::new(Opened { response: answer.response, stream })))
+        }
+        Sent::Http2(answer) => {
+            // Nothing more comes from here; fails for a stream that has ended.
+            let _ = stream.send_data(Bytes::new(), true);
+            Ok(Sent::Http2(answer))
+        }
+        sent => Ok(sent),
+    }
 }
 
 /// Moves both directions until there is a head.

@@ -68,6 +68,8 @@ pub(crate) struct Endpoint {
     idle: RefCell<Vec<Idle>>,
     max_idle: usize,
     h2: RefCell<Option<SendRequest<Bytes>>>,
+    /// It speaks HTTP/2 and takes no extended CONNECT, as an upgrade has found out.
+    upgrades_over_http1: Cell<bool>,
     health: Cell<Health>,
     retired: Cell<bool>,
 }
@@ -150,6 +152,7 @@ impl Endpoint {
             idle: RefCell::default(),
             max_idle,
             h2: RefCell::new(None),
+            upgrades_over_http1: Cell::new(false),
             health: Cell::new(Health::Unproven { failures: 0, retry_at: Instant::now(), connecting: false }),
             retired: Cell::new(false),
         }
@@ -177,13 +180,18 @@ impl Endpoint {
         }
     }
 
-    /// An open connection, or leave to make one. To be `upgraded` it must be one of HTTP/1.1, if the endpoint speaks that.
+    /// An open connection, or leave to make one. To be `upgraded` it must be one of HTTP/1.1, or one on which extended CONNECT is
+    /// taken.
     pub(crate) fn offer(self: &Rc<Self>, upgraded: bool) -> Offer {
-        if let Some(sender) = self.shared().filter(|_| !upgraded || self.protocol == Protocol::H2c) {
+        let is_open = |sender: &SendRequest<Bytes>| sender.is_extended_connect_protocol_enabled();
+        if let Some(sender) =
+            self.shared().filter(|sender| !upgraded || (self.protocol == Protocol::H2c && is_open(sender)))
+        {
             return Offer::Lease(Lease::new(Rc::clone(self), Connection::H2(sender)));
         }
+        let may_be_h1 = self.protocol == Protocol::Http1 || upgraded;
         // The last one in is the likeliest to be open still, and the others may run out.
-        while let Some(idle) = self.take_idle() {
+        while let Some(idle) = may_be_h1.then(|| self.take_idle()).flatten() {
             let mut connection = idle.connection;
             if connection.is_quiet() {
                 return Offer::Lease(Lease::new(Rc::clone(self), Connection::H1(connection)));
@@ -245,6 +253,8 @@ impl Endpoint {
             Health::Accepting => 0,
             Health::Unproven { failures, .. } => failures,
         };
+        // Another may be started in its place.
+        self.upgrades_over_http1.set(false);
         let pause = BACKOFF_FIRST.saturating_mul(1 << failures.min(16)).min(BACKOFF_MAX);
         let retry_at = Instant::now() + pause;
         self.health.set(Health::Unproven { failures: failures.saturating_add(1), retry_at, connecting: false });
@@ -269,24 +279,57 @@ impl Permit {
         self.done = true;
         self.endpoint.health.set(Health::Accepting);
         let endpoint = Rc::clone(&self.endpoint);
-        let (stream, protocol) = self.encrypted(stream).await?;
+        let upgrades = self.upgraded && endpoint.protocol == Protocol::H2c;
+        let (mut stream, mut protocol) = self.encrypted(stream).await?;
+        if upgrades && protocol == Protocol::H2c {
+            if let Some(sender) = self.try_extended(stream).await? {
+                return Ok(Lease::new(endpoint, Connection::H2(sender)));
+            }
+            // Servers that speak HTTP/2 in clear and know no extended CONNECT mostly speak HTTP/1.1 too.
+            let again = async {
+                let stream = TcpStream::connect(endpoint.addr).await?;
+                let _ = stream.set_nodelay(true);
+                Ok(stream)
+            };
+            let again = tokio::time::timeout(HANDSHAKE_TIMEOUT, again).await;
+            let again = again.unwrap_or_else(|_elapsed| Err(std::io::ErrorKind::TimedOut.into()));
+            let again = again.map_err(|error| ProxyError::ConnectTimeout(Some(error)))?;
+            (stream, protocol) = self.encrypted(again).await?;
+        }
         let connection = match protocol {
             Protocol::Http1 => Connection::H1(Box::new(client::Connection::new(stream))),
-            Protocol::H2c => {
-                let sender = handshake_h2(stream).await.map_err(ProxyError::Http2)?;
-                if !endpoint.retired.get() {
-                    endpoint.h2.replace(Some(sender.clone()));
-                }
-                Connection::H2(sender)
-            }
+            Protocol::H2c => Connection::H2(self.share(stream, false).await?.0),
         };
         Ok(Lease::new(endpoint, connection))
+    }
+
+    /// Makes an HTTP/2 connection, which others may use too. With `ask`: tells whether the endpoint takes an extended CONNECT.
+    async fn share(&self, stream: Stream, ask: bool) -> Result<(SendRequest<Bytes>, bool), ProxyError> {
+        let (sender, takes) = handshake_h2(stream, ask).await.map_err(ProxyError::Http2)?;
+        if !self.endpoint.retired.get() {
+            self.endpoint.h2.replace(Some(sender.clone()));
+        }
+        Ok((sender, takes))
+    }
+
+    /// An HTTP/2 connection, if the endpoint takes an extended CONNECT on it; what it does is kept in mind.
+    async fn try_extended(&self, stream: Stream) -> Result<Option<SendRequest<Bytes>>, ProxyError> {
+        let asked = match tokio::time::timeout(HANDSHAKE_TIMEOUT, Box::pin(self.share(stream, true))).await {
+            Ok(asked) => asked,
+            Err(_elapsed) => return Err(ProxyError::ConnectTimeout(None)),
+        };
+        // One that breaks off does not speak HTTP/2, whatever was said of it.
+        let taken = asked.ok().filter(|(_, takes)| *takes).map(|(sender, _)| sender);
+        self.endpoint.upgrades_over_http1.set(taken.is_none());
+        Ok(taken)
     }
 
     /// Shakes hands if the endpoint wants it, and tells what is spoken then.
     async fn encrypted(&self, stream: TcpStream) -> Result<(Stream, Protocol), ProxyError> {
         let Endpoint { protocol, tls, .. } = &*self.endpoint;
-        let Some(Tls { name, client }) = tls else { return Ok((Stream::Plain(stream), *protocol)) };
+        let over_http1 = self.upgraded && self.endpoint.upgrades_over_http1.get();
+        let protocol = if over_http1 { Protocol::Http1 } else { *protocol };
+        let Some(Tls { name, client }) = tls else { return Ok((Stream::Plain(stream), protocol)) };
         let offer = match protocol {
             Protocol::H2c => Offered::H2,
             Protocol::Http1 if self.upgraded => Offered::Http1,
@@ -298,7 +341,7 @@ impl Permit {
             Err(_elapsed) => return Err(ProxyError::ConnectTimeout(None)),
         };
         let stream = Stream::Tls(Box::new(TlsStream::Client(stream)));
-        let is_h2 = *protocol == Protocol::H2c || stream.alpn() == Some(b"h2");
+        let is_h2 = protocol == Protocol::H2c || stream.alpn() == Some(b"h2");
         Ok((stream, if is_h2 { Protocol::H2c } else { Protocol::Http1 }))
     }
 }
@@ -313,8 +356,10 @@ impl Drop for Permit {
     }
 }
 
-async fn handshake_h2(stream: Stream) -> Result<SendRequest<Bytes>, h2::Error> {
-    let (sender, connection) = h2::client::Builder::new()
+/// With `ask`, waits until the peer's SETTINGS have come, and tells whether they announce extended CONNECT (RFC 8441 §3): they come
+/// before the answer to a PING.
+async fn handshake_h2(stream: Stream, ask: bool) -> Result<(SendRequest<Bytes>, bool), h2::Error> {
+    let (sender, mut connection) = h2::client::Builder::new()
         .enable_push(false)
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -323,12 +368,17 @@ async fn handshake_h2(stream: Stream) -> Result<SendRequest<Bytes>, h2::Error> {
         .initial_max_send_streams(STREAMS_BEFORE_SETTINGS)
         .handshake(stream)
         .await?;
+    let pings = if ask { connection.ping_pong() } else { None };
     runtime::task::spawn_local("upstream-h2", async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "upstream HTTP/2 connection ended");
         }
     });
-    Ok(sender)
+    if let Some(mut pings) = pings {
+        pings.ping(h2::Ping::opaque()).await?;
+    }
+    let takes = sender.is_extended_connect_protocol_enabled();
+    Ok((sender, takes))
 }
 
 // === impl Lease ===

@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::{inflight::InFlight, pool::Lease};
-use crate::net::Stream;
+use crate::http2::duplex::Duplex;
 
 /// Buffer of each direction; measured best for tunnels against 8 KiB and `splice(2)` for mixed traffic.
 const BUFFER: usize = 64 * 1024;
@@ -20,10 +20,17 @@ const BUFFER: usize = 64 * 1024;
 pub(crate) struct Tunnel {
     /// The protocol that both agreed to.
     pub(crate) protocol: Bytes,
-    pub(crate) lease: Lease,
+    pub(crate) upstream: Upstream,
     /// The upgraded connection counts as one request for its whole life.
     pub(crate) in_flight: Option<InFlight>,
     pub(crate) deadline: Option<Instant>,
+}
+
+/// The upstream's connection, or a stream of it; the lease lasts as long as that.
+#[derive(Debug)]
+pub(crate) enum Upstream {
+    Http1(Lease),
+    Http2(Duplex, Lease),
 }
 
 /// The client's half.
@@ -41,17 +48,25 @@ pub(crate) struct Handover<C> {
 impl Tunnel {
     /// Copies until either side ends, the request's deadline passes, or draining is over.
     pub(crate) async fn run<C: AsyncRead + AsyncWrite + Unpin>(self, handover: Handover<C>, mut watch: TunnelWatch) {
-        let Self { protocol: _, lease, in_flight, deadline } = self;
+        let Self { protocol: _, upstream, in_flight, deadline } = self;
         let _in_flight = in_flight;
-        let Some(upstream) = lease.into_socket() else { return };
         let late = async {
             match deadline {
                 Some(deadline) => tokio::time::sleep_until(deadline).await,
                 None => std::future::pending().await,
             }
         };
+        let copied = async {
+            match upstream {
+                Upstream::Http1(lease) => match lease.into_socket() {
+                    Some(socket) => copy(handover, socket).await,
+                    None => Ok(()),
+                },
+                Upstream::Http2(stream, _lease) => copy(handover, (stream, Bytes::new())).await,
+            }
+        };
         tokio::select! {
-            result = copy(handover, upstream) => if let Err(error) = result {
+            result = copied => if let Err(error) = result {
                 tracing::debug!(%error, "tunnel ended");
             },
             () = late => tracing::debug!("tunnel cut at the request's deadline"),
@@ -61,9 +76,9 @@ impl Tunnel {
 }
 
 /// Copies both ways, first what was read ahead of either side.
-async fn copy<C: AsyncRead + AsyncWrite + Unpin>(
+async fn copy<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin>(
     handover: Handover<C>,
-    (mut upstream, greeting): (Stream, Bytes),
+    (mut upstream, greeting): (U, Bytes),
 ) -> io::Result<()> {
     let Handover { mut client, ahead, mut head } = handover;
     head.extend_from_slice(&greeting);
