@@ -38,6 +38,8 @@ use crate::{
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.protocol) || self.protocol != 'TCP' || ((!has(self.rules) || size(self.rules) == 0) && (!has(self.staticRoutes) || size(self.staticRoutes) == 0))").message("a route with protocol TCP has neither 'rules' nor 'staticRoutes'"))]
 #[x_kube(validation = Rule::new("!has(self.protocol) || self.protocol != 'TCP' || (has(self.dataPath) && self.dataPath == 'Direct')").message("protocol TCP needs dataPath Direct"))]
+#[x_kube(validation = Rule::new("!has(self.demand) || (has(self.dataPath) && self.dataPath == 'Direct')").message("demand needs dataPath Direct"))]
+#[x_kube(validation = Rule::new("!has(self.scalingMetric.connections) || (has(self.dataPath) && self.dataPath == 'Direct')").message("scalingMetric.connections needs dataPath Direct"))]
 pub struct InterceptorRouteSpec {
     /// What to do while no replica is ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -48,6 +50,9 @@ pub struct InterceptorRouteSpec {
     /// without a proxy, on nodes that run the agent; Proxy unless told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data_path: Option<DataPath>,
+    /// What counts as demand; needs dataPath Direct.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub demand: Option<DemandSpec>,
     /// What clients speak: HTTP, or anything over TCP, which needs dataPath Direct and has no rules; HTTP unless told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<Protocol>,
@@ -60,7 +65,7 @@ pub struct InterceptorRouteSpec {
     #[x_kube(validation = Rule::new("!has(self.maxReplicas) || self.minReplicas <= self.maxReplicas").message("minReplicas must not be above maxReplicas"))]
     pub scaling: Option<ScalingSpec>,
     /// How demand is measured.
-    #[x_kube(validation = Rule::new("has(self.concurrency) || has(self.requestRate)").message("at least one of 'concurrency' or 'requestRate' must be set"))]
+    #[x_kube(validation = Rule::new("has(self.concurrency) || has(self.requestRate) || has(self.connections)").message("at least one of 'concurrency', 'requestRate' or 'connections' must be set"))]
     pub scaling_metric: ScalingMetric,
     /// Keeps the requests of a client at the same replica, as long as it is ready; without it each request goes where least
     /// is to be done.
@@ -86,6 +91,31 @@ pub enum DataPath {
     Proxy,
     /// At the Service's own address, without a proxy.
     Direct,
+}
+
+/// What counts as demand.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DemandSpec {
+    /// Clients that do not: their connections wake nobody and are not counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ignore: Option<IgnoredClients>,
+}
+
+/// Clients whose connections are no demand.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct IgnoredClients {
+    /// Those with addresses in these networks, such as 10.1.0.0/16, or of these addresses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(pattern(r"^[0-9a-fA-F:.]+(/[0-9]{1,3})?$"), length(max = 49)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub cidrs: Vec<String>,
+    /// Pods of these namespaces that a Service lists.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(pattern(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"), length(max = 63)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub namespaces: Vec<String>,
 }
 
 /// What a route's clients speak.
@@ -170,13 +200,16 @@ pub struct PathRule {
     pub value: String,
 }
 
-/// How demand is measured; both may be set.
+/// How demand is measured; several may be set.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ScalingMetric {
     /// By requests in flight.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<ConcurrencyTarget>,
+    /// By connections that are held or open; needs dataPath Direct.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<ConnectionsTarget>,
     /// By requests per second.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_rate: Option<RequestRateTarget>,
@@ -227,6 +260,15 @@ pub struct ScalingTargetRef {
 #[serde(rename_all = "camelCase")]
 pub struct ConcurrencyTarget {
     /// Requests in flight per replica.
+    #[schemars(range(min = 1))]
+    pub target_value: i32,
+}
+
+/// Demand by connections.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ConnectionsTarget {
+    /// Open connections per replica.
     #[schemars(range(min = 1))]
     pub target_value: i32,
 }

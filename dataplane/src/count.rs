@@ -36,7 +36,7 @@ pub use interceptor_common::Served;
 
 pub use self::{
     meter::{Load, Meter},
-    origins::{Network, NetworkError, Origins},
+    origins::Origins,
 };
 
 /// What is asked for.

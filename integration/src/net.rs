@@ -68,6 +68,9 @@ impl Net {
             "net.ipv6.conf.all.forwarding=1",
             "net.bridge.bridge-nf-call-iptables=1",
             "net.bridge.bridge-nf-call-ip6tables=1",
+            // A node's default route does not lead back to its pods: redirects would use up what refusals may be sent.
+            "net.ipv4.conf.all.send_redirects=0",
+            "net.ipv4.conf.cni0.send_redirects=0",
         ] {
             run("ip", &["netns", "exec", node, "sysctl", "--quiet", "--write", setting]);
         }

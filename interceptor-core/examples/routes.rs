@@ -184,8 +184,9 @@ fn route(number: usize, host: &str, path: &str) -> Route {
         holding: interceptor_core::route::Holding::default(),
         session: None,
         identity: None,
+        ignored: interceptor_core::network::Ignored::default(),
         probing: interceptor_core::probe::Probing::default(),
-        scaling: Scaling { concurrency: Some(100), rate: None },
+        scaling: Scaling { concurrency: Some(100), ..Scaling::default() },
         timeouts: Timeouts::default(),
     }
 }

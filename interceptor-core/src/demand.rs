@@ -56,6 +56,8 @@ pub struct Observed {
     pub held: u64,
     /// What the kernel counted.
     pub kernel: Option<Kernel>,
+    /// Connections that are held for the route, or open to its pods without a proxy.
+    pub connections: u64,
 }
 
 /// A route's demand over all sources.
@@ -67,6 +69,8 @@ pub struct Level {
     pub held: u64,
     /// Requests seen to arrive since this began; never goes down.
     pub arrived: u64,
+    /// Connections that are held, or open without a proxy.
+    pub connections: u64,
 }
 
 /// All sources and all routes.
@@ -385,6 +389,7 @@ impl Demand {
             in_flight: route.level.in_flight - old.in_flight + observed.in_flight,
             held: route.level.held - old.held + observed.held,
             arrived: route.level.arrived.saturating_add(new),
+            connections: route.level.connections - old.connections + observed.connections,
         };
         self.in_flight = self.in_flight - old.in_flight + observed.in_flight;
         if new > 0
@@ -393,7 +398,7 @@ impl Demand {
             window.advance(since.min(now));
             window.record_span(since.min(now), now, new);
         }
-        if new > 0 || old.in_flight != observed.in_flight {
+        if new > 0 || old.in_flight != observed.in_flight || old.connections != observed.connections {
             changed.push(key.clone());
         }
         true
@@ -404,13 +409,14 @@ impl Demand {
         let Some(route) = self.routes.get_mut(key) else { return };
         route.level.in_flight -= last.in_flight;
         route.level.held -= last.held;
+        route.level.connections -= last.connections;
         route.kernel.withdraw(last.kernel);
         route.sources -= 1;
         self.in_flight -= last.in_flight;
         if route.sources == 0 && route.wanted == Wanted::Unknown {
             self.routes.remove(key);
         }
-        if last.in_flight > 0 {
+        if last.in_flight > 0 || last.connections > 0 {
             changed.push(key.clone());
         }
     }
@@ -443,8 +449,9 @@ impl RouteDemand {
 
 impl Observed {
     fn clamped(self) -> Self {
-        let Self { in_flight, total, held, kernel } = self;
-        Self { in_flight: in_flight.min(MAX_COUNT), total, held: held.min(MAX_COUNT), kernel }
+        let Self { in_flight, total, held, kernel, connections } = self;
+        let [in_flight, held, connections] = [in_flight, held, connections].map(|count| count.min(MAX_COUNT));
+        Self { in_flight, total, held, kernel, connections }
     }
 }
 

@@ -257,6 +257,11 @@ impl Index {
         }
     }
 
+    /// The slices of a namespace, those of Services that no route leads to included.
+    pub fn slices_in(&self, namespace: Arc<str>) -> impl Iterator<Item = &Slice> {
+        self.upstreams.slices().filter(move |slice| slice.key.namespace() == &*namespace)
+    }
+
     /// The upstreams that changed since the last call: whose waiters have to look again.
     pub fn take_changed(&mut self) -> Vec<UpstreamId> {
         self.upstreams.take_changed()

@@ -25,6 +25,7 @@ pub mod holding;
 pub mod index;
 pub mod inflight;
 pub mod mapops;
+pub mod network;
 pub mod pick;
 pub mod probe;
 pub mod route;

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use http::HeaderMap;
 
-use crate::{ObjectKey, UpstreamId, probe::Probing};
+use crate::{ObjectKey, UpstreamId, network::Ignored, probe::Probing};
 
 mod bucket;
 mod check;
@@ -73,6 +73,8 @@ pub struct Route {
     /// The Secret with the certificate that the target's pods are shown, and with the authorities that they are believed by.
     /// Where there is one, connections to them are always encrypted.
     pub identity: Option<ObjectKey>,
+    /// Whose connections are no demand. Of routes with the same target, what one ignores is ignored for all.
+    pub ignored: Ignored,
     /// How its demand is measured.
     pub scaling: Scaling,
     /// Deadlines that replace those of the environment.
@@ -161,6 +163,8 @@ pub struct Scaling {
     pub concurrency: Option<u32>,
     /// Target of requests per second and replica.
     pub rate: Option<Rate>,
+    /// Target of open connections per replica; only where clients reach the target directly.
+    pub connections: Option<u32>,
 }
 
 /// A request rate as demand.

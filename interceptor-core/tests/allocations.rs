@@ -35,6 +35,7 @@ fn route(number: usize) -> Event {
         holding: interceptor_core::route::Holding::default(),
         session: None,
         identity: None,
+        ignored: interceptor_core::network::Ignored::default(),
         probing: interceptor_core::probe::Probing::default(),
         scaling: Scaling::default(),
         timeouts: Timeouts::default(),

@@ -3,6 +3,7 @@
 pub(crate) mod counts;
 pub(crate) mod discover;
 pub(crate) mod kernel;
+pub(crate) mod namespaces;
 pub(crate) mod queue;
 pub(crate) mod secrets;
 pub(crate) mod state;

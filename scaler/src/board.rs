@@ -5,7 +5,7 @@ use std::{collections::HashMap, convert::Infallible, net::SocketAddr, sync::Arc,
 
 use interceptor_core::{
     ObjectKey, Route,
-    demand::{Census, Demand, KernelSum, Report},
+    demand::{Census, Demand, KernelSum, Level, Report},
     route::RouteKind,
     window::{Shape, Unit},
 };
@@ -68,6 +68,8 @@ pub struct RouteState {
     pub key: ObjectKey,
     /// Requests in flight.
     pub in_flight: u64,
+    /// Connections that are held, or open without a proxy.
+    pub connections: u64,
     /// Requests per second; `None` if the route asks for no rate.
     pub rate: Option<f64>,
     /// What kernels counted, if any did.
@@ -227,6 +229,7 @@ impl Board {
         let one = |(key, pair): (&ObjectKey, &Pair)| RouteState {
             key: key.clone(),
             in_flight: state.demand.level(key).in_flight,
+            connections: state.demand.level(key).connections,
             rate: pair.shape().map(|_| state.demand.rate(key, now)),
             kernel: state.demand.kernel(key),
         };
@@ -339,9 +342,10 @@ impl State {
 
     fn sample(&self, route: Option<&Route>, now: Duration) -> Sample {
         match route {
-            None => Sample { in_flight: self.demand.in_flight(), rate: 0.0 },
+            None => Sample { in_flight: self.demand.in_flight(), ..Sample::default() },
             Some(Route { key, .. }) => {
-                Sample { in_flight: self.demand.level(key).in_flight, rate: self.demand.rate(key, now) }
+                let Level { in_flight, connections, .. } = self.demand.level(key);
+                Sample { in_flight, rate: self.demand.rate(key, now), connections }
             }
         }
     }

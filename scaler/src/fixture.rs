@@ -32,8 +32,9 @@ fn route(kind: RouteKind, name: &str, concurrency: Option<u32>, rate: Option<u32
         holding: interceptor_core::route::Holding::default(),
         session: None,
         identity: None,
+        ignored: interceptor_core::network::Ignored::default(),
         probing: interceptor_core::probe::Probing::default(),
-        scaling: Scaling { concurrency, rate },
+        scaling: Scaling { concurrency, rate, connections: None },
         timeouts: Timeouts::default(),
     }
 }

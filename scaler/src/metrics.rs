@@ -52,7 +52,7 @@ struct Family {
     read: fn(&RouteState) -> Option<f64>,
 }
 
-const FAMILIES: [Family; 7] = [
+const FAMILIES: [Family; 8] = [
     Family {
         name: "scaler_route_concurrency",
         help: "Requests in flight, over all interceptors",
@@ -66,6 +66,13 @@ const FAMILIES: [Family; 7] = [
         unit: None,
         value: MetricType::Gauge,
         read: |route| route.rate,
+    },
+    Family {
+        name: "scaler_route_connections",
+        help: "Connections held for the route, or open to its pods without a proxy, over all node agents",
+        unit: None,
+        value: MetricType::Gauge,
+        read: |route| Some(as_float(route.connections)),
     },
     Family {
         name: "scaler_route_connections_opened",

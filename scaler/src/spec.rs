@@ -18,6 +18,8 @@ pub struct Sample {
     pub in_flight: u64,
     /// Requests per second.
     pub rate: f64,
+    /// Connections of the route that are held or open.
+    pub connections: u64,
 }
 
 /// The metadata's target is no number.
@@ -53,7 +55,8 @@ pub fn route_specs(route: &Route) -> Vec<MetricSpec> {
             };
             let concurrency = scaling.concurrency.map(|target| float(concurrency_name(route), target));
             let rate = scaling.rate.map(|rate| float(rate_name(route), rate.target));
-            concurrency.into_iter().chain(rate).collect()
+            let connections = scaling.connections.map(|target| float(connections_name(route), target));
+            concurrency.into_iter().chain(rate).chain(connections).collect()
         }
         RouteKind::HttpScaledObject => {
             let target = scaling.rate.map(|rate| rate.target).or(scaling.concurrency).unwrap_or(DEFAULT_TARGET);
@@ -72,13 +75,14 @@ pub fn interceptor_values(subject: &Subject, sample: Sample) -> Vec<MetricValue>
 
 /// The values of a route's metrics; of an `InterceptorRoute`, those of the name asked for, all if it is empty.
 pub fn route_values(route: &Route, sample: Sample, asked: &str) -> Vec<MetricValue> {
-    let Sample { in_flight, rate } = sample;
+    let Sample { in_flight, rate, connections } = sample;
     let scaling = &route.scaling;
     match route.kind {
         RouteKind::InterceptorRoute => {
             let concurrency = scaling.concurrency.map(|_| float(concurrency_name(route), as_float(in_flight)));
             let rate = scaling.rate.map(|_| float(rate_name(route), rate));
-            let all = concurrency.into_iter().chain(rate);
+            let connections = scaling.connections.map(|_| float(connections_name(route), as_float(connections)));
+            let all = concurrency.into_iter().chain(rate).chain(connections);
             all.filter(|value| asked.is_empty() || value.metric_name == asked).collect()
         }
         RouteKind::HttpScaledObject if scaling.rate.is_some() => vec![whole(escaped(&route.key), ceil(rate))],
@@ -93,6 +97,10 @@ pub fn any_positive(values: &[MetricValue]) -> bool {
 
 fn concurrency_name(route: &Route) -> String {
     format!("http_{}_concurrency", route.key.name())
+}
+
+fn connections_name(route: &Route) -> String {
+    format!("http_{}_connections", route.key.name())
 }
 
 fn rate_name(route: &Route) -> String {
@@ -162,7 +170,7 @@ mod tests {
         assert_eq!(specs[1].metric_name, "http_my-ir_rate");
         assert_eq!((specs[1].target_size, specs[1].target_size_float.to_string()), (0, "3".to_owned()));
         assert_eq!(specs.len(), 2);
-        let sample = Sample { in_flight: 5, rate: 0.25 };
+        let sample = Sample { in_flight: 5, rate: 0.25, connections: 0 };
         let values = route_values(&both, sample, "");
         assert_eq!(names(&values), ["http_my-ir_concurrency", "http_my-ir_rate"]);
         assert_eq!((values[0].metric_value, values[0].metric_value_float.to_string()), (0, "5".to_owned()));
@@ -172,12 +180,27 @@ mod tests {
     }
 
     #[test]
+    fn connections_are_a_metric_of_their_own_where_they_are_asked_for() {
+        let plain = fixture::interceptor_route("db", None, None);
+        let route = Route { scaling: Scaling { connections: Some(40), ..plain.scaling }, ..plain };
+        let spec = &route_specs(&route)[0];
+        assert_eq!(
+            (spec.metric_name.as_str(), spec.target_size_float.to_string()),
+            ("http_db_connections", "40".to_owned())
+        );
+        let values = |connections| route_values(&route, Sample { connections, in_flight: 9, rate: 1.0 }, "");
+        assert_eq!(names(&values(3)), ["http_db_connections"]);
+        assert_eq!(values(3)[0].metric_value_float.to_string(), "3");
+        assert!(any_positive(&values(1)) && !any_positive(&values(0)));
+    }
+
+    #[test]
     fn an_http_scaled_object_has_one_whole_number_whatever_is_asked_for() {
         let route = |concurrency, rate| fixture::http_scaled_object("valid_app", concurrency, rate);
         let target = |concurrency, rate| route_specs(&route(concurrency, rate))[0].target_size;
         assert_eq!((target(None, None), target(Some(7), None), target(Some(7), Some(3))), (100, 7, 3));
         assert_eq!(route_specs(&route(None, None))[0].metric_name, "http-default_002Fvalid_005Fapp");
-        let sample = Sample { in_flight: 5, rate: 0.25 };
+        let sample = Sample { in_flight: 5, rate: 0.25, connections: 0 };
         assert_eq!(route_values(&route(Some(7), None), sample, "nonsense")[0].metric_value, 5);
         assert_eq!(route_values(&route(Some(7), Some(3)), sample, "")[0].metric_value, 1);
     }
@@ -187,7 +210,7 @@ mod tests {
         let spec = &interceptor_specs(&subject("200")).unwrap()[0];
         assert_eq!(spec.metric_name, "http-keda_002Fkeda-add-ons-http-interceptor");
         assert_eq!(spec.target_size, 200);
-        let value = &interceptor_values(&subject("nonsense"), Sample { in_flight: 9, rate: 0.0 })[0];
+        let value = &interceptor_values(&subject("nonsense"), Sample { in_flight: 9, ..Sample::default() })[0];
         assert_eq!(value.metric_value, 9);
         let error = interceptor_specs(&subject("many")).unwrap_err().to_string();
         assert!(error.contains("keda/keda-add-ons-http-interceptor is \"many\", expected a whole number"), "{error}");
@@ -202,11 +225,12 @@ mod tests {
     #[test]
     fn a_route_is_active_if_any_value_is_above_zero() {
         let both = fixture::interceptor_route("a", Some(7), Some(3));
-        let active = |in_flight, rate| any_positive(&route_values(&both, Sample { in_flight, rate }, ""));
+        let active =
+            |in_flight, rate| any_positive(&route_values(&both, Sample { in_flight, rate, connections: 0 }, ""));
         assert!(!active(0, 0.0));
         assert!(active(1, 0.0));
         assert!(active(0, 0.000_001));
         let rate_only = Route { scaling: Scaling { concurrency: None, ..both.scaling }, ..both };
-        assert!(!any_positive(&route_values(&rate_only, Sample { in_flight: 1, rate: 0.0 }, "")));
+        assert!(!any_positive(&route_values(&rate_only, Sample { in_flight: 1, ..Sample::default() }, "")));
     }
 }

@@ -58,6 +58,7 @@ pub fn route(object: &HTTPScaledObject) -> Result<Route, ConvertError> {
         holding: parts::holding(per_pod(object)?, &scaling),
         session: None,
         identity: None,
+        ignored: interceptor_core::network::Ignored::default(),
         scaling,
         timeouts: self::timeouts(timeouts.as_ref(), failover.as_ref())?,
         key,
@@ -85,13 +86,13 @@ fn scaling(pending: Option<i32>, metric: Option<&ScalingMetricSpec>) -> Result<S
     if let Some(rate) = rate {
         let path = "spec.scalingMetric.requestRate";
         let rate = parts::rate(path, rate.target_value, &rate.window, &rate.granularity)?;
-        return Ok(Scaling { concurrency: None, rate: Some(rate) });
+        return Ok(Scaling { rate: Some(rate), ..Scaling::default() });
     }
     let (field, value) = match concurrency {
         Some(concurrency) => ("spec.scalingMetric.concurrency.targetValue", concurrency.target_value),
         None => ("spec.targetPendingRequests", pending.unwrap_or(DEFAULT_TARGET)),
     };
-    Ok(Scaling { concurrency: Some(parts::positive(field, value)?), rate: None })
+    Ok(Scaling { concurrency: Some(parts::positive(field, value)?), ..Scaling::default() })
 }
 
 /// Only what is above zero counts here.

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use interceptor_core::{
     ObjectKey, Route,
+    network::{Ignored, NetworkError},
     route::{self as core, Holding, RouteKind, Rule, Scaling, Session, Timeouts},
 };
 use sha2::{Digest as _, Sha256};
@@ -19,9 +20,9 @@ use crate::{
     InterceptorRoute, InterceptorRouteSpec,
     duration::GoDuration,
     interceptor_route::{
-        ColdStart, ConfigMapRef, DataPath, Fallback, FallbackService, InterceptorRouteTimeouts, Overflow, Placeholder,
-        Protocol, ResponseMode, RoutingRule, ScalingMetric, SessionCookie, SessionPersistence, SessionType,
-        StaticResponse, StaticRoute, TargetRef, TargetTls,
+        ColdStart, ConfigMapRef, DataPath, Fallback, FallbackService, IgnoredClients, InterceptorRouteTimeouts,
+        Overflow, Placeholder, Protocol, ResponseMode, RoutingRule, ScalingMetric, SessionCookie, SessionPersistence,
+        SessionType, StaticResponse, StaticRoute, TargetRef, TargetTls,
     },
 };
 
@@ -32,6 +33,7 @@ pub fn route(object: &InterceptorRoute) -> Result<Route, ConvertError> {
     let InterceptorRouteSpec {
         cold_start,
         data_path,
+        demand,
         protocol: _,
         rules,
         scaling: _,
@@ -53,6 +55,14 @@ pub fn route(object: &InterceptorRoute) -> Result<Route, ConvertError> {
         parts::target(path, key.namespace(), ("name", name), *port, port_name.as_deref())
     });
     let scaling = scaling(scaling_metric)?;
+    let is_direct = *data_path == Some(DataPath::Direct);
+    if scaling.connections.is_some() && !is_direct {
+        return Err(ConvertError::new("spec.scalingMetric.connections", "without dataPath Direct", "dataPath Direct"));
+    }
+    if demand.is_some() && !is_direct {
+        return Err(ConvertError::new("spec.demand", "without dataPath Direct", "dataPath Direct"));
+    }
+    let ignored = demand.as_ref().and_then(|demand| demand.ignore.as_ref()).map(ignored).transpose()?;
     parts::checked(Route {
         kind: RouteKind::InterceptorRoute,
         created: parts::created(&object.metadata),
@@ -70,6 +80,7 @@ pub fn route(object: &InterceptorRoute) -> Result<Route, ConvertError> {
         holding: holding(cold_start.as_ref(), &scaling)?,
         session: session_persistence.as_ref().map(|session| self::session(&key, session)).transpose()?.map(Arc::new),
         identity: tls.as_ref().map(|tls| identity(&key, tls)).transpose()?,
+        ignored: ignored.unwrap_or_default(),
         scaling,
         timeouts: timeouts.as_ref().map(self::timeouts).transpose()?.unwrap_or_default(),
         key,
@@ -98,6 +109,27 @@ fn traffic(spec: &InterceptorRouteSpec) -> Result<core::Traffic, ConvertError> {
         Some(Protocol::Tcp) => Ok(core::Traffic::Tcp),
         Some(Protocol::Http) | None => Ok(core::Traffic::Http),
     }
+}
+
+/// Whose connections are no demand. Both lists are bounded, whoever has let the object in.
+fn ignored(ignore: &IgnoredClients) -> Result<Ignored, ConvertError> {
+    const PATH: &str = "spec.demand.ignore";
+    const MOST: [usize; 2] = [64, 16];
+    let IgnoredClients { cidrs, namespaces } = ignore;
+    for ((list, field), most) in [(cidrs, "cidrs"), (namespaces, "namespaces")].into_iter().zip(MOST) {
+        if list.len() > most {
+            let found = format!("a list of {}", list.len());
+            return Err(ConvertError::new(format!("{PATH}.{field}"), found, format!("at most {most}")));
+        }
+    }
+    let network = |(index, text): (usize, &String)| {
+        text.parse().map_err(|_unreadable: NetworkError| {
+            let field = format!("{PATH}.cidrs[{index}]");
+            ConvertError::new(field, parts::quoted(text), "an address or a network such as 10.0.0.0/8")
+        })
+    };
+    let networks = cidrs.iter().enumerate().map(network).collect::<Result<_, _>>()?;
+    Ok(Ignored { networks, namespaces: namespaces.iter().map(|namespace| namespace.as_str().into()).collect() })
 }
 
 fn holding(cold_start: Option<&ColdStart>, scaling: &Scaling) -> Result<Holding, ConvertError> {
@@ -213,17 +245,24 @@ fn static_response(
 
 fn scaling(metric: &ScalingMetric) -> Result<Scaling, ConvertError> {
     const PATH: &str = "spec.scalingMetric";
-    let ScalingMetric { concurrency, request_rate } = metric;
-    if concurrency.is_none() && request_rate.is_none() {
-        return Err(ConvertError::new(PATH, "empty", "at least one of concurrency and requestRate"));
+    let ScalingMetric { concurrency, connections, request_rate } = metric;
+    if concurrency.is_none() && connections.is_none() && request_rate.is_none() {
+        return Err(ConvertError::new(PATH, "empty", "at least one of concurrency, requestRate and connections"));
     }
     let concurrency = concurrency
         .as_ref()
         .map(|concurrency| parts::positive(&format!("{PATH}.concurrency.targetValue"), concurrency.target_value));
+    let connections = connections
+        .as_ref()
+        .map(|connections| parts::positive(&format!("{PATH}.connections.targetValue"), connections.target_value));
     let rate = request_rate
         .as_ref()
         .map(|rate| parts::rate(&format!("{PATH}.requestRate"), rate.target_value, &rate.window, &rate.granularity));
-    Ok(Scaling { concurrency: concurrency.transpose()?, rate: rate.transpose()? })
+    Ok(Scaling {
+        concurrency: concurrency.transpose()?,
+        rate: rate.transpose()?,
+        connections: connections.transpose()?,
+    })
 }
 
 fn timeouts(timeouts: &InterceptorRouteTimeouts) -> Result<Timeouts, ConvertError> {

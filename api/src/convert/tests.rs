@@ -75,10 +75,12 @@ fn an_interceptor_route_is_read_whole() {
             },
             session: None,
             identity: None,
+            ignored: interceptor_core::network::Ignored::default(),
             probing: interceptor_core::probe::Probing::default(),
             scaling: Scaling {
                 concurrency: Some(10),
                 rate: Some(Rate { target: 5, window: Duration::from_secs(30), granularity: Duration::from_secs(1) }),
+                connections: None,
             },
             timeouts: Timeouts {
                 readiness: Some(Duration::from_secs(90)),
@@ -100,7 +102,10 @@ fn an_error_names_field_value_and_what_was_expected() {
             "spec.target is with both port and portName: expected exactly one of them",
         ),
         ("target: {service: '', port: 1}", "spec.target.service is empty: expected the name of a Service"),
-        ("scalingMetric: {}", "spec.scalingMetric is empty: expected at least one of concurrency and requestRate"),
+        (
+            "scalingMetric: {}",
+            "spec.scalingMetric is empty: expected at least one of concurrency, requestRate and connections",
+        ),
         (
             "scalingMetric: {concurrency: {targetValue: 0}}",
             "spec.scalingMetric.concurrency.targetValue is 0: expected a number from 1",
@@ -130,6 +135,46 @@ fn an_error_names_field_value_and_what_was_expected() {
 }
 
 #[test]
+fn what_a_direct_route_ignores_and_counts_is_read_and_a_mistake_is_told() {
+    let direct = |extra: &str| interceptor_route(&object(&direct_text(extra)));
+    let route = direct("demand: {ignore: {cidrs: [10.1.0.0/16, 'fd00::1'], namespaces: [monitoring]}}").unwrap();
+    let networks: Vec<_> = route.ignored.networks.iter().map(ToString::to_string).collect();
+    assert_eq!(networks, ["10.1.0.0/16", "fd00::1/128"]);
+    assert_eq!(route.ignored.namespaces, ["monitoring".into()]);
+    assert!(direct("demand: {}").unwrap().ignored.is_empty());
+    let route = direct("scalingMetric: {connections: {targetValue: 40}}").unwrap();
+    assert_eq!(route.scaling, Scaling { connections: Some(40), ..Scaling::default() });
+    let error = |extra: &str| direct(extra).unwrap_err().to_string();
+    assert_eq!(
+        error("demand: {ignore: {cidrs: [10.0.0.0/8, 10.0.0.0/33]}}"),
+        "spec.demand.ignore.cidrs[1] is \"10.0.0.0/33\": expected an address or a network such as 10.0.0.0/8"
+    );
+    let many = vec!["10.0.0.1"; 65].join(", ");
+    assert_eq!(
+        error(&format!("demand: {{ignore: {{cidrs: [{many}]}}}}")),
+        "spec.demand.ignore.cidrs is a list of 65: expected at most 64"
+    );
+    let proxied = |extra: &str| {
+        let text = direct_text(extra).replace("dataPath: Direct, ", "");
+        interceptor_route(&object(&text)).unwrap_err().to_string()
+    };
+    assert_eq!(proxied("demand: {}"), "spec.demand is without dataPath Direct: expected dataPath Direct");
+    assert_eq!(
+        proxied("scalingMetric: {connections: {targetValue: 1}}"),
+        "spec.scalingMetric.connections is without dataPath Direct: expected dataPath Direct"
+    );
+}
+
+/// A route with `dataPath: Direct` and more.
+fn direct_text(extra: &str) -> String {
+    let metric = if extra.contains("scalingMetric") { "" } else { "scalingMetric: {concurrency: {targetValue: 1}}, " };
+    format!(
+        "{{apiVersion: http.keda.sh/v1beta1, kind: InterceptorRoute, metadata: {{name: web, namespace: shop}}, \
+         spec: {{dataPath: Direct, target: {{service: web, port: 80}}, {metric}{extra}}}}}"
+    )
+}
+
+#[test]
 fn foreign_text_in_a_message_is_short_and_on_one_line() {
     let message = message(&format!("timeouts: {{request: \"a\\nb{}\"}}", "x".repeat(10_000)));
     assert!(message.len() < 200 && !message.contains('\n'), "{message}");
@@ -156,7 +201,7 @@ fn an_http_scaled_object_is_read_as_the_original_reads_it() {
     assert_eq!(plain.kind, RouteKind::HttpScaledObject);
     assert_eq!(plain.rules[0].hosts, ["a.com"]);
     assert_eq!(plain.rules[0].paths, ["/x"]);
-    assert_eq!(plain.scaling, Scaling { concurrency: Some(100), rate: None });
+    assert_eq!(plain.scaling, Scaling { concurrency: Some(100), ..Scaling::default() });
     assert_eq!(plain.timeouts, Timeouts::default());
 
     assert_eq!(route("targetPendingRequests: 7").unwrap().scaling.concurrency, Some(7));

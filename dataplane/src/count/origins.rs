@@ -1,10 +1,10 @@
 //! Where connections come from that are no demand: interceptors, whose requests they have counted already, what routes
 //! leave out, and the kubelet of this machine. Pure.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, str::FromStr};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use interceptor_common::Origin;
-use interceptor_core::UpstreamId;
+use interceptor_core::{UpstreamId, network::Network};
 
 use super::{maps::OriginTable, octets};
 
@@ -12,13 +12,6 @@ use super::{maps::OriginTable, octets};
 const OUT: u32 = 1;
 /// In the map: it is this machine, and may be the kubelet.
 const HOST: u32 = 2;
-
-/// A network in CIDR notation, or one address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Network {
-    addr: IpAddr,
-    bits: u8,
-}
 
 /// Everything that is left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,42 +22,6 @@ pub struct Origins {
     pub interceptors: Vec<IpAddr>,
     /// Left out for one upstream.
     pub ignored: Vec<(UpstreamId, Network)>,
-}
-
-/// The text is no network.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?}: expected an address or a network such as 10.0.0.0/8")]
-pub struct NetworkError(String);
-
-// === impl Network ===
-
-impl Network {
-    /// Only this address.
-    pub const fn one(addr: IpAddr) -> Self {
-        Self { addr, bits: if addr.is_ipv4() { 32 } else { 128 } }
-    }
-}
-
-impl FromStr for Network {
-    type Err = NetworkError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let wrong = || NetworkError(text.to_owned());
-        let (addr, bits) = match text.split_once('/') {
-            Some((addr, bits)) => (addr, Some(bits)),
-            None => (text, None),
-        };
-        let one = Self::one(addr.parse().ok().ok_or_else(wrong)?);
-        let Some(bits) = bits else { return Ok(one) };
-        let bits: u8 = bits.parse().ok().ok_or_else(wrong)?;
-        if bits > one.bits { Err(wrong()) } else { Ok(Self { bits, ..one }) }
-    }
-}
-
-impl fmt::Display for Network {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.addr, self.bits)
-    }
 }
 
 // === impl Origins ===
@@ -98,16 +55,6 @@ impl Origins {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn networks_are_read_in_either_family_and_nonsense_is_refused() {
-        for (text, shown) in [("10.1.0.0/16", "10.1.0.0/16"), ("10.1.2.3", "10.1.2.3/32"), ("fd00::/8", "fd00::/8")] {
-            assert_eq!(text.parse::<Network>().unwrap().to_string(), shown);
-        }
-        for text in ["", "10.0.0.0/33", "10.0.0/8", "a/8", "10.0.0.0/-1", "10.0.0.0/8/8"] {
-            assert!(text.parse::<Network>().is_err(), "{text}");
-        }
-    }
 
     #[test]
     fn an_interceptor_on_this_machine_is_left_out_and_a_route_without_slot_says_nothing() {

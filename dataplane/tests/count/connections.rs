@@ -7,8 +7,8 @@ use std::{
     thread,
 };
 
-use dataplane::count::{Network, Origins};
-use interceptor_core::UpstreamId;
+use dataplane::count::Origins;
+use interceptor_core::{UpstreamId, network::Network};
 use socket2::{Domain, Socket, Type};
 
 use crate::node::{Node, eventually, pair};

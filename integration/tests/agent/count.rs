@@ -23,6 +23,8 @@ pub(crate) struct Bench {
     pub(crate) net: Net,
     pub(crate) client: Host,
     interceptor: Host,
+    /// A pod of another namespace.
+    stranger: Host,
     pub(crate) pod: Host,
     pub(crate) world: World,
     cgroups: PodTree,
@@ -30,12 +32,18 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn new() -> Self {
+        Self::with(json!({}))
+    }
+
+    /// The same, of a route with more.
+    fn with(mut more: serde_json::Value) -> Self {
         let mut net = Net::new();
-        let (client, interceptor, pod) = (net.pod(), net.pod(), net.pod());
+        let (client, interceptor, stranger, pod) = (net.pod(), net.pod(), net.pod(), net.pod());
         let world = World::new();
-        world.direct("web", &[VIP], json!({ "scalingMetric": { "concurrency": { "targetValue": 10 } } }));
+        more["scalingMetric"] = json!({ "concurrency": { "targetValue": 10 }, "connections": { "targetValue": 5 } });
+        world.direct("web", &[VIP], more);
         world.interceptors(&[(interceptor.addresses[0], 9090).into()]);
-        Self { net, client, interceptor, pod, world, cgroups: PodTree::new() }
+        Self { net, client, interceptor, stranger, pod, world, cgroups: PodTree::new() }
     }
 
     /// Starts an agent with no more rights than it is given in a cluster.
@@ -173,8 +181,12 @@ async fn scalers_are_told_of_requests_that_no_proxy_has_seen() {
     };
     bench.ask(&bench.client, 7, &[]);
     told("scaler_route_connections_opened_total", 7.0).await;
-    // One that sends half of its head and waits.
+    // One that says nothing, as those of pools do.
     let addr = (bench.pod.addresses[0], PORT);
+    let idle = bench.client.run(move || TcpStream::connect(addr)).await.unwrap();
+    told("scaler_route_connections{", 1.0).await;
+    drop(idle);
+    // One that sends half of its head and waits.
     let hangs = bench.client.run(move || {
         let mut stream = TcpStream::connect(addr)?;
         std::io::Write::write_all(&mut stream, b"GET / HTTP/1.1\r\nHost: h\r\n")?;
@@ -184,4 +196,34 @@ async fn scalers_are_told_of_requests_that_no_proxy_has_seen() {
     told("scaler_route_concurrency", 1.0).await;
     drop(hangs);
     eventually("the pod is idle", async || (agent.route("web").await["taken"]["inFlight"] == 0).then_some(())).await;
+}
+
+#[tokio::test]
+#[ignore = "needs root: run by cargo xtask test"]
+async fn clients_that_a_route_ignores_are_not_counted() {
+    // Their addresses, and those of the namespace, as the test's network gives them.
+    let bench =
+        Bench::with(json!({ "demand": { "ignore": { "cidrs": ["10.244.1.10"], "namespaces": ["monitoring"] } } }));
+    assert_eq!(bench.client.addresses[0].to_string(), "10.244.1.10");
+    bench.world.object(&json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {
+            "name": "prometheus-1", "namespace": "monitoring", "labels": { "kubernetes.io/service-name": "prometheus" },
+        },
+        "addressType": "IPv4", "ports": [{ "name": "http", "port": 9090 }],
+        "endpoints": [{ "addresses": [bench.stranger.addresses[0].to_string()], "conditions": { "ready": true } }],
+    }));
+    bench.cgroup();
+    let agent = bench.agent().await;
+    bench.serve().await;
+    // It was not listed when they were first told of.
+    bench.list(true);
+    eventually("the pod is counted", async || (agent.state().await["count"]["pods"] == json!([UID])).then_some(()))
+        .await;
+    let ignored = agent.route("web").await["ignored"].clone();
+    assert_eq!(ignored, json!(["10.244.1.10/32", "namespace monitoring"]));
+    bench.ask(&bench.client, 5, &[]);
+    bench.ask(&bench.stranger, 6, &[]);
+    bench.ask(&bench.net.node(), 2, &[]);
+    requests(&agent, 2).await;
 }

@@ -284,3 +284,21 @@ async fn a_pod_that_answers_its_readiness_probe_gets_what_is_held_before_any_sli
     assert!(answer.line.starts_with("web-a to "));
     drop(pod);
 }
+
+#[tokio::test]
+#[ignore = "needs root: run by cargo xtask test"]
+async fn a_client_that_the_route_ignores_wakes_nobody_and_meets_the_nodes_own_rules() {
+    let bench = Bench::with(json!({ "demand": { "ignore": { "cidrs": ["10.244.1.10/32"] } } }));
+    assert_eq!(bench.client.addresses[0].to_string(), "10.244.1.10");
+    let agent = Agent::start(&bench.net, &bench.world).await;
+    agent.until("web", "cold").await;
+    let refused = soon("the client is refused", connect(&bench.client, FRONTEND)).await.unwrap().unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+    assert_eq!(agent.metric("rouse_hold_packets_ignored_total").await, 1);
+    let held = connect(&bench.pod, FRONTEND);
+    agent.until_held("web", 1).await;
+    let pod = listen(&bench.pod, "web-a").await;
+    bench.endpoints(&[&bench.pod]);
+    soon("others are held", held).await.unwrap().unwrap();
+    drop(pod);
+}

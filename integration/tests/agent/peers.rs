@@ -75,8 +75,8 @@ async fn a_server_that_speaks_first_is_heard() {
     assert_eq!(heard.trim(), "220 ready");
 }
 
-/// What scalers are told of a route, as its concurrency, until it is as expected.
-async fn told(node: &Host, concurrency: u64) {
+/// What scalers are told of a route, as its concurrency and its connections, until both are as expected.
+async fn told(node: &Host, expected: u64) {
     let watched = node.start(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async move {
@@ -86,7 +86,8 @@ async fn told(node: &Host, concurrency: u64) {
             let mut stream = client.watch(request).await.unwrap().into_inner();
             loop {
                 let update = stream.message().await.unwrap().unwrap();
-                let mut routes = update.routes.iter().filter(|counts| counts.concurrency == concurrency);
+                let mut routes =
+                    update.routes.iter().filter(|counts| [counts.concurrency, counts.connections] == [expected; 2]);
                 if routes.any(|counts| counts.route.as_ref().is_some_and(|route| route.name == "web")) {
                     return;
                 }

@@ -46,7 +46,7 @@ fn demand(sources: &[u16]) -> Demand {
 
 #[track_caller]
 fn level(demand: &Demand, name: &str, in_flight: u64, arrived: u64) {
-    assert_eq!(demand.level(&key(name)), Level { in_flight, held: 0, arrived });
+    assert_eq!(demand.level(&key(name)), Level { in_flight, arrived, ..Level::default() });
 }
 
 #[test]
@@ -311,6 +311,22 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..5_u8, any::<bool>()).prop_map(|(route, rate)| Step::Want(route, rate)),
         1 => (0..5_u8).prop_map(Step::Unwant),
     ]
+}
+
+#[test]
+fn connections_of_all_sources_are_added_and_go_with_their_source() {
+    let mut demand = Demand::new(Unit::Second, secs(0));
+    let observed = |connections| vec![(key("a"), Observed { connections, ..Observed::default() })];
+    for (source, connections) in [(1, 2), (2, 3)] {
+        demand.list_agent(addr(source));
+        let report = Report { complete: true, routes: observed(connections), ..Report::default() };
+        assert_eq!(demand.apply(addr(source), secs(1), report), [key("a")]);
+    }
+    assert_eq!(demand.level(&key("a")), Level { connections: 5, ..Level::default() });
+    let report = Report { routes: observed(1), ..Report::default() };
+    assert_eq!(demand.apply(addr(1), secs(2), report), [key("a")], "it is told of though nothing is in flight");
+    assert_eq!(demand.unlist(addr(2)), [key("a")]);
+    assert_eq!(demand.level(&key("a")).connections, 1);
 }
 
 proptest! {

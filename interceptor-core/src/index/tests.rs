@@ -41,6 +41,7 @@ fn route(name: &str, host: &str) -> Route {
         holding: crate::route::Holding::default(),
         session: None,
         identity: None,
+        ignored: crate::network::Ignored::default(),
         probing: Probing::default(),
         scaling: Scaling::default(),
         timeouts: Timeouts::default(),

@@ -78,6 +78,10 @@ impl Upstreams {
         &self.names
     }
 
+    pub(super) fn slices(&self) -> impl Iterator<Item = &Slice> {
+        self.slices.values()
+    }
+
     /// Before anything else.
     pub(super) fn go_through_services(&mut self, through_services: bool) {
         self.through_services = through_services;

@@ -26,6 +26,7 @@ fn entry(id: u64, name: &str, created: i64, rules: Vec<Rule>) -> Arc<RouteEntry>
         holding: Holding::default(),
         session: None,
         identity: None,
+        ignored: Ignored::default(),
         probing: Probing::default(),
         scaling: Scaling::default(),
         timeouts: Timeouts::default(),

@@ -211,7 +211,7 @@ pub(crate) fn count(slot: u32, moved: &Moved, now_ns: u64) {
         }
         (*served).last_ns = now_ns;
     }
-    if moved.starts() != 0 || moved.has(Moved::MOVING) {
+    if moved.starts() != 0 || moved.has(Moved::MOVING) || moved.has(Moved::OPENED) {
         wake(slot, now_ns);
     }
 }

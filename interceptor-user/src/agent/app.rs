@@ -94,10 +94,17 @@ pub async fn build(config: Config) -> Result<Bound, AgentError> {
     let count_metrics = CountMetrics::register(registry.registry());
     let (listens, listening) = mpsc::channel(LISTENS);
     let wakes = Wakes { edges: Arc::clone(&edges), hold: listens, prober: asked };
-    let count = count::Task::new(counting, reader.clone(), discover.follow(interceptors), wakes, count_metrics);
+    let namespaces = discover.follow_namespaces();
+    let origins = (discover.follow(interceptors), namespaces.clone());
+    let count = count::Task::new(counting, reader.clone(), origins, wakes, count_metrics);
     CountMetrics::register_routes(registry.registry(), reader.clone(), count.taken());
     let hold_metrics = HoldMetrics::register(registry.registry());
-    let hold = hold::Task::new(loaded.map_err(|error| error.to_string()), reader.clone(), listening, hold_metrics);
+    let hold = hold::Task::new(
+        loaded.map_err(|error| error.to_string()),
+        reader.clone(),
+        (listening, namespaces),
+        hold_metrics,
+    );
     let state = State {
         node: node.clone(),
         ready: ready.clone(),

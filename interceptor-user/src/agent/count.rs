@@ -21,8 +21,9 @@ use dataplane::{
     pods::Changes,
 };
 use interceptor_core::{
-    UpstreamId,
+    Snapshot, UpstreamId,
     inflight::EdgeSink as _,
+    network::{Ignored, Network},
     route::{DataPath, Target},
 };
 use parking_lot::Mutex;
@@ -39,6 +40,7 @@ use super::hold::Listens;
 use crate::{
     control::{
         counts::Edges,
+        namespaces::Addresses,
         taken::{Pods, Taken},
     },
     probe::Handle,
@@ -83,6 +85,7 @@ pub(crate) struct Task {
     count: Result<Count, String>,
     reader: Reader,
     interceptors: watch::Receiver<Vec<IpAddr>>,
+    namespaces: watch::Receiver<Addresses>,
     taken: Taken,
     report: Report,
     metrics: CountMetrics,
@@ -124,7 +127,7 @@ impl Task {
     pub(crate) fn new(
         count: Result<Count, CountError>,
         reader: Reader,
-        interceptors: watch::Receiver<Vec<IpAddr>>,
+        (interceptors, namespaces): (watch::Receiver<Vec<IpAddr>>, watch::Receiver<Addresses>),
         wakes: Wakes,
         metrics: CountMetrics,
     ) -> Self {
@@ -151,6 +154,7 @@ impl Task {
             count,
             reader,
             interceptors,
+            namespaces,
             taken: Taken::default(),
             report,
             metrics,
@@ -195,6 +199,7 @@ impl Task {
                 () = self.reader.published() => self.sync(),
                 () = self.changes.changed() => self.follow(),
                 Ok(()) = self.interceptors.changed() => self.leave_out(),
+                Ok(()) = self.namespaces.changed() => self.leave_out(),
                 _ = reads.tick() => self.read(),
                 _ = repairs.tick() => self.repair(),
             }
@@ -257,8 +262,10 @@ impl Task {
         let mut own: Vec<_> = addresses().unwrap_or_default().into_iter().map(|(ip, _)| ip).collect();
         own.extend([IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()]);
         let interceptors = self.interceptors.borrow_and_update().clone();
-        let origins = Origins { own, interceptors, ignored: Vec::new() };
-        if origins == self.origins {
+        let ignored = ignored(&self.reader.load(), &self.namespaces.borrow_and_update());
+        let origins = Origins { own, interceptors, ignored };
+        // The kernel may know by now of Services that it did not when they were left out.
+        if origins == self.origins && origins.ignored.is_empty() {
             return;
         }
         match count.set_origins(&origins) {
@@ -331,6 +338,18 @@ impl Task {
         // Addresses of this machine may have changed without anything else.
         self.leave_out();
     }
+}
+
+/// What routes leave out of their demand, by upstream.
+fn ignored(snapshot: &Snapshot, namespaces: &Addresses) -> Vec<(UpstreamId, Network)> {
+    let routes = snapshot.routes.values().filter(|entry| entry.route.data_path == DataPath::Direct);
+    let mut ignored = Vec::new();
+    for entry in routes.filter(|entry| !entry.route.ignored.is_empty()) {
+        let Ignored { networks, namespaces: names } = &entry.route.ignored;
+        let addresses = names.iter().filter_map(|name| namespaces.get(name)).flatten().copied().map(Network::one);
+        ignored.extend(networks.iter().copied().chain(addresses).map(|network| (entry.upstream, network)));
+    }
+    ignored
 }
 
 fn connections(served: &Served, now_ns: u64) -> ConnectionCounters {

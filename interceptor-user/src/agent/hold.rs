@@ -20,7 +20,7 @@ use dataplane::{
     monotonic,
 };
 use interceptor_core::{
-    ObjectKey, UpstreamId,
+    ObjectKey, RouteEntry, UpstreamId,
     frontends::Heat,
     holding::{Act, Flow, Holding, Limits},
     inflight::{Guard, HeldGuard, RouteCounters, Share},
@@ -28,7 +28,7 @@ use interceptor_core::{
 use parking_lot::Mutex;
 use runtime::snapshot::{Reader, Subscription};
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::{MissedTickBehavior, interval},
 };
 
@@ -40,6 +40,7 @@ use self::{
     metrics::{End, Failure},
     services::{Change, Services, left_out, routes_of},
 };
+use crate::control::namespaces::Addresses;
 
 /// Connections that wait at once. Each costs some hundred bytes.
 const LIMITS: Limits = Limits { all: 16_384, of_service: 8_192, of_client: 512 };
@@ -102,6 +103,7 @@ pub(crate) struct Task {
     node: Vec<(IpAddr, String)>,
     way: Way,
     listens: mpsc::Receiver<Listens>,
+    namespaces: watch::Receiver<Addresses>,
 }
 
 /// A pod of this node has begun to listen, there and then.
@@ -140,7 +142,7 @@ impl Task {
     pub(crate) fn new(
         hold: Result<Hold, String>,
         reader: Reader,
-        listens: mpsc::Receiver<Listens>,
+        (listens, namespaces): (mpsc::Receiver<Listens>, watch::Receiver<Addresses>),
         metrics: HoldMetrics,
     ) -> Self {
         let report = Report::default();
@@ -158,6 +160,7 @@ impl Task {
             node: Vec::new(),
             way: Way::default(),
             listens,
+            namespaces,
         }
     }
 
@@ -226,11 +229,7 @@ impl Task {
         let flow = syn.flow();
         // An address may have gone since the packet was seen: then it is the node's own rules' again.
         let Some(upstream) = self.services.at(flow.service).first().copied() else {
-            if let Ok(hold) = &mut self.hold {
-                let sent = hold.release((&syn, device), monotonic().saturating_sub(at));
-                self.note(&flow, sent);
-            }
-            return;
+            return self.release(&syn, device, at);
         };
         if let Some(kept) = self.holding.get_mut(&flow) {
             // The newest copy is the one whose sequence number the client stands by.
@@ -240,6 +239,11 @@ impl Task {
         }
         let snapshot = self.reader.load();
         let (routes, timeout) = routes_of(&snapshot, self.services.at(flow.service));
+        // Who is no demand wakes nobody, and meets the node's own rules as if nobody held.
+        if self.is_ignored(&routes, flow.client.ip()) {
+            self.metrics.ignored();
+            return self.release(&syn, device, at);
+        }
         let keep = || Kept {
             syn,
             device,
@@ -254,6 +258,21 @@ impl Task {
                 tracing::debug!(client = %flow.client, service = %flow.service, "connection is held");
             }
             Err(limit) => self.metrics.rejected(limit),
+        }
+    }
+
+    fn is_ignored(&self, routes: &[&Arc<RouteEntry>], client: IpAddr) -> bool {
+        let client = client.to_canonical();
+        let namespaces = self.namespaces.borrow();
+        let is_of = |name: &str| namespaces.get(name).is_some_and(|addresses| addresses.contains(&client));
+        routes.iter().any(|entry| entry.route.ignored.contains(client, is_of))
+    }
+
+    /// Lets a packet that was taken from the wire go on.
+    fn release(&mut self, syn: &Syn, device: u32, at: Duration) {
+        if let Ok(hold) = &mut self.hold {
+            let sent = hold.release((syn, device), monotonic().saturating_sub(at));
+            self.note(&syn.flow(), sent);
         }
     }
 

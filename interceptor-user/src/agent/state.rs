@@ -8,6 +8,7 @@ use interceptor_core::{
     RouteEntry, Upstream,
     direct::{Direct, Life},
     frontends::Heat,
+    network::Ignored,
     route::DataPath,
 };
 use runtime::{admin::reply, ready::Ready, snapshot::Reader};
@@ -105,6 +106,9 @@ struct RouteReport {
     frontends: Vec<String>,
     node_port: Option<u16>,
     pods: Vec<PodReport>,
+    /// Networks and namespaces whose connections are no demand.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ignored: Vec<String>,
     /// `None` when no pod of it has been on this node.
     taken: Option<TakenReport>,
 }
@@ -226,6 +230,11 @@ impl RouteReport {
                     },
                 })
                 .collect(),
+            ignored: {
+                let Ignored { networks, namespaces } = &entry.route.ignored;
+                let namespaces = namespaces.iter().map(|name| format!("namespace {name}"));
+                networks.iter().map(ToString::to_string).chain(namespaces).collect()
+            },
             taken: None,
         }
     }

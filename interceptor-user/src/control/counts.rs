@@ -251,7 +251,7 @@ impl Publisher {
         if counts.in_flight > 0 && before.is_none_or(|sent| sent.counts.in_flight == 0) {
             self.signals.rose(entry.id, now);
         }
-        self.is_watched().then(|| route_counts(entry, counts, kernel))
+        self.is_watched().then(|| route_counts(entry, counts, kernel, &self.kernel))
     }
 
     /// Routes that are in the last snapshot and not in this one.
@@ -293,7 +293,7 @@ impl Shared {
         let (snapshot, counters) = (reader.load(), kernel.counters());
         let routes = snapshot.routes.values().map(|entry| {
             let counts = kernel.with_pods(entry, entry.counters.report());
-            route_counts(entry, counts, counters.get(&entry.upstream).copied())
+            route_counts(entry, counts, counters.get(&entry.upstream).copied(), kernel)
         });
         CountsUpdate {
             incarnation: self.incarnation.clone(),
@@ -335,13 +335,19 @@ fn route_ref(key: &interceptor_core::ObjectKey) -> RouteRef {
     RouteRef { namespace: key.namespace().to_owned(), name: key.name().to_owned() }
 }
 
-fn route_counts(entry: &RouteEntry, counts: Counts, kernel: Option<ConnectionCounters>) -> RouteCounts {
+fn route_counts(
+    entry: &RouteEntry,
+    counts: Counts,
+    counted: Option<ConnectionCounters>,
+    kernel: &Kernel,
+) -> RouteCounts {
     RouteCounts {
         route: Some(route_ref(&entry.route.key)),
         concurrency: counts.in_flight,
         request_count: counts.total,
         held: counts.held,
-        kernel: kernel.map(|kernel| KernelCounts {
+        connections: kernel.connections(entry, counts),
+        kernel: counted.map(|kernel| KernelCounts {
             opened: kernel.opened,
             closed: kernel.closed,
             failed: kernel.failed,

@@ -23,7 +23,10 @@ use runtime::{
 use serde::Serialize;
 use tokio::sync::{mpsc, watch as latest};
 
-use super::secrets::Secrets;
+use super::{
+    namespaces::{Addresses, Namespaces},
+    secrets::Secrets,
+};
 use crate::{names::Found, probe::Verdict};
 
 /// Batches that wait to be taken in; the watch waits when there are more.
@@ -60,6 +63,7 @@ pub(crate) struct Discover {
     followed: Option<Followed>,
     /// Certificates, where they are wanted.
     secrets: Option<Secrets>,
+    namespaces: Option<Namespaces>,
 }
 
 /// The pods of one Service that no route need refer to.
@@ -113,6 +117,7 @@ impl Discover {
             conflicts,
             followed: None,
             secrets: None,
+            namespaces: None,
         }
     }
 
@@ -127,6 +132,13 @@ impl Discover {
     pub(crate) fn with_secrets(mut self, secrets: Secrets) -> Self {
         self.secrets = Some(secrets);
         self
+    }
+
+    /// Tells of the addresses of pods of those namespaces that routes leave out of their demand.
+    pub(crate) fn follow_namespaces(&mut self) -> latest::Receiver<Addresses> {
+        let (namespaces, told) = Namespaces::new();
+        self.namespaces = Some(namespaces);
+        told
     }
 
     pub(crate) fn problems(&self) -> Problems {
@@ -179,6 +191,9 @@ impl Discover {
                         if let Some(secrets) = &mut self.secrets {
                             secrets.note(&change);
                         }
+                        if let Some(namespaces) = &mut self.namespaces {
+                            namespaces.take(&change);
+                        }
                         self.index.apply(change);
                     }
                     Ok(None) => {}
@@ -188,7 +203,11 @@ impl Discover {
         }
         self.secrets.iter_mut().for_each(Secrets::settle);
         let changed = self.index.take_changed();
-        self.writer.publish(self.index.snapshot(), &changed);
+        let snapshot = self.index.snapshot();
+        if let Some(namespaces) = &mut self.namespaces {
+            namespaces.publish(&snapshot, |namespace| self.index.slices_in(namespace));
+        }
+        self.writer.publish(snapshot, &changed);
         if synced {
             self.synced = None;
         }

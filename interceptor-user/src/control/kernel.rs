@@ -64,6 +64,13 @@ impl Kernel {
         Counts { in_flight: in_flight + pods.load.in_flight, total: total + pods.load.requests, held }
     }
 
+    /// A route's connections without a proxy: those that are held, and those that are open to pods of this node.
+    pub(crate) fn connections(&self, entry: &RouteEntry, counts: Counts) -> u64 {
+        let taken = self.taken.as_ref().filter(|_| entry.route.data_path == DataPath::Direct);
+        let open = |taken: &Taken| taken.of(entry.upstream).map_or(0, |pods| pods.connections.in_flight());
+        taken.map_or(0, |taken| counts.held.saturating_add(open(taken)))
+    }
+
     /// `none` or `self`.
     pub(crate) fn level(&self) -> &'static str {
         match self.level {

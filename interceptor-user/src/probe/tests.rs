@@ -43,6 +43,7 @@ fn route(name: &str, port: PortRef, probing: Probing) -> Route {
         holding: interceptor_core::route::Holding::default(),
         session: None,
         identity: None,
+        ignored: interceptor_core::network::Ignored::default(),
         probing,
         scaling: Scaling::default(),
         timeouts: Timeouts::default(),

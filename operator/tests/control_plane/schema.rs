@@ -59,6 +59,7 @@ async fn refused(namespace: &Namespace, cases: &[(Value, &str)]) {
 fn bad_targets_and_metrics() -> Vec<(Value, &'static str)> {
     let fallback = |service: Value| route(&json!({"coldStart": {"fallback": {"service": service}}}));
     let rate = |rate: Value| route(&json!({"scalingMetric": {"requestRate": rate}}));
+    let ignore = |ignore: Value| route(&json!({"dataPath": "Direct", "demand": {"ignore": ignore}}));
     vec![
         (json!({"apiVersion": ROUTE.0, "kind": ROUTE.1, "metadata": {"name": "r"}}), "spec: Required value"),
         (route(&json!({"target": null})), "spec.target: Required value"),
@@ -72,8 +73,13 @@ fn bad_targets_and_metrics() -> Vec<(Value, &'static str)> {
         (route(&json!({"scalingMetric": null})), "spec.scalingMetric: Required value"),
         (
             route(&json!({"scalingMetric": {"concurrency": null}})),
-            "at least one of 'concurrency' or 'requestRate' must be set",
+            "at least one of 'concurrency', 'requestRate' or 'connections' must be set",
         ),
+        (route(&json!({"scalingMetric": {"connections": {"targetValue": 1}}})), "connections needs dataPath Direct"),
+        (route(&json!({"demand": {}})), "demand needs dataPath Direct"),
+        (ignore(json!({"cidrs": ["10.0.0.0/8 or so"]})), "demand.ignore.cidrs[0]"),
+        (ignore(json!({"cidrs": vec!["10.0.0.1"; 2]})), "Duplicate value"),
+        (ignore(json!({"namespaces": ["Monitoring"]})), "demand.ignore.namespaces[0]"),
         (route(&json!({"scalingMetric": {"concurrency": {"targetValue": 0}}})), LEAST),
         (route(&json!({"scalingMetric": {"concurrency": {"targetValue": null}}})), "targetValue: Required value"),
         (rate(json!({})), "targetValue: Required value"),
@@ -150,6 +156,8 @@ async fn a_route_with_every_field_is_kept_whole_and_gets_its_defaults() {
         "headers": [{"name": "x", "value": ""}, {"name": "y"}]});
     let whole = route(&json!({
         "target": {"port": null, "portName": "http"},
+        "dataPath": "Direct",
+        "demand": {"ignore": {"cidrs": ["10.1.0.0/16", "fd00::1"], "namespaces": ["monitoring"]}},
         "rules": [rule],
         "scalingMetric": {"requestRate": {"targetValue": 5, "window": "1m30s", "granularity": "500ms"}},
         "coldStart": {"fallback": {"service": {"name": "b", "port": 65535}}, "placeholder": {"response": response},

@@ -46,6 +46,9 @@ pub struct RouteCounts {
     /// What the kernel counted of connections to the route's pods; absent at data plane level none.
     #[prost(message, optional, tag = "5")]
     pub kernel: ::core::option::Option<KernelCounts>,
+    /// Of a node agent: connections that are held for the route, or open to its pods on that node without a proxy.
+    #[prost(uint64, tag = "6")]
+    pub connections: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct KernelCounts {

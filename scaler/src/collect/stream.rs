@@ -109,12 +109,12 @@ fn report(update: CountsUpdate) -> Report {
 }
 
 fn counts(counts: RouteCounts) -> Option<(ObjectKey, Observed)> {
-    let RouteCounts { route, concurrency, request_count, held, kernel } = counts;
+    let RouteCounts { route, concurrency, request_count, held, kernel, connections } = counts;
     let kernel = kernel.map(|kernel| {
         let KernelCounts { opened, closed, failed, srtt_us, idle_ms: _ } = kernel;
         Kernel { opened, closed, failed, srtt: Duration::from_micros(srtt_us) }
     });
-    Some((key(route?)?, Observed { in_flight: concurrency, total: request_count, held, kernel }))
+    Some((key(route?)?, Observed { in_flight: concurrency, total: request_count, held, kernel, connections }))
 }
 
 fn key(route: RouteRef) -> Option<ObjectKey> {
@@ -130,7 +130,14 @@ mod tests {
     fn a_message_becomes_a_report_without_its_nameless_routes() {
         let name = |name: &str| Some(RouteRef { namespace: "ns".into(), name: name.into() });
         let kernel = KernelCounts { opened: 4, closed: 3, failed: 2, srtt_us: 1500, idle_ms: 9 };
-        let full = RouteCounts { route: name("a"), concurrency: 1, request_count: 2, held: 1, kernel: Some(kernel) };
+        let full = RouteCounts {
+            route: name("a"),
+            concurrency: 1,
+            request_count: 2,
+            held: 1,
+            kernel: Some(kernel),
+            connections: 5,
+        };
         let nameless = [RouteCounts { route: None, ..full.clone() }, RouteCounts { route: name(""), ..full.clone() }];
         let update = CountsUpdate {
             incarnation: String::new(),
@@ -142,7 +149,7 @@ mod tests {
         let Report { incarnation, uptime, complete, routes, removed } = report(update);
         assert_eq!((incarnation, uptime, complete), (None, None, true));
         let kernel = Kernel { opened: 4, closed: 3, failed: 2, srtt: Duration::from_micros(1500) };
-        let observed = Observed { in_flight: 1, total: 2, held: 1, kernel: Some(kernel) };
+        let observed = Observed { in_flight: 1, total: 2, held: 1, kernel: Some(kernel), connections: 5 };
         assert_eq!(routes, [(ObjectKey::new("ns", "a"), observed)]);
         assert_eq!(removed, [ObjectKey::new("ns", "b")]);
     }

@@ -261,10 +261,12 @@ pub(crate) fn route(name: &str, concurrency: Option<u32>, rate: Option<u32>) -> 
         holding: interceptor_core::route::Holding::default(),
         session: None,
         identity: None,
+        ignored: interceptor_core::network::Ignored::default(),
         probing: interceptor_core::probe::Probing::default(),
         scaling: Scaling {
             concurrency,
             rate: rate.map(|target| Rate { target, window, granularity: Duration::from_secs(1) }),
+            connections: None,
         },
         timeouts: Timeouts::default(),
     }
@@ -363,7 +365,7 @@ impl State {
         let route = |name: &String| {
             let (concurrency, request_count) = self.counts[name];
             let route = Some(RouteRef { namespace: "ns".to_owned(), name: name.clone() });
-            RouteCounts { route, concurrency, request_count, held: 0, kernel: None }
+            RouteCounts { route, concurrency, request_count, ..RouteCounts::default() }
         };
         CountsUpdate {
             incarnation: self.incarnation.clone(),

@@ -23,6 +23,7 @@ pub(crate) struct HoldMetrics {
     swallowed: Counter,
     untold: Counter,
     rejected: Family<OfLimit, Counter>,
+    ignored: Counter,
     failures: Family<OfFailure, Counter>,
     seconds: Histogram,
     devices: Gauge,
@@ -87,6 +88,7 @@ impl HoldMetrics {
             swallowed: Counter::default(),
             untold: Counter::default(),
             rejected: Family::default(),
+            ignored: Counter::default(),
             failures: Family::default(),
             seconds,
             devices: Gauge::default(),
@@ -107,6 +109,7 @@ impl HoldMetrics {
             all.untold,
         );
         ours.register("connections_rejected", "First packets dropped at a limit; clients repeat them", all.rejected);
+        ours.register("packets_ignored", "First packets let go on because their clients are no demand", all.ignored);
         ours.register("failures", "Held packets that could not be sent on, by step", all.failures);
         ours.register_with_unit(
             "wait",
@@ -161,6 +164,10 @@ impl HoldMetrics {
             Limit::Client => "client",
         };
         self.rejected.get_or_create(&OfLimit { limit }).inc();
+    }
+
+    pub(super) fn ignored(&self) {
+        self.ignored.inc();
     }
 
     pub(super) fn failed(&self, failure: Failure) {

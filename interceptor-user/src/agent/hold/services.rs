@@ -164,6 +164,7 @@ mod tests {
             holding: Holding::default(),
             session: None,
             identity: None,
+            ignored: interceptor_core::network::Ignored::default(),
             timeouts: Timeouts { readiness: readiness.map(Duration::from_secs), ..Timeouts::default() },
         })
     }
