@@ -83,6 +83,7 @@ impl Bench {
             holding: Holding { per_pod: per_pod.and_then(std::num::NonZeroU32::new), ..Holding::default() },
             session: None,
             identity: None,
+            ignored: interceptor_core::network::Ignored::default(),
             probing: Probing::default(),
             scaling: Scaling::default(),
             timeouts: Timeouts::default(),
