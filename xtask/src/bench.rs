@@ -1,5 +1,5 @@
 //! `cargo xtask bench`: measures the interceptor beside nginx and HAProxy (`proxy`), how its routes scale (`routes`), what the
-//! node's agent costs beside proxies (`direct`), and how a workload wakes on a cluster (`coldstart`).
+//! node's agent costs beside proxies (`direct`), and how a workload wakes on a cluster (`coldstart`, `hold`).
 //!
 //! ```text
 //! proxy ── case ──> peer (start nginx, HAProxy, interceptor) ──> load (wrk, h2load) ──┐
@@ -7,9 +7,11 @@
 //! ```
 
 mod case;
+mod clock;
 mod coldstart;
 mod cpu;
 mod direct;
+mod hold;
 mod load;
 mod machine;
 mod manifests;
@@ -18,6 +20,7 @@ mod peer;
 mod plot;
 mod probe;
 mod proxy;
+mod request;
 mod routes;
 mod summary;
 
@@ -37,13 +40,18 @@ pub(crate) enum BenchCommand {
     Direct(direct::DirectArgs),
     /// Phases of a cold start on real nodes with real KEDA.
     Coldstart(coldstart::ColdstartArgs),
-    /// The client of `coldstart`; started by that alone.
+    /// How soon a client is connected to a pod that begins to listen: held by the agent, beside other ways.
+    Hold(hold::HoldArgs),
+    /// The client of `coldstart` and `hold`; started by those alone.
     #[command(hide = true)]
     Request {
         /// Where to.
-        proxy: std::net::SocketAddr,
+        to: std::net::SocketAddr,
         /// Which host to ask for.
         host: String,
+        /// Connect again when refused.
+        #[arg(long)]
+        retry: bool,
     },
 }
 
@@ -54,6 +62,7 @@ pub(crate) fn run(root: &Path, command: &BenchCommand) -> Result<()> {
         BenchCommand::Routes(args) => routes::run(root, args),
         BenchCommand::Direct(args) => direct::run(root, args),
         BenchCommand::Coldstart(args) => coldstart::run(root, args),
-        BenchCommand::Request { proxy, host } => coldstart::request::run(*proxy, host),
+        BenchCommand::Hold(args) => hold::run(root, args),
+        BenchCommand::Request { to, host, retry } => request::run(*to, host, *retry),
     }
 }

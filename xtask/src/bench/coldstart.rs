@@ -1,9 +1,7 @@
 //! `cargo xtask bench coldstart`: one request to a workload at zero, again and again, on real nodes with real KEDA: when each
 //! phase was reached, from the request to the first byte of the answer.
 
-mod clock;
 mod page;
-pub(super) mod request;
 mod watch;
 mod workload;
 
@@ -17,11 +15,14 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 
 use self::{
-    clock::Moment,
     page::{Phase, Results, Round},
     watch::Watch,
 };
 use crate::{
+    bench::{
+        clock::Moment,
+        request::{self, Moments},
+    },
     cluster::{Cluster, Machine},
     e2e::release::{self, NAMESPACE},
     image::{self, Arch, Effort},
@@ -132,7 +133,7 @@ fn one(cluster: &Cluster, watch: &Watch, proxy: &str) -> Result<Round> {
     let this = std::env::current_exe().context("cannot find this program")?;
     let mut client = cluster.beside(Machine::Node(2));
     client.arg(this).args(["bench", "request", &format!("{proxy}:8080"), workload::HOST]);
-    let (request, answer) = request::parse(&process::output(&mut client)?)?;
+    let Moments { connected: _, sent: request, answered: answer } = request::parse(&process::output(&mut client)?)?;
     let seen = watch.wait(cluster, PATIENCE)?;
     let listens = log_moment(
         &cluster.kubectl(&[

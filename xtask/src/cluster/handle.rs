@@ -4,7 +4,7 @@ use std::{
     fmt::Write as _,
     fs,
     io::Write as _,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -175,6 +175,34 @@ impl Cluster {
         let first = self.place.first_process(machine)?.to_string();
         command.args(["--target", &first, "--net", "--mount", "--pid", "--uts", "--ipc", "--"]);
         Ok(command)
+    }
+
+    /// The network namespace of a pod that runs and whose containers are told its name as `POD_NAME`.
+    pub(crate) fn network_of(&self, namespace: &str, pod: &str) -> Result<PathBuf> {
+        let object = self.json(&["get", "pod", "--namespace", namespace, pod])?;
+        let address = object["status"]["podIP"].as_str().with_context(|| format!("{pod} has no address"))?.to_owned();
+        let name = format!("POD_NAME={pod}");
+        for process in fs::read_dir("/proc").context("no processes")?.flatten() {
+            let has_name = |text: &[u8]| text.split(|byte| *byte == 0).any(|variable| variable == name.as_bytes());
+            // Most have ended meanwhile, or are the kernel's own.
+            if !fs::read(process.path().join("environ")).is_ok_and(|environment| has_name(&environment)) {
+                continue;
+            }
+            let network = process.path().join("ns/net");
+            let addresses = process::output(Self::within(&network).args(["ip", "-oneline", "address"]));
+            // Another cluster may have a pod of the same name.
+            if addresses.is_ok_and(|text| text.contains(&address)) {
+                return Ok(network);
+            }
+        }
+        bail!("no process has {name} and {address}")
+    }
+
+    /// The beginning of a command in a network namespace.
+    pub(crate) fn within(network: &Path) -> Command {
+        let mut enter = Command::new("nsenter");
+        enter.arg(format!("--net={}", network.display()));
+        enter
     }
 
     /// What curl answers that is started in the network of a machine.

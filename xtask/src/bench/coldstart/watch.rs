@@ -10,8 +10,8 @@ use std::{
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use super::{clock::Moment, workload::NAMESPACE};
-use crate::cluster::Cluster;
+use super::workload::NAMESPACE;
+use crate::{bench::clock::Moment, cluster::Cluster};
 
 /// The first of each since the last [`Watch::forget`].
 #[derive(Clone, Debug, Default)]

@@ -1,12 +1,8 @@
 //! A route without a proxy: the agent of the client's node holds the first connection, which reaches the pod itself.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    time::Instant,
-};
+use std::{path::Path, time::Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use super::tenant::{App, Metric, PATIENCE, SYSTEM, Tenant, route, scaled_object};
@@ -40,7 +36,9 @@ fn cold_with_agents(cluster: &Cluster) -> Result<()> {
     let address = cluster.service_address(&tenant.namespace, "direct")?;
     for node in 1..=cluster.nodes() {
         tenant.asleep("direct")?;
-        let network = network_of(&tenant, &format!("client{node}"))?;
+        let client = format!("client{node}");
+        tenant.condition(&format!("pod/{client}"), "Ready", "True")?;
+        let network = cluster.network_of(&tenant.namespace, &client)?;
         let began = Instant::now();
         let answer = ask(&network, &address)?;
         ensure!(answer.starts_with("Hello from direct-"), "no pod of the app answered node {node}'s client: {answer}");
@@ -69,34 +67,9 @@ fn client(node: u8) -> Value {
     json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": format!("client{node}") }, "spec": spec })
 }
 
-/// The network namespace of a pod: that of a process whose environment has its name.
-fn network_of(tenant: &Tenant<'_>, pod: &str) -> Result<PathBuf> {
-    tenant.condition(&format!("pod/{pod}"), "Ready", "True")?;
-    let address = tenant.get(&format!("pod/{pod}"))?;
-    let address = address["status"]["podIP"].as_str().context("a pod that is ready has an address")?.to_owned();
-    let name = format!("POD_NAME={pod}");
-    for process in fs::read_dir("/proc").context("no processes")?.flatten() {
-        let has_name = |text: &[u8]| text.split(|byte| *byte == 0).any(|variable| variable == name.as_bytes());
-        // Most have ended meanwhile, or are the kernel's own.
-        if !fs::read(process.path().join("environ")).is_ok_and(|environment| has_name(&environment)) {
-            continue;
-        }
-        let network = process.path().join("ns/net");
-        // Another cluster may have a pod of the same name.
-        if within(&network, &["ip", "-oneline", "address"]).is_ok_and(|text| text.contains(&address)) {
-            return Ok(network);
-        }
-    }
-    bail!("no process has {name} and {address}")
-}
-
 /// What the app answers, with the fields of its head.
 fn ask(network: &Path, address: &str) -> Result<String> {
     let url = format!("http://{address}/");
-    within(network, &["curl", "--silent", "--show-error", "--max-time", "60", "--write-out", "%{header_json}", &url])
-}
-
-fn within(network: &Path, command: &[&str]) -> Result<String> {
-    let mut enter = std::process::Command::new("nsenter");
-    process::output(enter.arg(format!("--net={}", network.display())).args(command))
+    let curl = ["curl", "--silent", "--show-error", "--max-time", "60", "--write-out", "%{header_json}", &url];
+    process::output(Cluster::within(network).args(curl))
 }

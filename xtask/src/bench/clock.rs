@@ -7,27 +7,27 @@ const DAY: f64 = 86_400.0;
 
 /// Seconds since midnight, UTC.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Moment(f64);
+pub(crate) struct Moment(f64);
 
 impl Moment {
     /// This one.
-    pub(super) fn now() -> Self {
+    pub(crate) fn now() -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self(since.as_secs_f64() % DAY)
     }
 
     /// As seconds, for [`Moment::parse`].
-    pub(super) fn seconds(self) -> f64 {
+    pub(crate) fn seconds(self) -> f64 {
         self.0
     }
 
     /// Reads [`Moment::seconds`] again.
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         text.parse().ok().map(Self)
     }
 
     /// Reads `2026-01-02T12:34:56.789012345Z …`.
-    pub(super) fn parse_date(line: &str) -> Option<Self> {
+    pub(crate) fn parse_date(line: &str) -> Option<Self> {
         let (_, clock) = line.split_whitespace().next()?.split_once('T')?;
         let mut parts = clock.trim_end_matches('Z').split(':');
         let mut next = || parts.next()?.parse::<f64>().ok();
@@ -36,7 +36,7 @@ impl Moment {
     }
 
     /// Seconds since another moment, before or after it.
-    pub(super) fn since(self, earlier: Self) -> f64 {
+    pub(crate) fn since(self, earlier: Self) -> f64 {
         let difference = self.0 - earlier.0;
         difference - DAY * (difference / DAY).round()
     }
