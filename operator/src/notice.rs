@@ -32,7 +32,9 @@ pub fn notices(observed: &Observed, after: &[Condition]) -> Vec<Notice> {
     let mut out = Vec::new();
     if let Some((_, after)) = changed(condition::ACCEPTED) {
         let conflict = matches!(&*after.reason, reason::CONFLICT | reason::PARTIAL_CONFLICT | reason::SHADOWED);
-        if conflict {
+        if after.reason == reason::HOST_NOT_ALLOWED {
+            out.push(warning(reason::HOST_NOT_ALLOWED, "Route", after.message));
+        } else if conflict {
             out.push(warning("RouteConflict", "Route", after.message));
         } else if after.status == "False" {
             out.push(warning("RouteInvalid", "Route", after.message));

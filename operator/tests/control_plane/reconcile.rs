@@ -1,8 +1,10 @@
 //! Routes, `ScaledObject`s and Services through their lives, with an operator that follows.
 
+use interceptor_core::index::HostGuard;
+use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
-use crate::support::{HTTP, Namespace, ROUTE, SCALED, SCHEMAS};
+use crate::support::{HTTP, Namespace, ROUTE, SCALED, SCHEMAS, start};
 
 const SERVICE: &str = "
 apiVersion: v1
@@ -245,5 +247,33 @@ async fn a_scaled_object_that_the_original_made_is_taken_over_whole() {
     assert_eq!(taken["metadata"]["uid"].as_str(), uid.as_deref(), "the same object");
     namespace.merge(HTTP, "old", json!({"spec": {"scaledownPeriod": null}})).await;
     namespace.until(SCALED, "old", "gives up what is gone", |it| it["spec"]["cooldownPeriod"].is_null()).await;
+    operator.end().await;
+}
+
+#[tokio::test]
+#[ignore = "needs a control plane: run by cargo xtask e2e"]
+async fn a_host_that_the_namespace_s_annotation_does_not_list_is_told_until_it_does() {
+    let _as_they_are = SCHEMAS.read().await;
+    let namespace = Namespace::new("allowed").await;
+    namespace.apply(SERVICE).await;
+    let mut config = namespace.config("a");
+    config.settings.host_guard = HostGuard::AllowList;
+    let operator = start(config).await;
+    namespace.apply(&route("web", "a.example, b.example", "")).await;
+    let told = ("Accepted", "False", "HostNotAllowed");
+    let message = namespace.until_condition(ROUTE, "web", told).await;
+    assert!(message.contains("has no annotation http.keda.sh/allowed-hosts"), "{message}");
+    namespace.until_event("web", "HostNotAllowed").await;
+    let annotate = async |hosts: &str| {
+        let patch = Patch::Merge(json!({"metadata": {"annotations": {"http.keda.sh/allowed-hosts": hosts}}}));
+        let namespaces = namespace.all_api(("v1", "Namespace"));
+        namespaces.patch(&namespace.name, &PatchParams::default(), &patch).await.unwrap();
+    };
+    annotate("b.example, not/a/host").await;
+    let message = namespace.until_condition(ROUTE, "web", ("Accepted", "True", "HostNotAllowed")).await;
+    assert!(message.contains("a.example/ may not be claimed") && message.contains("\"not/a/host\""), "{message}");
+    annotate("*.example").await;
+    namespace.until_condition(ROUTE, "web", ("Accepted", "True", "Accepted")).await;
+    namespace.until_condition(ROUTE, "web", ("Ready", "True", "Reconciled")).await;
     operator.end().await;
 }

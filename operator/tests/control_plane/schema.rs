@@ -70,6 +70,8 @@ fn bad_targets_and_metrics() -> Vec<(Value, &'static str)> {
         (route(&json!({"target": {"port": 0}})), LEAST),
         (route(&json!({"target": {"port": 65536}})), "should be less than or equal to 65535"),
         (route(&json!({"target": {"port": null, "portName": ""}})), "spec.target.portName"),
+        (route(&json!({"target": {"tls": {}}})), "spec.target.tls.secretName: Required value"),
+        (route(&json!({"target": {"tls": {"secretName": ""}}})), "spec.target.tls.secretName"),
         (route(&json!({"scalingMetric": null})), "spec.scalingMetric: Required value"),
         (
             route(&json!({"scalingMetric": {"concurrency": null}})),
@@ -155,7 +157,7 @@ async fn a_route_with_every_field_is_kept_whole_and_gets_its_defaults() {
     let rule = json!({"hosts": ["a.example", "*.b.example"], "paths": [{"value": "/api"}],
         "headers": [{"name": "x", "value": ""}, {"name": "y"}]});
     let whole = route(&json!({
-        "target": {"port": null, "portName": "http"},
+        "target": {"port": null, "portName": "http", "tls": {"secretName": "client"}},
         "dataPath": "Direct",
         "demand": {"ignore": {"cidrs": ["10.1.0.0/16", "fd00::1"], "namespaces": ["monitoring"]}},
         "rules": [rule],
