@@ -16,6 +16,11 @@ use crate::{
     world::NAMESPACE,
 };
 
+/// Leaves of the system what a container on a machine with unified hierarchies has of it.
+const CONTAINED: &str = "umount --recursive /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup && \
+    mount -o remount,bind,ro /sys/fs/cgroup && \
+    exec setpriv --bounding-set=-all,+bpf,+net_admin --inh-caps=-all --no-new-privs \"$0\" \"$@\"";
+
 /// A running interceptor; killed when dropped.
 #[derive(Debug)]
 pub struct Interceptor {
@@ -54,6 +59,20 @@ impl Interceptor {
     /// Starts one at a level of the data plane whatever the suite's, and waits until it is ready.
     pub async fn start_at_level(world: &World, level: &str) -> Self {
         Self::run(command(world, &[], None, level)).await
+    }
+
+    /// Starts one at level `self` as a container runtime does where there is nothing but cgroup v2: root with two capabilities and
+    /// nothing else, in namespaces of its own for mounts and cgroups, where it sees its own cgroup as the root and cannot write.
+    pub async fn start_contained(world: &World) -> Self {
+        let (command, cgroup) = command(world, &[], None, "self");
+        let words: Vec<_> = command.as_std().get_args().map(std::ffi::OsStr::to_owned).collect();
+        let mut contained = Command::new("/bin/sh");
+        let enter = cgroup.as_ref().map(Cgroup::enter).unwrap_or_default();
+        contained.args(["-c", &format!("{enter}exec unshare --mount --cgroup sh -c '{CONTAINED}' \"$0\" \"$@\"")]);
+        let environment = command.as_std().get_envs().filter_map(|(name, value)| Some((name, value?)));
+        // The first two are the other shell's `-c` and its script.
+        contained.args(&words[2..]).env_clear().envs(environment);
+        Self::run((contained, cgroup)).await
     }
 
     /// Starts one that may open this many descriptors and waits until it is ready.

@@ -88,3 +88,19 @@ async fn the_kernel_counts_what_was_refused() {
     })
     .await;
 }
+
+#[tokio::test]
+#[ignore = "needs root: run by cargo xtask test"]
+async fn a_container_with_two_capabilities_that_sees_only_its_own_cgroup_is_at_level_self() {
+    let world = World::with_app("app", HOST);
+    let pod = Pod::start().await.answering("hello");
+    world.endpoints("app", &[pod.addr]);
+    let interceptor = Interceptor::start_contained(&world).await;
+    interceptor.endpoints("app", 1).await;
+    assert_eq!(interceptor.get(HOST, "/").await.status(), 200);
+    eventually("the kernel has counted the connection", async || {
+        (kernel(&interceptor).await["opened"] == 1).then_some(())
+    })
+    .await;
+    assert_eq!(interceptor.state().await["dataplane"]["reason"], "attached to /sys/fs/cgroup");
+}
