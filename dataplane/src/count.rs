@@ -2,7 +2,9 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    fmt, fs, io,
+    fmt, fs,
+    hash::{BuildHasher as _, RandomState},
+    io,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
@@ -10,14 +12,14 @@ use std::{
 };
 
 use aya::{Ebpf, EbpfError, EbpfLoader, programs::ProgramError, util::nr_cpus};
-use interceptor_common::Subject;
+use interceptor_common::{Run, Subject};
 use interceptor_core::{Endpoint, Upstream, UpstreamId, direct::Pod, mapops::Slot};
 
 use crate::{
     LeftOut, Limits, RepairReport, SyncError, SyncReport,
     ledger::Ledger,
     loading::{monotonic, raise_locked_memory, read_object},
-    object,
+    object, pins,
     pods::{self, Found},
     probe::{self, ProbeError, Probed},
     wake::Arrivals,
@@ -39,6 +41,9 @@ pub use self::{
     origins::Origins,
 };
 
+/// Below where bpffs is mounted; the number changes with the maps' layout, which programs of two versions must not share.
+const PINS: &str = "rouse/count-1";
+
 /// What is asked for.
 #[derive(Clone, Debug, Default)]
 pub struct CountConfig {
@@ -46,6 +51,8 @@ pub struct CountConfig {
     pub node: String,
     /// Where pods' cgroups are looked for; where cgroup v2 is mounted if it is not given.
     pub cgroup_root: Option<PathBuf>,
+    /// Where bpffs is mounted, if what the kernel counts is to outlive this process.
+    pub bpffs: Option<PathBuf>,
     /// How many addresses and slots; by the number of CPUs if it is not given.
     pub limits: Option<Limits>,
 }
@@ -64,7 +71,7 @@ pub enum Told {
     Busy(UpstreamId),
 }
 
-/// Counts for the pods of this node. All of it ends with this process.
+/// Counts for the pods of this node. All of it ends with this process, unless it is pinned.
 pub struct Count {
     node: String,
     root: PathBuf,
@@ -78,6 +85,10 @@ pub struct Count {
     refused: BTreeMap<Arc<str>, String>,
     missed: u64,
     said: Vec<LeftOut>,
+    run: Run,
+    pins: Option<PathBuf>,
+    /// Whether there may be pinned links of pods that are none of ours any more.
+    stale: bool,
     ebpf: Ebpf,
 }
 
@@ -129,20 +140,27 @@ pub enum CountError {
 impl Count {
     /// Probes and loads. Nothing is attached yet.
     pub fn open(config: CountConfig) -> Result<Self, CountError> {
-        let CountConfig { node, cgroup_root, limits } = config;
+        let CountConfig { node, cgroup_root, bpffs, limits } = config;
         let object = object::COUNT.ok_or_else(|| CountError::Probe(ProbeError::NoObject.to_string()))?;
         let Probed { perfmon } = probe::probe().map_err(|error| CountError::Probe(error.to_string()))?;
         let failed = |source| CountError::Tree { path: cgroup_root.clone().unwrap_or_default(), source };
         let root = pods::root(cgroup_root.as_deref()).map_err(failed)?;
         raise_locked_memory();
         let limits = limits.unwrap_or_else(|| Limits::of::<Served>(nr_cpus().unwrap_or(1)));
-        let mut ebpf = create(object, limits).map_err(CountError::Object)?;
-        let maps = CountMaps::take(&mut ebpf).map_err(|error| CountError::Map(error.to_string()))?;
+        let pins = bpffs.and_then(|bpffs| pins::folder(&bpffs, PINS));
+        let mut ebpf = create(object, limits, pins.as_deref()).map_err(CountError::Object)?;
+        let mut maps = CountMaps::take(&mut ebpf).map_err(|error| CountError::Map(error.to_string()))?;
+        let unread = |error: io::Error| CountError::Map(format!("what was counted before cannot be read: {error}"));
+        let limits = Limits { slots: maps.slots(), ..limits };
+        let known = maps.known().map_err(unread)?;
+        let ledger = Ledger::inherit(limits, &maps, known).map_err(|error| CountError::Map(error.to_string()))?;
+        let run = maps.run(Run { began_ns: nanos(monotonic()), nonce: RandomState::new().hash_one(()) });
+        let run = run.map_err(unread)?;
         let programs = Programs::load(&mut ebpf, perfmon)?;
         Ok(Self {
             node,
             root,
-            ledger: Ledger::new(limits),
+            ledger,
             maps,
             programs,
             wanted: BTreeMap::new(),
@@ -150,8 +168,23 @@ impl Count {
             refused: BTreeMap::new(),
             missed: 0,
             said: Vec::new(),
+            run,
+            stale: pins.is_some(),
+            pins,
             ebpf,
         })
+    }
+
+    /// Takes away what a process before has left pinned.
+    pub fn remove(bpffs: Option<&Path>) -> io::Result<()> {
+        bpffs.map_or(Ok(()), |bpffs| pins::remove(&bpffs.join(PINS)))
+    }
+
+    /// Names what is counted, and tells for how long: where it is pinned, a process goes on with what the one before it has
+    /// counted, and so with its name.
+    pub fn run(&self) -> (String, Duration) {
+        let Run { began_ns, nonce } = self.run;
+        (format!("{began_ns:x}-{nonce:x}"), monotonic().saturating_sub(Duration::from_nanos(began_ns)))
     }
 
     /// Below which folder pods' cgroups are looked for.
@@ -235,12 +268,13 @@ impl Count {
         }
         let listed: HashSet<_> = ours.iter().map(|upstream| upstream.id).collect();
         // A pod that no slice lists any more may still be answering; it is counted until its cgroup goes.
-        self.attached.retain(|uid, attached| {
+        let gone = self.attached.extract_if(.., |uid, attached| {
             if let Some(upstreams) = wanted.get(uid) {
                 attached.upstreams.clone_from(upstreams);
             }
-            attached.upstreams.iter().any(|id| listed.contains(id))
+            !attached.upstreams.iter().any(|id| listed.contains(id))
         });
+        gone.for_each(|(_, attached)| attached.detach());
         self.wanted = wanted;
         self.refused.retain(|uid, _| self.wanted.contains_key(uid));
         let report = self.ledger.sync(&mut self.maps, &mut ours.iter())?;
@@ -264,9 +298,13 @@ impl Count {
             tracing::warn!(root = %self.root.display(), "there are more cgroups than are looked at: some pods may not be counted");
         }
         let mut followed = Followed { parents, ..Followed::default() };
-        let before = self.attached.len();
-        self.attached.retain(|_, attached| attached.is_there());
-        followed.gone = before - self.attached.len();
+        for (_, attached) in self.attached.extract_if(.., |_, attached| !attached.is_there()) {
+            attached.detach();
+            followed.gone += 1;
+        }
+        if let Some(folder) = self.pins.as_deref().filter(|_| std::mem::take(&mut self.stale)) {
+            attached::unpin_others(folder, |uid| self.wanted.contains_key(uid) && pods.contains_key(uid));
+        }
         for (uid, upstreams) in &self.wanted {
             if self.attached.contains_key(uid) {
                 continue;
@@ -275,7 +313,8 @@ impl Count {
                 followed.missing += 1;
                 continue;
             };
-            match attach(&mut self.programs, &mut self.ebpf, path, upstreams) {
+            let pins = self.pins.as_deref().map(|folder| attached::pins(folder, uid));
+            match attach(&mut self.programs, &mut self.ebpf, (path, pins), upstreams) {
                 Ok(attached) => {
                     tracing::info!(uid = &**uid, cgroup = %path.display(), "counts for a pod");
                     self.refused.remove(uid);
@@ -315,7 +354,7 @@ impl Count {
 
     /// The counters of every upstream that ever had a pod here, and when they were read, `CLOCK_MONOTONIC` in nanoseconds.
     pub fn counters(&self) -> (u64, Vec<(UpstreamId, Served)>) {
-        let now = u64::try_from(monotonic().as_nanos()).unwrap_or(u64::MAX);
+        let now = nanos(monotonic());
         let read = self.ledger.counters(&self.maps).into_iter();
         let counters = read.filter_map(|(id, served)| match served {
             Ok(served) => Some((id, served)),
@@ -345,21 +384,32 @@ impl fmt::Debug for Count {
 fn attach(
     programs: &mut Programs,
     ebpf: &mut Ebpf,
-    path: &Path,
+    (path, pins): (&Path, Option<[PathBuf; 3]>),
     upstreams: &HashSet<UpstreamId>,
 ) -> Result<Attached, Box<dyn std::error::Error>> {
     let dir = fs::File::open(path)?;
-    let links = programs.attach(ebpf, &dir)?;
-    Ok(Attached { path: path.to_owned(), upstreams: upstreams.clone(), _links: links })
+    let links = programs.attach(ebpf, &dir, pins)?;
+    Ok(Attached { path: path.to_owned(), upstreams: upstreams.clone(), links })
 }
 
-fn create(object: &[u8], limits: Limits) -> Result<Ebpf, Box<EbpfError>> {
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn create(object: &[u8], limits: Limits, pins: Option<&Path>) -> Result<Ebpf, Box<EbpfError>> {
     read_object(|| {
-        EbpfLoader::new()
+        let mut loader = EbpfLoader::new();
+        for map in maps::PINNED {
+            if let Some(pins) = pins {
+                loader.map_pin_path(map, pins.join(map));
+            }
+        }
+        loader
             .btf(None)
             .map_max_entries(maps::SLOT_OF, limits.addresses.saturating_mul(2).max(2))
             .map_max_entries(maps::SERVED, limits.slots.max(1))
             .map_max_entries(maps::RESTS, limits.slots.max(1))
+            .map_max_entries(maps::USES, limits.slots.max(1))
             .load(object)
             .map_err(Box::new)
     })

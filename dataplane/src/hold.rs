@@ -9,23 +9,12 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    io,
     net::{IpAddr, SocketAddr},
     os::fd::AsFd as _,
     path::{Path, PathBuf},
     time::Duration,
 };
-
-use aya::{
-    Ebpf, EbpfError, EbpfLoader,
-    programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions},
-};
-use interceptor_common::hold::{HoldStats, MARK};
-use interceptor_core::{
-    frontends::{Room, Table, Write, plan},
-    holding::Flow,
-};
-use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use crate::{
     conntrack::{Conntrack, ConntrackError, Translation},
@@ -34,8 +23,18 @@ use crate::{
     maps::WrongMap,
     object,
     open::words,
+    pins,
     probe::{self, ProbeError},
     wake::Arrivals,
+};
+use aya::{
+    Ebpf, EbpfError, EbpfLoader,
+    programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions},
+};
+use interceptor_common::hold::{HoldStats, MARK};
+use interceptor_core::{
+    frontends::{Room, Table, Write, plan},
+    holding::Flow,
 };
 
 mod attach;
@@ -167,7 +166,7 @@ impl Hold {
         let object = object::HOLD.ok_or(ProbeError::NoObject)?;
         probe::probe()?;
         raise_locked_memory();
-        let pins = bpffs.and_then(pins);
+        let pins = bpffs.and_then(|bpffs| pins::folder(bpffs, PINS));
         let mut ebpf =
             read_object(|| load(object, pins.as_deref())).map_err(|error| Unavailable::Object(Box::new(error)))?;
         let mut maps = HoldMaps::take(&mut ebpf)?;
@@ -328,22 +327,6 @@ impl std::fmt::Debug for Hold {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Hold").field("attached", &self.attached.len()).finish_non_exhaustive()
     }
-}
-
-/// The folder for pins, if there can be one: without, what the kernel holds ends with this process, and nothing else is lost.
-fn pins(bpffs: &Path) -> Option<PathBuf> {
-    let is_bpffs = statfs(bpffs).map(|found| found.filesystem_type() == BPF_FS_MAGIC);
-    let path = bpffs.join(PINS);
-    let why = match is_bpffs {
-        Ok(true) => match fs::create_dir_all(&path) {
-            Ok(()) => return Some(path),
-            Err(error) => error.to_string(),
-        },
-        Ok(false) => "it is no bpffs".to_owned(),
-        Err(error) => error.to_string(),
-    };
-    tracing::warn!(bpffs = %bpffs.display(), why, "what the kernel holds will end with the agent");
-    None
 }
 
 /// Creates the maps, or takes those that are pinned, and prepares the programs.

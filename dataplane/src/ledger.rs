@@ -16,7 +16,10 @@ use interceptor_core::{
     route::Target,
 };
 
-use crate::{LeftOut, RepairReport, SyncReport, slots::Slots};
+use crate::{
+    LeftOut, RepairReport, SyncReport,
+    slots::{Known, Slots, tag},
+};
 
 /// How many addresses and slots there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +67,10 @@ pub(crate) trait Maps {
     fn stats(&self, slot: Slot) -> io::Result<Self::Counters>;
     /// Returns after every program has ended that was running when it was called.
     fn wait_for_programs(&self) -> io::Result<()>;
+    /// Notes whose a slot is, for a process that comes after this one; nothing where none can.
+    fn note(&mut self, _: Slot, _: Option<(u64, &Self::Counters)>) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// How many operations were carried out.
@@ -87,6 +94,10 @@ pub(crate) struct Ledger<C> {
     settled: bool,
     shared: Vec<Shared>,
     left_out: Vec<LeftOut>,
+    /// What was noted of slots, by the target's tag.
+    noted: BTreeMap<Slot, u64>,
+    /// Whether slots of a process before may still be asked for.
+    inherits: bool,
 }
 
 // === impl Limits ===
@@ -125,7 +136,21 @@ impl<C: Counters> Ledger<C> {
             settled: true,
             shared: Vec::new(),
             left_out: Vec::new(),
+            noted: BTreeMap::new(),
+            inherits: false,
         }
+    }
+
+    /// Goes on where a process before has ended: with what the map holds, and with its slots.
+    pub(crate) fn inherit(
+        limits: Limits,
+        maps: &impl Maps<Counters = C>,
+        slots: Vec<Known<C>>,
+    ) -> Result<Self, SyncError> {
+        let noted = slots.iter().filter_map(|(slot, used, _)| Some((*slot, used.as_ref()?.0))).collect();
+        let slots = Slots::inherit(limits.slots, slots);
+        let installed = maps.read().map_err(SyncError::Read)?;
+        Ok(Self { slots, installed, noted, inherits: true, ..Self::new(limits) })
     }
 
     /// Makes `maps` count for these upstreams.
@@ -134,7 +159,16 @@ impl<C: Counters> Ledger<C> {
         maps: &mut impl Maps<Counters = C>,
         upstreams: &mut dyn Iterator<Item = &Arc<Upstream>>,
     ) -> Result<SyncReport, SyncError> {
-        let mut wanted: Vec<_> = upstreams.filter(|upstream| self.matters(upstream)).map(Arc::clone).collect();
+        let mut wanted: Vec<_> = upstreams.map(Arc::clone).collect();
+        let inherits = std::mem::take(&mut self.inherits);
+        if inherits {
+            for upstream in &wanted {
+                self.slots.resume(upstream.id, &upstream.target);
+            }
+            self.slots.disinherit();
+            self.settled = false;
+        }
+        wanted.retain(|upstream| self.matters(upstream));
         wanted.sort_unstable_by_key(|upstream| upstream.id);
         let settled = self.settled && self.left_out.is_empty();
         if settled && self.seen.len() == wanted.len() && self.seen.iter().zip(&wanted).all(|(a, b)| same(a, b)) {
@@ -207,10 +241,29 @@ impl<C: Counters> Ledger<C> {
             (addr, slots.give(owner, target).expect("claims keep to the number of slots available"))
         });
         self.desired = with_slot.collect();
+        self.note(maps)?;
         self.shared = claims.shared;
         self.left_out = claims.left_out.into_iter().map(|(upstream, full)| self.no_room(upstream, full)).collect();
         let ops = mapops::plan(&self.desired, &self.installed);
         self.apply(maps, ops)
+    }
+
+    /// Notes whose slots are, before an address leads to one.
+    fn note(&mut self, maps: &mut impl Maps<Counters = C>) -> Result<(), SyncError> {
+        let used: BTreeMap<_, _> = self.slots.uses().map(|(_, used)| (used.slot, used)).collect();
+        let gone: Vec<_> = self.noted.keys().filter(|slot| !used.contains_key(slot)).copied().collect();
+        for slot in gone {
+            maps.note(slot, None).map_err(SyncError::Counters)?;
+            self.noted.remove(&slot);
+        }
+        for (slot, used) in used {
+            let tag = tag(&used.target);
+            if self.noted.get(&slot) != Some(&tag) {
+                maps.note(slot, Some((tag, &used.base))).map_err(SyncError::Counters)?;
+                self.noted.insert(slot, tag);
+            }
+        }
+        Ok(())
     }
 
     fn no_room(&self, upstream: UpstreamId, full: Full) -> LeftOut {

@@ -29,6 +29,7 @@ mod memory;
 mod none;
 mod object;
 mod open;
+mod pins;
 pub mod pods;
 mod probe;
 mod selftest;

@@ -24,7 +24,22 @@ pub(crate) struct Slots<C> {
     free: VecDeque<(Slot, C)>,
     uses: HashMap<UpstreamId, Use<C>, RandomState>,
     draining: Vec<Slot>,
+    /// What a process before has given out and nobody has asked for yet, by the target's tag.
+    inherited: HashMap<u64, (Slot, C), RandomState>,
 }
+
+/// Tells a target from all others across processes: FNV-1a of its name, never zero.
+pub(crate) fn tag(target: &Target) -> u64 {
+    const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+    const PRIME: u64 = 0x0100_0000_01b3;
+    let name = format!("{}:{}", target.service, target.port);
+    let hash = name.bytes().fold(BASIS, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME));
+    hash.max(1)
+}
+
+/// A slot that a process before has used: whose it is, by the target's tag, and what it had counted before that; and what it has
+/// counted by now.
+pub(crate) type Known<C> = (Slot, Option<(u64, C)>, C);
 
 /// One upstream's use of a slot.
 #[derive(Clone, Debug)]
@@ -39,7 +54,50 @@ pub(crate) struct Use<C> {
 impl<C: Counters> Slots<C> {
     /// `total` slots, the self-test's included.
     pub(crate) fn new(total: u32) -> Self {
-        Self { fresh: SELF_TEST.0 + 1..total, free: VecDeque::new(), uses: HashMap::default(), draining: Vec::new() }
+        Self {
+            fresh: SELF_TEST.0 + 1..total,
+            free: VecDeque::new(),
+            uses: HashMap::default(),
+            draining: Vec::new(),
+            inherited: HashMap::default(),
+        }
+    }
+
+    /// The same, of slots that a process before has given out: whose each is and what it had counted before, and what it has
+    /// counted by now. Those that are nobody's and have counted drain.
+    pub(crate) fn inherit(total: u32, known: impl IntoIterator<Item = Known<C>>) -> Self {
+        let mut slots = Self::new(total);
+        let mut next = SELF_TEST.0 + 1;
+        for (slot, used, counted) in known {
+            if slot == SELF_TEST || slot.0 >= total {
+                continue;
+            }
+            match used {
+                Some((target, base)) => _ = slots.inherited.insert(target, (slot, base)),
+                None if counted != C::default() => slots.draining.push(slot),
+                None => continue,
+            }
+            // Those in between have never counted.
+            slots.free.extend((next..slot.0).map(|slot| (Slot(slot), C::default())));
+            next = slot.0 + 1;
+        }
+        slots.fresh = next..total;
+        slots
+    }
+
+    /// An upstream goes on with the slot that its target had, if it had one.
+    pub(crate) fn resume(&mut self, upstream: UpstreamId, target: &Target) {
+        if self.inherited.is_empty() || self.uses.contains_key(&upstream) {
+            return;
+        }
+        if let Some((slot, base)) = self.inherited.remove(&tag(target)) {
+            self.uses.insert(upstream, Use { target: target.clone(), slot, base });
+        }
+    }
+
+    /// Slots whose targets have not come back drain.
+    pub(crate) fn disinherit(&mut self) {
+        self.draining.extend(self.inherited.drain().map(|(_, (slot, _))| slot));
     }
 
     /// How many can be given out.
@@ -166,5 +224,38 @@ mod tests {
         assert_eq!(slots.available(), 2);
         assert_ne!(slots.give(UpstreamId(2), &target("b")), Some(first));
         assert_eq!(slots.give(UpstreamId(3), &target("c")), Some(first));
+    }
+
+    #[test]
+    fn slots_go_on_with_their_targets_after_the_process_that_gave_them_out() {
+        let target_a = target("a");
+        let known = [
+            (Slot(2), Some((tag(&target_a), ENDED)), OPEN),
+            (Slot(4), None, OPEN),
+            (Slot(5), Some((tag(&target("gone")), Stats::default())), ENDED),
+        ];
+        let mut slots = Slots::inherit(8, known);
+        slots.resume(UpstreamId(3), &target_a);
+        slots.resume(UpstreamId(4), &target("new"));
+        let (id, used) = slots.uses().next().unwrap();
+        assert_eq!((id, used.slot, used.base), (UpstreamId(3), Slot(2), ENDED));
+        assert_eq!(slots.uses().count(), 1);
+        slots.disinherit();
+        let mut draining = slots.candidates(&HashSet::new());
+        draining.sort_unstable();
+        assert_eq!(draining, [Slot(4), Slot(5)]);
+        // 6 and 7 are fresh, 1 and 3 have never counted.
+        assert_eq!(slots.available(), 4);
+        let given: HashSet<_> = (10..14).filter_map(|id| slots.give(UpstreamId(id), &target_a)).collect();
+        assert_eq!(given, HashSet::from([1, 3, 6, 7].map(Slot)));
+        assert_eq!(slots.give(UpstreamId(14), &target_a), None);
+    }
+
+    #[test]
+    fn a_targets_tag_is_the_same_in_every_process_and_differs_by_name_and_port() {
+        assert_eq!(tag(&target("a")), 0x3e71_3bcf_9940_0ba4);
+        assert_ne!(tag(&target("a")), tag(&target("b")));
+        let other = Target { port: PortRef::Number(81), ..target("a") };
+        assert_ne!(tag(&other), tag(&target("a")));
     }
 }

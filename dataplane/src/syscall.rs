@@ -2,8 +2,13 @@
 #![expect(unsafe_code, reason = "raw system calls")]
 
 use std::{
+    ffi::CString,
     io,
-    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
+    os::{
+        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
 };
 
 /// Whether `bpf(2)` may be called for what is needed here: makes the smallest of maps and lets it go again, one of a type
@@ -57,6 +62,39 @@ pub(crate) fn sockops_of(cgroup: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
         return Err(io::Error::last_os_error());
     }
     Ok(ids.into_iter().take(query.count as usize).collect())
+}
+
+/// Puts a program in the place of the one that a pinned link has, without a gap (`BPF_LINK_UPDATE`).
+pub(crate) fn replace_at(pin: &Path, program: BorrowedFd<'_>) -> io::Result<()> {
+    const BPF_OBJ_GET: libc::c_int = 7;
+    const BPF_LINK_UPDATE: libc::c_int = 29;
+
+    /// The part of `union bpf_attr` that the first command uses.
+    #[repr(C)]
+    struct Get {
+        path: u64,
+        zero: [u32; 2],
+    }
+
+    /// The same of the second.
+    #[repr(C)]
+    struct Update {
+        link: RawFd,
+        program: RawFd,
+        zero: [u32; 2],
+    }
+
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let get = Get { path: path.as_ptr() as u64, zero: [0; 2] };
+    // SAFETY: the kernel reads the path, which lives through the call, and no more of `get` than its size.
+    let link = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, &raw const get, size_of::<Get>()) };
+    let Some(link) = RawFd::try_from(link).ok().filter(|fd| *fd >= 0) else { return Err(io::Error::last_os_error()) };
+    // SAFETY: the kernel has just made the descriptor for us, and no one else knows it.
+    let link = unsafe { OwnedFd::from_raw_fd(link) };
+    let update = Update { link: link.as_raw_fd(), program: program.as_raw_fd(), zero: [0; 2] };
+    // SAFETY: the kernel reads no more of `update` than its size.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_LINK_UPDATE, &raw const update, size_of::<Update>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Waits until every program that was running when it was called has ended: an RCU grace period.

@@ -23,6 +23,6 @@ pub use self::{
     addr::AddrKey,
     conn::{Conn, Event, Phase, Step},
     notice::{Notice, Subject},
-    served::{Counters, FIRST_BYTE_NS, Origin, Served},
+    served::{Counters, FIRST_BYTE_NS, Origin, Run, Served, SlotUse},
     stats::Stats,
 };

@@ -50,6 +50,39 @@ const _: () = assert!(size_of::<Served>() == 168);
 // SAFETY: `repr(C)`, Copy, 'static, integers alone, and the assert above shows that there is no padding.
 unsafe impl aya::Pod for Served {}
 
+/// Whose a slot is, for whoever comes after the process that gave it out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct SlotUse {
+    /// Tells the Service and the port; zero if it is nobody's.
+    pub target: u64,
+    /// What the slot had counted before this use of it.
+    pub base: Served,
+}
+
+const _: () = assert!(size_of::<SlotUse>() == 8 + size_of::<Served>());
+
+/// Since when is counted, and a number that tells this from every other time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Run {
+    /// `CLOCK_MONOTONIC` in nanoseconds; zero if it has not begun.
+    pub began_ns: u64,
+    /// By chance.
+    pub nonce: u64,
+}
+
+const _: () = assert!(size_of::<Run>() == 16);
+
+#[cfg(feature = "user")]
+#[expect(unsafe_code, reason = "Pod is an unsafe trait")]
+mod pod {
+    // SAFETY: `repr(C)`, Copy, 'static, integers alone, and the assert above shows that there is no padding.
+    unsafe impl aya::Pod for super::SlotUse {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Run {}
+}
+
 /// Where a pod's connections come from that are no demand: the key of a longest-prefix map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(C)]

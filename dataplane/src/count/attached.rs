@@ -1,18 +1,28 @@
 //! The programs, and the cgroups that they are attached to.
 
-use std::{collections::HashSet, fs, path::PathBuf};
+use std::{
+    collections::HashSet,
+    fs, io,
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
+};
 
 use aya::{
     Ebpf,
     maps::{MapData, ProgramArray},
     programs::{
-        CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, Program, ProgramError, SockOps, cgroup_skb::CgroupSkbLink,
+        CgroupAttachMode, CgroupSkb,
+        CgroupSkbAttachType::{self, Egress, Ingress},
+        Program, ProgramError, SockOps,
+        cgroup_skb::CgroupSkbLink,
+        links::FdLink,
         sock_ops::SockOpsLink,
     },
 };
 use interceptor_core::UpstreamId;
 
 use super::CountError;
+use crate::syscall;
 
 const ACCEPTED: &str = "count_accepted";
 const RECEIVED: &str = "count_received";
@@ -33,13 +43,18 @@ pub(super) struct Attached {
     pub(super) path: PathBuf,
     /// The upstreams that list the pod.
     pub(super) upstreams: HashSet<UpstreamId>,
-    pub(super) _links: Links,
+    pub(super) links: Links,
 }
 
-/// One link a program.
+/// One link a program: held, so that they stay, or pinned.
 #[derive(Debug)]
-#[expect(dead_code, reason = "held, so that they stay")]
-pub(super) struct Links(CgroupSkbLink, CgroupSkbLink, SockOpsLink);
+pub(super) enum Links {
+    Own { _segments: [CgroupSkbLink; 2], _accepted: SockOpsLink },
+    Pinned([PathBuf; 3]),
+}
+
+/// What a pinned link's name continues with is the pod's UID. The order is that in which they are attached.
+const PREFIXES: [&str; 3] = ["sent-", "received-", "accepted-"];
 
 // === impl Programs ===
 
@@ -66,24 +81,98 @@ impl Programs {
     }
 
     /// Attaches all of them: first those that see segments, so that no connection is tagged whose first request they miss.
-    /// Links always allow several programs on a cgroup; the flag for it is refused together with them.
+    /// Links always allow several programs on a cgroup; the flag for it is refused together with them. With names for pins,
+    /// to the links that are there, or they are pinned.
     #[expect(clippy::unused_self, reason = "that there is one shows that the programs are loaded")]
-    pub(super) fn attach(&mut self, ebpf: &mut Ebpf, dir: &fs::File) -> Result<Links, ProgramError> {
-        let sent: &mut CgroupSkb = program(ebpf, SENT)?.try_into()?;
-        let id = sent.attach(dir, CgroupSkbAttachType::Egress, CgroupAttachMode::Single)?;
-        let sent = sent.take_link(id)?;
-        let received: &mut CgroupSkb = program(ebpf, RECEIVED)?.try_into()?;
-        let id = received.attach(dir, CgroupSkbAttachType::Ingress, CgroupAttachMode::Single)?;
-        let received = received.take_link(id)?;
-        let accepted: &mut SockOps = program(ebpf, ACCEPTED)?.try_into()?;
-        let id = accepted.attach(dir, CgroupAttachMode::Single)?;
-        Ok(Links(sent, received, accepted.take_link(id)?))
+    pub(super) fn attach(
+        &mut self,
+        ebpf: &mut Ebpf,
+        dir: &fs::File,
+        pins: Option<[PathBuf; 3]>,
+    ) -> Result<Links, ProgramError> {
+        let Some(pins) = pins else {
+            let seen = [segments(ebpf, SENT, dir, Egress)?, segments(ebpf, RECEIVED, dir, Ingress)?];
+            return Ok(Links::Own { _segments: seen, _accepted: accepted(ebpf, dir)? });
+        };
+        let [sent, received, accepts] = &pins;
+        if !replaced(sent, program(ebpf, SENT)?) {
+            pin(FdLink::try_from(segments(ebpf, SENT, dir, Egress)?), sent)?;
+        }
+        if !replaced(received, program(ebpf, RECEIVED)?) {
+            pin(FdLink::try_from(segments(ebpf, RECEIVED, dir, Ingress)?), received)?;
+        }
+        if !replaced(accepts, program(ebpf, ACCEPTED)?) {
+            pin(FdLink::try_from(accepted(ebpf, dir)?), accepts)?;
+        }
+        Ok(Links::Pinned(pins))
+    }
+}
+
+fn segments(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    dir: &fs::File,
+    direction: CgroupSkbAttachType,
+) -> Result<CgroupSkbLink, ProgramError> {
+    let segments: &mut CgroupSkb = program(ebpf, name)?.try_into()?;
+    let id = segments.attach(dir, direction, CgroupAttachMode::Single)?;
+    segments.take_link(id)
+}
+
+fn accepted(ebpf: &mut Ebpf, dir: &fs::File) -> Result<SockOpsLink, ProgramError> {
+    let accepted: &mut SockOps = program(ebpf, ACCEPTED)?.try_into()?;
+    let id = accepted.attach(dir, CgroupAttachMode::Single)?;
+    accepted.take_link(id)
+}
+
+/// Whether there was a link at the pin, which has the program now. One whose cgroup has gone is no use.
+fn replaced(pin: &Path, program: &Program) -> bool {
+    if !pin.exists() {
+        return false;
+    }
+    let done = program.fd().is_ok_and(|fd| syscall::replace_at(pin, fd.as_fd()).is_ok());
+    if !done {
+        _ = fs::remove_file(pin);
+    }
+    done
+}
+
+/// Before 5.7 there is no link that could be pinned.
+fn pin<E: std::error::Error + Send + Sync + 'static>(link: Result<FdLink, E>, pin: &Path) -> Result<(), ProgramError> {
+    let failed = |error| ProgramError::IOError(io::Error::other::<Box<dyn std::error::Error + Send + Sync>>(error));
+    link.map_err(|error| failed(error.into()))?.pin(pin).map(drop).map_err(|error| failed(error.into()))
+}
+
+/// Where a pod's links are pinned.
+pub(super) fn pins(folder: &Path, uid: &str) -> [PathBuf; 3] {
+    PREFIXES.map(|prefix| folder.join(format!("{prefix}{uid}")))
+}
+
+/// Takes the links of those pods off that are not `kept`.
+pub(super) fn unpin_others(folder: &Path, kept: impl Fn(&str) -> bool) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let uid = name.to_str().and_then(|name| PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix)));
+        if uid.is_some_and(|uid| !kept(uid)) {
+            // What is not there any more is as good as removed.
+            _ = fs::remove_file(entry.path());
+        }
     }
 }
 
 // === impl Attached ===
 
 impl Attached {
+    /// Takes the programs off, also those that are pinned.
+    pub(super) fn detach(self) {
+        if let Links::Pinned(pins) = &self.links {
+            for pin in pins {
+                // What is not there any more is as good as removed.
+                _ = fs::remove_file(pin);
+            }
+        }
+    }
+
     /// Whether the cgroup still exists.
     pub(super) fn is_there(&self) -> bool {
         self.path.is_dir()

@@ -15,12 +15,13 @@ use aya::{
         lpm_trie::{Key, LpmTrie},
     },
 };
-use interceptor_common::{AddrKey, Notice, Origin, Served};
+use interceptor_common::{AddrKey, Notice, Origin, Run, Served, SlotUse};
 use interceptor_core::mapops::{Slot, Table};
 
 use crate::{
     ledger::Maps,
     maps::{WrongMap, os_error},
+    slots::Known,
     syscall,
 };
 
@@ -32,6 +33,26 @@ const VERSION: &str = "VERSION";
 const MISSED: &str = "MISSED";
 const NOTICES: &str = "NOTICES";
 const UNTOLD: &str = "UNTOLD";
+pub(super) const USES: &str = "USES";
+const RUN: &str = "RUN";
+
+/// Those that outlive the process where they can be pinned: all but what programs need for one segment.
+pub(super) const PINNED: [&str; 14] = [
+    SLOT_OF,
+    SERVED,
+    ORIGINS,
+    VERSION,
+    MISSED,
+    UNTOLD,
+    RESTS,
+    NOTICES,
+    USES,
+    RUN,
+    "FLOWS",
+    "STREAMS",
+    "GO_ON_RECEIVED",
+    "GO_ON_SENT",
+];
 
 /// What is in the map of origins: each key with its bits, and what it means.
 pub(super) type OriginTable = BTreeMap<(u32, [u8; 4], [u8; 16]), u32>;
@@ -46,6 +67,8 @@ pub(super) struct CountMaps {
     rests: Array<MapData, u32>,
     notices: RingBuf<MapData>,
     untold: PerCpuArray<MapData, u64>,
+    uses: Array<MapData, SlotUse>,
+    run: Array<MapData, Run>,
     installed: OriginTable,
 }
 
@@ -55,7 +78,7 @@ impl CountMaps {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, WrongMap> {
         let mut take = |name| ebpf.take_map(name).ok_or(WrongMap::new(name, None));
         let wrong = |name| move |source| WrongMap::new(name, Some(source));
-        Ok(Self {
+        let mut maps = Self {
             slot_of: take(SLOT_OF)?.try_into().map_err(wrong(SLOT_OF))?,
             served: take(SERVED)?.try_into().map_err(wrong(SERVED))?,
             origins: take(ORIGINS)?.try_into().map_err(wrong(ORIGINS))?,
@@ -64,8 +87,49 @@ impl CountMaps {
             rests: take(RESTS)?.try_into().map_err(wrong(RESTS))?,
             notices: take(NOTICES)?.try_into().map_err(wrong(NOTICES))?,
             untold: take(UNTOLD)?.try_into().map_err(wrong(UNTOLD))?,
+            uses: take(USES)?.try_into().map_err(wrong(USES))?,
+            run: take(RUN)?.try_into().map_err(wrong(RUN))?,
             installed: OriginTable::new(),
-        })
+        };
+        // Pinned maps hold what a process before has put into them.
+        let keys: Result<Vec<_>, _> = maps.origins.iter().collect();
+        let keys = keys.map_err(|error| WrongMap::new(ORIGINS, Some(error)))?;
+        maps.installed = keys
+            .into_iter()
+            .map(|(key, meaning)| {
+                let Origin { slot, addr } = key.data();
+                ((key.prefix_len(), slot, addr), meaning)
+            })
+            .collect();
+        Ok(maps)
+    }
+
+    /// How many slots there are: pinned maps stay as large as they were made.
+    pub(super) fn slots(&self) -> u32 {
+        self.uses.len()
+    }
+
+    /// Of each slot whose it was and what it has counted, but for those that never counted.
+    pub(super) fn known(&self) -> io::Result<Vec<Known<Served>>> {
+        let mut known = Vec::new();
+        for slot in 1..self.slots() {
+            let SlotUse { target, base } = self.uses.get(&slot, 0).map_err(os_error)?;
+            let counted = self.stats(Slot(slot))?;
+            if target != 0 || counted != Served::default() {
+                known.push((Slot(slot), (target != 0).then_some((target, base)), counted));
+            }
+        }
+        Ok(known)
+    }
+
+    /// Since when is counted: since now, unless a process before has begun.
+    pub(super) fn run(&mut self, new: Run) -> io::Result<Run> {
+        let before = self.run.get(&0, 0).map_err(os_error)?;
+        if before.began_ns != 0 {
+            return Ok(before);
+        }
+        self.run.set(0, new, 0).map_err(os_error)?;
+        Ok(new)
     }
 
     /// Tells the programs that addresses have been added, so that they look again at connections that were none of ours.
@@ -164,6 +228,11 @@ impl Maps for CountMaps {
 
     fn wait_for_programs(&self) -> io::Result<()> {
         syscall::wait_for_programs()
+    }
+
+    fn note(&mut self, slot: Slot, used: Option<(u64, &Served)>) -> io::Result<()> {
+        let used = used.map_or_else(SlotUse::default, |(target, base)| SlotUse { target, base: *base });
+        self.uses.set(slot.0, used, 0).map_err(os_error)
     }
 }
 

@@ -16,6 +16,8 @@ use aya::{
     util::KernelVersion,
 };
 
+use crate::pins;
+
 pub(super) const INGRESS: &str = "hold_ingress";
 pub(super) const EGRESS: &str = "hold_egress";
 
@@ -88,11 +90,8 @@ pub(super) fn unpin(folder: &Path, device: u32) {
 
 /// Takes everything off that an agent has left, with its pins: links go with them, filters are looked for on every device.
 pub(super) fn remove(folder: Option<&Path>, devices: impl IntoIterator<Item = String>) -> io::Result<()> {
-    if let Some(folder) = folder.filter(|folder| folder.exists()) {
-        for entry in fs::read_dir(folder)? {
-            fs::remove_file(entry?.path())?;
-        }
-        fs::remove_dir(folder)?;
+    if let Some(folder) = folder {
+        pins::remove(folder)?;
     }
     if !has_links() {
         for device in devices {

@@ -7,4 +7,5 @@ mod connections;
 mod foreign;
 mod node;
 mod notices;
+mod pins;
 mod requests;

@@ -37,6 +37,7 @@ static IN_A_POD: Mutex<()> = Mutex::new(());
 /// A tree of cgroups, and what counts in it.
 pub(crate) struct Node {
     tree: Tree,
+    config: CountConfig,
     pub(crate) count: Count,
     pods: Vec<(UpstreamId, Pod)>,
 }
@@ -56,11 +57,31 @@ impl Node {
         let config = CountConfig {
             node: "here".to_owned(),
             cgroup_root: Some(root),
+            bpffs: None,
             limits: Some(Limits { addresses: 1024, slots: 64 }),
         };
-        let count =
-            Count::open(config).unwrap_or_else(|error| panic!("{error}: {:?}", std::error::Error::source(&error)));
-        Self { tree, count, pods: Vec::new() }
+        Self { tree, count: open(config.clone()), config, pods: Vec::new() }
+    }
+
+    /// One whose counters are pinned.
+    pub(crate) fn pinned(bpffs: &Path) -> Self {
+        let mut node = Self::new();
+        node.config.bpffs = Some(bpffs.to_owned());
+        node.count = open(node.config.clone());
+        node
+    }
+
+    /// What the kernel has is all that stays, as when the process ends in whatever way. One that counts nothing is in its place.
+    pub(crate) fn end(&mut self) {
+        self.count = open(CountConfig { bpffs: None, ..self.config.clone() });
+    }
+
+    /// The same; then another counts.
+    pub(crate) fn replace(&mut self) {
+        self.end();
+        self.count = open(self.config.clone());
+        self.sync();
+        self.count.follow().unwrap();
     }
 
     /// The folder of a pod, made if it is not there.
@@ -101,6 +122,11 @@ impl Node {
     /// Where the first pod of an upstream is reached.
     pub(crate) fn addr(&self, id: u32) -> SocketAddr {
         self.pods.iter().find(|(of, _)| of.0 == id).expect("it was listed").1.addr
+    }
+
+    /// Lists it no more, when there is nobody whom that would concern.
+    pub(crate) fn forget(&mut self, addr: SocketAddr) {
+        self.pods.retain(|(_, pod)| pod.addr != addr);
     }
 
     /// Lists it no more.
@@ -178,6 +204,37 @@ impl Node {
     }
 }
 
+/// A bpffs of the test's own.
+pub(crate) struct Bpffs(tempfile::TempDir);
+
+impl Bpffs {
+    pub(crate) fn mount() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(Command::new("mount").args(["-t", "bpf", "bpf"]).arg(folder.path()).status().unwrap().success());
+        Self(folder)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Names of what is pinned, of links alone.
+    pub(crate) fn links(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.path().join("rouse/count-1")).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut links: Vec<_> = names.filter(|name| name.contains('-')).collect();
+        links.sort();
+        links
+    }
+}
+
+impl Drop for Bpffs {
+    fn drop(&mut self) {
+        // Pins go with it, and with them what they held.
+        _ = Command::new("umount").arg(self.0.path()).status();
+    }
+}
+
 impl Drop for Tree {
     fn drop(&mut self) {
         // Members of a tree go from the leaves up, and the last process may still be ending.
@@ -227,6 +284,10 @@ pub(crate) fn pair(listener: &TcpListener) -> (TcpStream, TcpStream) {
     client.set_nodelay(true).unwrap();
     server.set_nodelay(true).unwrap();
     (client, server)
+}
+
+fn open(config: CountConfig) -> Count {
+    Count::open(config).unwrap_or_else(|error| panic!("{error}: {:?}", std::error::Error::source(&error)))
 }
 
 fn own() -> PathBuf {

@@ -48,17 +48,22 @@ impl Bench {
 
     /// Starts an agent with no more rights than it is given in a cluster.
     pub(crate) async fn agent(&self) -> Agent {
+        self.agent_with("ROUSE_BPFFS=").await
+    }
+
+    /// The same, with a variable set.
+    pub(crate) async fn agent_with(&self, variable: &str) -> Agent {
         let root = format!("ROUSE_CGROUP_ROOT={}", self.cgroups.within());
         let namespace = format!("KEDA_HTTP_SCALER_TARGET_ADMIN_NAMESPACE={NAMESPACE}");
         let service = format!("KEDA_HTTP_SCALER_TARGET_ADMIN_SERVICE={INTERCEPTORS}");
         let mounted = format!("{MOUNT_CGROUPS}exec \"$@\"");
         let few = ["setpriv", "--bounding-set=-all,+bpf,+net_admin", "--inh-caps=-all"];
-        let by = [&["sh", "-c", &mounted, "sh", "env", &root, &namespace, &service], &few[..]].concat();
+        let by = [&["sh", "-c", &mounted, "sh", "env", variable, &root, &namespace, &service], &few[..]].concat();
         Agent::start_by(&self.net, &self.world, &by).await
     }
 
     /// Starts what runs in the pod, in its cgroup.
-    async fn serve(&self) {
+    pub(crate) async fn serve(&self) {
         self.start(&format!("exec python3 -m http.server {PORT}"));
         let addr = (self.pod.addresses[0], PORT);
         eventually("the pod listens", async || self.client.run(move || TcpStream::connect(addr)).await.ok()).await;
@@ -91,7 +96,7 @@ impl Bench {
     }
 
     /// So many requests, one after the other.
-    fn ask(&self, from: &Host, times: usize, more: &[&str]) {
+    pub(crate) fn ask(&self, from: &Host, times: usize, more: &[&str]) {
         let url = format!("http://{}:{PORT}/", self.pod.addresses[0]);
         for _ in 0..times {
             from.output("curl", &[&["-sS", "-o", "/dev/null"], more, &[&url]].concat());
@@ -99,7 +104,7 @@ impl Bench {
     }
 }
 
-async fn requests(agent: &Agent, expected: u64) {
+pub(crate) async fn requests(agent: &Agent, expected: u64) {
     eventually(&format!("{expected} requests are counted"), async || {
         (agent.route("web").await["taken"]["requests"] == expected).then_some(())
     })

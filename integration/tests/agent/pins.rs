@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use crate::{
     bench::{Bench, FRONTEND},
     clients::{connect, listen},
+    count,
 };
 
 /// A bpffs of the test's own.
@@ -104,4 +105,28 @@ async fn what_an_agent_has_left_can_be_removed() {
     let answer = soon("the rules lead there", connect(&bench.client, FRONTEND)).await.unwrap().unwrap();
     assert!(answer.line.starts_with("web-a to "));
     drop(pod);
+}
+
+#[tokio::test]
+#[ignore = "needs root: run by cargo xtask test"]
+async fn requests_count_on_while_an_agent_is_killed_and_replaced() {
+    let (bench, bpffs) = (count::Bench::new(), Bpffs::mount());
+    let path = format!("ROUSE_BPFFS={}", bpffs.path().display());
+    bench.list(true);
+    bench.cgroup();
+    let mut first = bench.agent_with(&path).await;
+    bench.serve().await;
+    bench.ask(&bench.client, 3, &[]);
+    count::requests(&first, 3).await;
+    first.kill().await;
+    bench.ask(&bench.client, 4, &[]);
+    let mut second = bench.agent_with(&path).await;
+    count::requests(&second, 7).await;
+    bench.ask(&bench.client, 5, &[]);
+    count::requests(&second, 12).await;
+    second.kill().await;
+    let program = integration::process::program("interceptor-under-test");
+    let flag = format!("--bpffs={}", bpffs.path().display());
+    bench.net.node().output(program.to_str().unwrap(), &["agent", "--remove", &flag]);
+    assert!(!bpffs.path().join("rouse/count-1").exists());
 }

@@ -10,6 +10,8 @@
 //! | `VERSION` | 0 → version of `SLOT_OF` | user space | programs | 1 | cannot be |
 //! | `GO_ON_RECEIVED`, `GO_ON_SENT` | 0 → program that goes on with a segment of HTTP/2; the kernel wants one map a direction | user space, once | programs | 1 | cannot be |
 //! | `NUMBER` | 0 → one number of a program under way, per CPU | programs | programs | 1 | cannot be |
+//! | `USES` | slot → whose it is, and what it had counted before | user space | user space that comes later | `SLOTS`, replaced at load | as `SERVED` |
+//! | `RUN` | 0 → since when is counted | user space | user space that comes later | 1 | cannot be |
 //! | `RESTS` | slot → 1 if user space knows that it has nothing to do and wants to be told when it has | both | programs | `SLOTS`, replaced at load | as `SERVED` |
 //! | `NOTICES` | ring buffer of [`Notice`] | programs | user space | 64 KiB, 1,365 records | what would be told is seen at the next reading or try, `UNTOLD` counts it |
 //! | `MISSED` | 0 → connections that could not be tagged, per CPU | programs | user space | 1 | cannot be |
@@ -31,7 +33,7 @@ use aya_ebpf::{
     programs::SkBuffContext,
 };
 use interceptor_common::{
-    AddrKey, Notice, Origin, Served, Stats, Subject,
+    AddrKey, Notice, Origin, Run, Served, SlotUse, Stats, Subject,
     flow::{Flow, Moved},
     http2::Streams,
 };
@@ -58,6 +60,10 @@ static NUMBER: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 static RESTS: Array<u32> = Array::with_max_entries(SLOTS, 0);
 #[map]
 static NOTICES: RingBuf = RingBuf::with_byte_size(NOTICES_BYTES, 0);
+#[map]
+static USES: Array<SlotUse> = Array::with_max_entries(SLOTS, 0);
+#[map]
+static RUN: Array<Run> = Array::with_max_entries(1, 0);
 #[map]
 static MISSED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 #[map]

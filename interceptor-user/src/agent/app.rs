@@ -86,11 +86,12 @@ pub async fn build(config: Config) -> Result<Bound, AgentError> {
     if required && let Err(error) = loaded {
         return Err(AgentError::Hold(error));
     }
-    let counting = Count::open(CountConfig { node: node.clone(), cgroup_root, limits: None });
+    let counting = Count::open(CountConfig { node: node.clone(), cgroup_root, bpffs, limits: None });
     // Holding needs fewer rights: who gives no more of them has said that it is enough.
     if required && let Err(error @ (CountError::Object(_) | CountError::Load { .. })) = counting {
         return Err(AgentError::Count(error));
     }
+    let run = counting.as_ref().ok().map(Count::run);
     let count_metrics = CountMetrics::register(registry.registry());
     let (listens, listening) = mpsc::channel(LISTENS);
     let wakes = Wakes { edges: Arc::clone(&edges), hold: listens, prober: asked };
@@ -115,7 +116,7 @@ pub async fn build(config: Config) -> Result<Bound, AgentError> {
         taken: count.taken(),
     };
     let kernel = Kernel::of_pods(reader.clone(), count.taken());
-    let publisher = Publisher::new(edges, reader, kernel, Signals::default());
+    let publisher = Publisher::of_run(run, edges, reader, kernel, Signals::default());
     let exposition = registry.into_exposition();
     let grpc = tonic::service::Routes::new(CountsService::server(&publisher)).prepare();
     let server =
@@ -142,13 +143,14 @@ impl Bound {
         let holds = hold.report().load().off.map_or_else(|| "yes".to_owned(), |why| format!("no: {why}"));
         let counts = count.report().load().off.map_or_else(|| "yes".to_owned(), |why| format!("no: {why}"));
         tracing::info!(version = env!("CARGO_PKG_VERSION"), node, admin = %admin.addr(), holds, counts, "agent starts");
+        let complete = discover.complete();
         let mut tasks = task::Group::new();
         tasks.spawn("admin", admin.serve());
         tasks.spawn("discover", discover.run());
         tasks.spawn("probe", prober.run());
         tasks.spawn("counts", publisher.run());
-        tasks.spawn("hold", hold.run());
-        tasks.spawn("count", count.run());
+        tasks.spawn("hold", hold.run(complete.clone()));
+        tasks.spawn("count", count.run(complete));
         let ended = tokio::select! {
             () = shutdown.requested() => None,
             ended = tasks.ended() => Some(ended),

@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use anyhow::Context as _;
 use api::names::SERVICE_NAME_LABEL;
+use dataplane::count::Count;
 use interceptor_core::ObjectKey;
 use runtime::{
     args::{KubeArgs, LogArgs},
@@ -85,7 +86,8 @@ impl Args {
     /// Takes away what an agent has left in the kernel.
     pub fn remove(self, env: &Env) -> anyhow::Result<()> {
         let bpffs = bpffs(self.bpffs, env)?;
-        dataplane::Hold::remove(bpffs.as_deref()).context("cannot remove what an agent has left")
+        dataplane::Hold::remove(bpffs.as_deref()).context("cannot remove what an agent has left to hold")?;
+        Count::remove(bpffs.as_deref()).context("cannot remove what an agent has left to count")
     }
 }
 

@@ -178,8 +178,12 @@ impl Task {
     }
 
     /// Runs until the process ends.
-    pub(crate) async fn run(mut self) -> io::Result<()> {
+    pub(crate) async fn run(mut self, mut complete: watch::Receiver<bool>) -> io::Result<()> {
         let Ok(count) = &self.count else { return std::future::pending().await };
+        // Until then the programs go on as an agent before has left them: who is missing now may only not have been read.
+        if complete.wait_for(|complete| *complete).await.is_err() {
+            return std::future::pending().await;
+        }
         let arrivals = count.arrivals()?;
         let (mut reads, mut repairs) = (interval(READ), interval(REPAIR));
         reads.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -169,7 +169,7 @@ impl Task {
     }
 
     /// Runs until the process ends.
-    pub(crate) async fn run(mut self) -> io::Result<()> {
+    pub(crate) async fn run(mut self, mut complete: watch::Receiver<bool>) -> io::Result<()> {
         let Ok(hold) = &self.hold else { return future::pending().await };
         let arrivals = hold.arrivals()?;
         let mut network = Changes::follow()?;
@@ -179,6 +179,14 @@ impl Task {
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         repairs.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.look_at_devices();
+        // Until then the programs go on as an agent before has left them, and what they hold waits to be read: a Service that
+        // is missing now may only not have been read.
+        loop {
+            tokio::select! {
+                _ = complete.wait_for(|complete| *complete) => break,
+                _ = beats.tick() => self.beat(),
+            }
+        }
         let mut again = self.sync();
         let mut more = false;
         loop {

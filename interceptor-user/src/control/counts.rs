@@ -129,11 +129,27 @@ impl Edges {
 
 impl Publisher {
     pub(crate) fn new(edges: Arc<Edges>, reader: Reader, kernel: Kernel, signals: Signals) -> Self {
-        let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        Self::of_run(None, edges, reader, kernel, signals)
+    }
+
+    /// One whose totals go on where those of a process before may have ended, with the name of that run and how long it has
+    /// been counting.
+    pub(crate) fn of_run(
+        run: Option<(String, Duration)>,
+        edges: Arc<Edges>,
+        reader: Reader,
+        kernel: Kernel,
+        signals: Signals,
+    ) -> Self {
+        let (incarnation, age) = run.unwrap_or_else(|| {
+            let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+            (format!("{}-{}", std::process::id(), started.as_nanos()), Duration::ZERO)
+        });
         let shared = Shared {
             updates: broadcast::Sender::new(BACKLOG),
-            incarnation: format!("{}-{}", std::process::id(), started.as_nanos()),
-            started: Instant::now(),
+            incarnation,
+            // The clock may not have been running for as long: then the run is as old as it is.
+            started: Instant::now().checked_sub(age).unwrap_or_else(Instant::now),
             opened: Notify::new(),
         };
         let (active, sent) = (HashSet::default(), HashMap::default());

@@ -53,6 +53,7 @@ pub(crate) struct Discover {
     index: Index,
     writer: Writer,
     synced: Option<Latch>,
+    complete: latest::Sender<bool>,
     /// At most [`watch::MAX_INVALID`], which the watch sees to.
     invalid: BTreeSet<Invalid>,
     problems: Problems,
@@ -110,6 +111,7 @@ impl Discover {
             index,
             writer,
             synced: Some(ready.latch("objects")),
+            complete: latest::Sender::new(false),
             invalid: BTreeSet::new(),
             problems: Problems::default(),
             invalid_total,
@@ -139,6 +141,11 @@ impl Discover {
         let (namespaces, told) = Namespaces::new();
         self.namespaces = Some(namespaces);
         told
+    }
+
+    /// Tells when all objects have been read once: what is missing before that may be there.
+    pub(crate) fn complete(&self) -> latest::Receiver<bool> {
+        self.complete.subscribe()
     }
 
     pub(crate) fn problems(&self) -> Problems {
@@ -210,6 +217,7 @@ impl Discover {
         self.writer.publish(snapshot, &changed);
         if synced {
             self.synced = None;
+            self.complete.send_replace(true);
         }
         // Before that, what seems to be missing may just not have been read.
         if self.synced.is_none() {
