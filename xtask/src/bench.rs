@@ -1,5 +1,5 @@
 //! `cargo xtask bench`: measures the interceptor beside nginx and HAProxy (`proxy`), how its routes scale (`routes`), what the
-//! node's agent costs beside proxies (`direct`), and how a workload wakes on a cluster (`coldstart`, `hold`).
+//! node's agent costs beside proxies (`direct`), and how a workload wakes on a cluster (`coldstart`, `hold`, `effect`).
 //!
 //! ```text
 //! proxy ── case ──> peer (start nginx, HAProxy, interceptor) ──> load (wrk, h2load) ──┐
@@ -11,6 +11,7 @@ mod clock;
 mod coldstart;
 mod cpu;
 mod direct;
+mod effect;
 mod hold;
 mod load;
 mod machine;
@@ -42,6 +43,8 @@ pub(crate) enum BenchCommand {
     Coldstart(coldstart::ColdstartArgs),
     /// How soon a client is connected to a pod that begins to listen: held by the agent, beside other ways.
     Hold(hold::HoldArgs),
+    /// How soon one more route is in effect on a cluster.
+    Effect(effect::EffectArgs),
     /// The client of `coldstart` and `hold`; started by those alone.
     #[command(hide = true)]
     Request {
@@ -53,6 +56,12 @@ pub(crate) enum BenchCommand {
         #[arg(long)]
         retry: bool,
     },
+    /// The client of `effect`; started by that alone.
+    #[command(hide = true)]
+    Routed {
+        /// Where to.
+        to: std::net::SocketAddr,
+    },
 }
 
 /// Runs one of the benches.
@@ -63,6 +72,8 @@ pub(crate) fn run(root: &Path, command: &BenchCommand) -> Result<()> {
         BenchCommand::Direct(args) => direct::run(root, args),
         BenchCommand::Coldstart(args) => coldstart::run(root, args),
         BenchCommand::Hold(args) => hold::run(root, args),
+        BenchCommand::Effect(args) => effect::run(root, args),
+        BenchCommand::Routed { to } => effect::ask(*to),
         BenchCommand::Request { to, host, retry } => request::run(*to, host, *retry),
     }
 }
