@@ -133,14 +133,6 @@ async fn an_edit_that_breaks_a_route_leaves_its_last_good_version_in_force() {
 
 // === clients ===
 
-/// The status that text on a connection of its own is answered with; `None` when the connection is closed.
-async fn answer(interceptor: &Interceptor, text: &str) -> Option<u16> {
-    let mut client = interceptor.client().await;
-    let _ = client.try_send(text.as_bytes()).await;
-    let head = soon("an answer or the end", client.try_head()).await;
-    head.map(|head| head.status())
-}
-
 #[tokio::test]
 async fn a_request_with_no_two_or_broken_hosts_is_a_bad_request() {
     let (world, pod, interceptor) = warm().await;
@@ -152,8 +144,38 @@ async fn a_request_with_no_two_or_broken_hosts_is_a_bad_request() {
         "GET / HTTP/1.1\r\nHost: app.test\r\nHost: other.test\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: app.test/x\r\n\r\n",
     ] {
-        let answer = answer(&interceptor, request).await;
-        assert_eq!(answer, Some(400), "{request:?}");
+        let answer = refused(&interceptor, request).await;
+        assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{request:?}: {answer}");
+    }
+    assert_eq!(pod.requests(), 0);
+    assert_neighbour_is_well(&interceptor).await;
+}
+
+/// All that comes back before the connection is closed, which must have a text and say that it is the end.
+async fn refused(interceptor: &Interceptor, text: &str) -> String {
+    let mut client = interceptor.client().await;
+    let _ = client.try_send(text.as_bytes()).await;
+    let answer = soon("the end of the connection", client.rest()).await;
+    assert!(answer.contains("\r\nContent-Type: text/plain; charset=utf-8\r\n"), "{text:?}: {answer}");
+    assert!(answer.contains("\r\nConnection: close\r\n"), "{text:?}: {answer}");
+    assert!(!answer.ends_with("\r\n\r\n"), "{text:?}: {answer}");
+    answer
+}
+
+#[tokio::test]
+async fn what_cannot_be_served_is_told_why_and_the_connection_ends() {
+    let (world, pod, interceptor) = warm().await;
+    let pod = pod.answering("never");
+    let _neighbour = neighbour(&world, &interceptor).await;
+    for (request, status) in [
+        ("GET / HTTP/2.5\r\nHost: app.test\r\n\r\n", "505 HTTP Version Not Supported"),
+        ("GET / HTTP/1.1\r\nHost: app.test\r\nExpect: cookies\r\n\r\n", "417 Expectation Failed"),
+        ("GET nowhere HTTP/1.1\r\nHost: app.test\r\n\r\n", "400 Bad Request"),
+        ("GET / HTTP/1.1\r\nHost: app.test\r\nNo Name: x\r\n\r\n", "400 Bad Request"),
+        ("hello\r\n\r\n", "400 Bad Request"),
+    ] {
+        let answer = refused(&interceptor, request).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{request:?}: {answer}");
     }
     assert_eq!(pod.requests(), 0);
     assert_neighbour_is_well(&interceptor).await;

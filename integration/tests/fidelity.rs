@@ -225,5 +225,5 @@ async fn trailers_of_http_2_cannot_frame_or_route_a_message_of_http_1() {
     body.send_trailers(trailers).unwrap();
     let head = soon("a head", client.try_head()).await.unwrap();
     assert_eq!((head.status(), client.chunk().await.as_str(), client.chunk().await.as_str()), (200, "x", ""));
-    assert_eq!(client.trailers().await, [("x-sum".to_owned(), "1".to_owned())]);
+    assert_eq!(client.trailers().await, [("X-Sum".to_owned(), "1".to_owned())]);
 }

@@ -75,6 +75,25 @@ async fn a_head_request_gets_the_placeholder_without_its_body() {
 }
 
 #[tokio::test]
+async fn an_interim_status_is_said_before_a_200() {
+    let early = json!({ "statusCode": 103, "headers": { "Link": "</a>" }, "body": "wait" });
+    let (_world, interceptor) = app_with(placeholder(&early)).await;
+    let mut client = interceptor.client().await;
+    client.get(HOST, "/").await;
+    let head = client.head().await;
+    assert_eq!((head.status(), head.get("link"), head.get("content-type")), (103, Some("</a>"), None));
+    let response = client.response().await;
+    assert_eq!((response.status(), response.body.as_str(), response.head.get("link")), (200, "wait", Some("</a>")));
+}
+
+#[tokio::test]
+async fn a_status_without_a_body_has_no_media_type_of_one() {
+    let (_world, interceptor) = app_with(placeholder(&json!({ "statusCode": 204, "body": "wait" }))).await;
+    let response = interceptor.get(HOST, "/").await;
+    assert_eq!((response.status(), response.body.as_str(), response.head.get("content-type")), (204, "", None));
+}
+
+#[tokio::test]
 async fn a_body_comes_from_a_config_map_by_key_or_by_path() {
     let by_key = placeholder(&json!({ "bodyFromConfigMap": { "name": "pages", "key": "wait.json" } }));
     let (world, interceptor) = app_with(by_key).await;

@@ -138,6 +138,27 @@ async fn names_pass_as_they_are_spelled() {
 }
 
 #[tokio::test]
+async fn names_made_here_are_spelled_as_usual() {
+    let (_world, pod, interceptor) = warm().await;
+    let mut client = interceptor.client().await;
+    client.send("GET / HTTP/1.1\r\nHost: app.test\r\nConnection: close\r\n\r\n").await;
+    let mut upstream = pod.accept().await;
+    upstream.line().await;
+    let mut lines = Vec::new();
+    while let line = upstream.line().await
+        && !line.is_empty()
+    {
+        lines.push(line.split(':').next().unwrap_or_default().to_owned());
+    }
+    assert_eq!(lines, ["Host", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"]);
+    upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+    let response = client.rest().await;
+    let names: Vec<_> =
+        response.lines().skip(1).filter_map(|line| line.split_once(':')).map(|(name, _)| name).collect();
+    assert_eq!(names, ["X-Keda-Http-Cold-Start", "Content-Length", "Date", "Connection"]);
+}
+
+#[tokio::test]
 async fn large_header_values_are_passed_on() {
     let cookie = "c".repeat(200_000);
     assert_eq!(seen("/", &format!("Host: app.test\r\nCookie: {cookie}\r\n")).await.get("cookie"), Some(&*cookie));

@@ -128,7 +128,7 @@ async fn answers(interceptor: &Interceptor, text: &str) -> String {
 
 fn assert_is_one_refusal(case: &str, said: &str) {
     assert!(said.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{case}: {said:?}");
-    assert!(said.contains("\r\nconnection: close\r\n"), "{case}: {said:?}");
+    assert!(said.contains("\r\nConnection: close\r\n"), "{case}: {said:?}");
     assert_eq!(said.matches("HTTP/1.1").count(), 1, "{case}: {said:?}");
 }
 

@@ -28,6 +28,10 @@ pub(crate) const MAX_LINES: usize = 4096;
 pub(crate) enum Malformed {
     #[error("head is not HTTP/1.1")]
     Head,
+    #[error("version of HTTP is not 1.0 or 1.1")]
+    Version,
+    #[error("client expects something else than to be told to continue")]
+    Expectation,
     #[error("head is larger than {MAX_HEAD} bytes or has more than {MAX_LINES} lines")]
     TooLarge,
     #[error("length of the body is given twice, or not as a number")]

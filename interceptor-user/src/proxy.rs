@@ -40,7 +40,7 @@ pub(crate) mod upgrade;
 use self::{
     access::Line,
     body::{RequestBody, ResponseBody, Sending},
-    fixed::{Asked, Static},
+    fixed::{Asked, Recipient, Static},
     forward::{Answer, Deadlines, Opened, Outbound, Sent},
     headers::{Hop, Outgoing},
     hold::{Acquired, Limits, Manner},
@@ -154,7 +154,8 @@ impl Exchange {
         if self.worker.lacks_target(&route) {
             return Err(ProxyError::Unresolved);
         }
-        if let Some(answer) = self.answer(&route, &Asked { host: &host, target, fields }, in_flight)? {
+        let recipient = Recipient { path: target.path(), interim: interim.as_ref() };
+        if let Some(answer) = self.answer(&route, &Asked { host: &host, target, fields }, recipient, in_flight)? {
             return Ok(answer);
         }
         let due = self.due(&route, in_flight.arrived());
@@ -178,7 +179,7 @@ impl Exchange {
         };
         match self.exchange(&route, &outbound, body.take(), due, in_flight).await {
             Ok(reply) if route.has_session => Ok(self.stay(&route, fields, reply)),
-            Err(ProxyError::HoldFull) => self.overflow(&route, target.path()),
+            Err(ProxyError::HoldFull) => self.overflow(&route, recipient),
             result => result,
         }
     }
@@ -188,6 +189,7 @@ impl Exchange {
         &self,
         route: &Rc<LocalRoute>,
         asked: &Asked<'_>,
+        recipient: Recipient<'_>,
         in_flight: &mut InFlight,
     ) -> Result<Option<Reply>, ProxyError> {
         if !route.has_answers {
@@ -198,19 +200,19 @@ impl Exchange {
         let snapshot = self.worker.snapshot();
         let is_cold = snapshot.upstream_of(&route.entry).is_none_or(|upstream| upstream.endpoints.is_empty());
         match fixed::static_route(static_routes, is_cold, asked) {
-            Static::Answer(response) => return fixed::answer(response, &snapshot, asked.target.path()).map(Some),
+            Static::Answer(response) => return fixed::answer(response, &snapshot, recipient).map(Some),
             Static::Forward => return Ok(None),
             Static::Pass => in_flight.count(route),
         }
         let placeholder = placeholder.as_ref().filter(|_| is_cold && !holding.goes_before_placeholder());
-        placeholder.map(|response| fixed::placeholder(response, &snapshot, asked.target.path())).transpose()
+        placeholder.map(|response| fixed::placeholder(response, &snapshot, recipient)).transpose()
     }
 
     /// Answers a request for which there is no place in the hold queue.
-    fn overflow(&self, route: &LocalRoute, path: &[u8]) -> Result<Reply, ProxyError> {
+    fn overflow(&self, route: &LocalRoute, recipient: Recipient<'_>) -> Result<Reply, ProxyError> {
         let Route { holding, placeholder, key, .. } = &route.entry.route;
         if let Some(response) = placeholder.as_ref().filter(|_| holding.overflow == Overflow::Placeholder) {
-            return fixed::placeholder(response, &self.worker.snapshot(), path);
+            return fixed::placeholder(response, &self.worker.snapshot(), recipient);
         }
         self.worker.shared.metrics.hold_rejected(key);
         Err(ProxyError::HoldFull)

@@ -14,7 +14,7 @@ pub(crate) trait Sink {
     /// A field as it came.
     fn line(&mut self, fields: &Fields, field: &Field);
 
-    /// A field made here; its name is in lower case.
+    /// A field made here; its name is in lower case, and is spelled as usual where that can be seen.
     fn pair(&mut self, name: &'static str, value: &[u8]);
 }
 
@@ -36,7 +36,7 @@ impl Sink for Vec<u8> {
 
     fn pair(&mut self, name: &'static str, value: &[u8]) {
         self.reserve(name.len() + value.len() + 4);
-        self.extend_from_slice(name.as_bytes());
+        spell(name, |part| self.extend_from_slice(part));
         self.extend_from_slice(b": ");
         self.extend_from_slice(value);
         self.extend_from_slice(b"\r\n");
@@ -108,13 +108,23 @@ impl Encoder {
         }
         output.extend_from_slice(b"0\r\n");
         for (name, value) in trailers.into_iter().flatten() {
-            output.extend_from_slice(name.as_str().as_bytes());
+            spell(name.as_str(), |part| output.extend_from_slice(part));
             output.extend_from_slice(b": ");
             output.extend_from_slice(value.as_bytes());
             output.extend_from_slice(b"\r\n");
         }
         output.extend_from_slice(b"\r\n");
         true
+    }
+}
+
+/// Gives `write` the parts of `name`, which is in lower case, as names are usually spelled: `Like-This`. Nobody has to mind,
+/// but some clients and workloads do, and the add-on writes them so.
+pub(crate) fn spell(name: &str, mut write: impl FnMut(&[u8])) {
+    for part in name.as_bytes().split_inclusive(|byte| *byte == b'-') {
+        let (first, rest) = part.split_at(1);
+        write(&[first[0].to_ascii_uppercase()]);
+        write(rest);
     }
 }
 
@@ -142,9 +152,9 @@ pub(crate) fn status_line(output: &mut Vec<u8>, status: StatusCode) {
 pub(crate) fn framing(output: &mut Vec<u8>, framing: Framing) {
     match framing {
         Framing::None | Framing::UntilClose => {}
-        Framing::Chunked => output.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        Framing::Chunked => output.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
         Framing::Length(length) => {
-            output.extend_from_slice(b"content-length: ");
+            output.extend_from_slice(b"Content-Length: ");
             decimal(output, length);
             output.extend_from_slice(b"\r\n");
         }
@@ -186,6 +196,16 @@ mod tests {
             chunk_size(&mut output, size);
         }
         assert_eq!(output, b"0 7 10 18446744073709551615 1\r\nf\r\n10\r\nabc\r\n10000\r\n");
+    }
+
+    #[test]
+    fn names_made_here_are_spelled_as_usual() {
+        let mut output = Vec::new();
+        for name in ["x-keda-http-cold-start", "te", "-a--b-", ""] {
+            spell(name, |part| output.extend_from_slice(part));
+            output.push(b' ');
+        }
+        assert_eq!(output, b"X-Keda-Http-Cold-Start Te -A--B-  ");
     }
 
     #[test]

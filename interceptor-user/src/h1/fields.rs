@@ -7,6 +7,8 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use interceptor_core::route::Headers;
 
+use super::encode;
+
 /// Fields that the proxy itself acts upon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -128,7 +130,7 @@ impl Fields {
         Self { bytes, list, present }
     }
 
-    /// Fields made here.
+    /// Fields made here, or of a protocol where names have no case.
     pub(crate) fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Self {
         let (mut bytes, mut list) = (BytesMut::new(), Vec::new());
         for (name, value) in pairs {
@@ -253,7 +255,7 @@ fn range(start: u32, len: u32) -> Range<usize> {
 /// Writes a line and tells where it lies.
 fn append(bytes: &mut BytesMut, name: &str, value: &[u8]) -> Field {
     let start = bytes.len();
-    bytes.extend_from_slice(name.as_bytes());
+    encode::spell(name, |part| bytes.extend_from_slice(part));
     bytes.extend_from_slice(b": ");
     let value_start = bytes.len();
     bytes.extend_from_slice(value);

@@ -160,12 +160,12 @@ fn version(minor: Option<u8>) -> Version {
 fn malformed(error: httparse::Error) -> Malformed {
     match error {
         httparse::Error::TooManyHeaders => Malformed::TooLarge,
+        httparse::Error::Version => Malformed::Version,
         httparse::Error::HeaderName
         | httparse::Error::HeaderValue
         | httparse::Error::NewLine
         | httparse::Error::Status
-        | httparse::Error::Token
-        | httparse::Error::Version => Malformed::Head,
+        | httparse::Error::Token => Malformed::Head,
     }
 }
 

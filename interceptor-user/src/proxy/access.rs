@@ -1,5 +1,5 @@
 //! The access log: an event for each request when it has ended. Its line is that of the KEDA HTTP Add-on, Apache's
-//! combined log format with the client's port and without the query; where the log is JSON each part is a field.
+//! combined log format with the client's port and without the query; where the log is JSON each part is a field, too.
 
 use std::{
     fmt::{self, Write as _},
@@ -71,7 +71,7 @@ impl Line {
         }
         let Self { log: _, at: _, method, path, version, referer, user_agent } = self;
         let End { client, status, bytes, .. } = end;
-        tracing::info!(target: "access", %client, %method, path, ?version, status, bytes, referer, user_agent, seconds, route, "request");
+        tracing::info!(target: "access", %client, %method, path, ?version, status, bytes, referer, user_agent, seconds, route, "{}", self.combined(end));
     }
 
     fn combined(&self, end: End<'_>) -> String {

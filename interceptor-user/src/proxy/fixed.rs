@@ -8,7 +8,7 @@ use interceptor_core::{
 };
 use percent_encoding::percent_decode;
 
-use super::{body::ResponseBody, error::ProxyError, media_type, message::Reply, target::Target};
+use super::{body::ResponseBody, error::ProxyError, interim::Interim, media_type, message::Reply, target::Target};
 use crate::h1::fields::{Fields, Lazy};
 
 /// Status of a placeholder that names none; the add-on's value.
@@ -23,6 +23,15 @@ pub(crate) struct Asked<'a> {
     pub(crate) host: &'a [u8],
     pub(crate) target: &'a Target,
     pub(crate) fields: &'a Fields,
+}
+
+/// For whom a response is rendered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Recipient<'a> {
+    /// Of the request, as it came.
+    pub(crate) path: &'a [u8],
+    /// The way to send a 1xx response, if the client can be sent one.
+    pub(crate) interim: Option<&'a Interim>,
 }
 
 /// What a route's static routes say to a request.
@@ -49,31 +58,50 @@ pub(crate) fn static_route<'a>(routes: &'a [StaticRoute], is_cold: bool, asked: 
 }
 
 /// A placeholder's response.
-pub(crate) fn placeholder(response: &StaticResponse, snapshot: &Snapshot, path: &[u8]) -> Result<Reply, ProxyError> {
-    render(response, PLACEHOLDER, snapshot, path)
+pub(crate) fn placeholder(
+    response: &StaticResponse,
+    snapshot: &Snapshot,
+    recipient: Recipient<'_>,
+) -> Result<Reply, ProxyError> {
+    render(response, PLACEHOLDER, snapshot, recipient)
 }
 
 /// A static route's response.
-pub(crate) fn answer(response: &StaticResponse, snapshot: &Snapshot, path: &[u8]) -> Result<Reply, ProxyError> {
-    render(response, STATIC, snapshot, path)
+pub(crate) fn answer(
+    response: &StaticResponse,
+    snapshot: &Snapshot,
+    recipient: Recipient<'_>,
+) -> Result<Reply, ProxyError> {
+    render(response, STATIC, snapshot, recipient)
 }
 
 fn render(
     response: &StaticResponse,
     default: StatusCode,
     snapshot: &Snapshot,
-    path: &[u8],
+    recipient: Recipient<'_>,
 ) -> Result<Reply, ProxyError> {
     let StaticResponse { status, headers, body } = response;
-    // The wire has no final 1xx; Go's server says 200 after such a one.
-    let status = status.map(|status| if status.is_informational() { StatusCode::OK } else { status });
-    let (body, by_name) = body_of(body, snapshot, path)?;
-    let media_type = by_name
-        .or_else(|| (!body.is_empty()).then(|| media_type::of_body(&body)))
-        .filter(|_| !headers.contains_key(header::CONTENT_TYPE))
-        .map(|media_type| ("content-type", media_type.as_bytes()));
-    let fields = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).chain(media_type);
-    Ok(Reply::new(status.unwrap_or(default), Fields::from_pairs(fields), ResponseBody::full(body)))
+    let (body, by_name) = body_of(body, snapshot, recipient.path)?;
+    let own = |media_type: Option<&'static str>| {
+        let media_type = media_type
+            .filter(|_| !headers.contains_key(header::CONTENT_TYPE))
+            .map(|media_type| ("content-type", media_type.as_bytes()));
+        Fields::from_pairs(headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).chain(media_type))
+    };
+    // A 1xx is no end: as Go's server, it is said first, and then 200.
+    let status = match status.unwrap_or(default) {
+        early if early.is_informational() => {
+            if let Some(interim) = recipient.interim.filter(|_| early != StatusCode::SWITCHING_PROTOCOLS) {
+                interim.send(early, &own(by_name));
+            }
+            StatusCode::OK
+        }
+        status => status,
+    };
+    let has_body = !body.is_empty() && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let media_type = by_name.or_else(|| has_body.then(|| media_type::of_body(&body)));
+    Ok(Reply::new(status, own(media_type), ResponseBody::full(body)))
 }
 
 /// The body, and the type that its name tells. A key that only the path has asked for may be missing: then the body is

@@ -49,6 +49,8 @@ pub(crate) struct Reply {
     pub(crate) body: ResponseBody,
     /// An upgrade that both sides agreed to.
     pub(crate) tunnel: Option<Box<Tunnel>>,
+    /// The connection ends with it: what the client says on it can't be trusted.
+    pub(crate) closes: bool,
 }
 
 // === impl Ask ===
@@ -91,6 +93,6 @@ impl Ask {
 
 impl Reply {
     pub(crate) fn new(status: StatusCode, fields: Fields, body: ResponseBody) -> Self {
-        Self { status, hop: Hop::of(&fields), fields, cold: None, body, tunnel: None }
+        Self { status, hop: Hop::of(&fields), fields, cold: None, body, tunnel: None, closes: false }
     }
 }

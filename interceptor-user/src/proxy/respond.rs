@@ -77,7 +77,9 @@ pub(crate) fn respond(error: &ProxyError) -> Reply {
         _ => format!("{}\n", status.canonical_reason().unwrap_or("Error")),
     };
     let fields = [("content-type", &b"text/plain; charset=utf-8"[..]), ("x-content-type-options", b"nosniff")];
-    Reply::new(status, Fields::from_pairs(fields), ResponseBody::full(Bytes::from(text)))
+    let mut reply = Reply::new(status, Fields::from_pairs(fields), ResponseBody::full(Bytes::from(text)));
+    reply.closes = status == StatusCode::BAD_REQUEST;
+    reply
 }
 
 /// The same to a call of gRPC.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 use tokio::time::Instant;
 
-const LENGTH: usize = "date: Thu, 01 Jan 1970 00:00:00 GMT\r\n".len();
+const LENGTH: usize = "Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n".len();
 
 struct Cached {
     line: [u8; LENGTH],
@@ -47,7 +47,7 @@ impl Cached {
     fn renew(&mut self, now: Instant) {
         let clock = SystemTime::now();
         let date = httpdate::fmt_http_date(clock);
-        let line = format!("date: {date}\r\n");
+        let line = format!("Date: {date}\r\n");
         if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(date)) {
             self.value = value;
         }
@@ -70,7 +70,7 @@ mod tests {
         write(&mut output);
         write(&mut output);
         let text = String::from_utf8(output).unwrap();
-        assert!(text.starts_with("date: ") && text.ends_with(" GMT\r\n"), "{text}");
+        assert!(text.starts_with("Date: ") && text.ends_with(" GMT\r\n"), "{text}");
         assert_eq!(text.len(), 2 * LENGTH);
         assert!(text.contains(value().to_str().unwrap()), "{text}");
     }

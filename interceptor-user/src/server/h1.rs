@@ -164,7 +164,7 @@ async fn exchange(
     wire: &Rc<RefCell<Wire>>,
     head: RequestHead,
 ) -> After {
-    let framing = match framing::request(&head) {
+    let framing = match framing::request(&head).and_then(|framing| expectation(&head).map(|()| framing)) {
         Ok(framing) => framing,
         Err(error) => {
             refuse(wire, error).await;
@@ -180,7 +180,7 @@ async fn exchange(
         return After::Tunnel(Box::new(reply));
     }
     let going = worker.is_draining() || connection.phase() >= Phase::Closing;
-    let mut plan = Plan::new(&reply, is_head, version, keep && !going);
+    let mut plan = Plan::new(&reply, is_head, version, keep && !going && !reply.closes);
     {
         let wire = wire.borrow();
         // The client may send its body or not: nobody can tell where the next request begins.
@@ -213,6 +213,12 @@ async fn attend(wire: &RefCell<Wire>, handled: impl Future<Output = Reply>) -> O
         }
     })
     .await
+}
+
+/// There is one expectation that a server can meet (RFC 9110 §10.1.1).
+fn expectation(head: &RequestHead) -> Result<(), Malformed> {
+    let met = head.fields.first(Known::Expect).is_none_or(<[u8]>::is_empty);
+    if met || head.fields.expects_continue() { Ok(()) } else { Err(Malformed::Expectation) }
 }
 
 /// The request as the stages handle it.
@@ -380,22 +386,28 @@ async fn discard(wire: &RefCell<Wire>) -> bool {
     .await
 }
 
-/// Answers what is no request.
+/// Answers what is no request, or none that can be served, in the words of Go's server, and ends the connection.
 async fn refuse(wire: &RefCell<Wire>, error: Malformed) {
     tracing::debug!(%error, "client sent no request");
     let status = match error {
         Malformed::TooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        Malformed::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+        Malformed::Expectation => StatusCode::EXPECTATION_FAILED,
         Malformed::Head | Malformed::Length | Malformed::Coding | Malformed::Chunk | Malformed::Trailers => {
             StatusCode::BAD_REQUEST
         }
     };
+    let text = format!("{} {}", status.as_str(), status.canonical_reason().unwrap_or_default());
     {
         let mut wire = wire.borrow_mut();
         let output = wire.io.output();
         encode::status_line(output, status);
-        encode::framing(output, Framing::Length(0));
+        encode::framing(output, Framing::Length(text.len() as u64));
         date::write(output);
-        output.extend_from_slice(b"connection: close\r\n\r\n");
+        output.pair("content-type", b"text/plain; charset=utf-8");
+        output.pair("connection", b"close");
+        output.extend_from_slice(b"\r\n");
+        output.extend_from_slice(text.as_bytes());
     }
     if poll_fn(|cx| wire.borrow_mut().io.poll_flush(cx)).await.is_ok() {
         linger(wire).await;
