@@ -36,9 +36,9 @@ pub fn open(config: Config) -> Result<(Box<dyn Dataplane>, Level, String), OpenE
     let why = words(&unavailable);
     // Nobody who has not asked for the kernel needs to be warned that it is out of reach; a failure within reach is news.
     if mode == Mode::Auto && matches!(unavailable, Unavailable::Probe(_) | Unavailable::Cgroup(_)) {
-        tracing::info!(level = %Level::None, why, "data plane without the kernel");
+        tracing::info!(dataplane = %Level::None, why, "data plane without the kernel");
     } else {
-        tracing::warn!(level = %Level::None, why, "data plane without the kernel");
+        tracing::warn!(dataplane = %Level::None, why, "data plane without the kernel");
     }
     Ok(without(&why))
 }
@@ -49,7 +49,7 @@ fn without(why: &str) -> (Box<dyn Dataplane>, Level, String) {
 
 fn with(kernel: Kernel) -> (Box<dyn Dataplane>, Level, String) {
     let (level, why) = (kernel.level(), kernel.reason().to_owned());
-    tracing::info!(%level, why, "data plane in the kernel");
+    tracing::info!(dataplane = %level, why, "data plane in the kernel");
     (Box::new(kernel), level, why)
 }
 

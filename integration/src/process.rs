@@ -57,7 +57,7 @@ impl Process {
             assert!(child.try_wait().unwrap().is_none(), "the process ended:\n{}", lines.lock().join("\n"));
             let lines = lines.lock();
             let mut lines = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-            lines.find(|line| line["message"] == message)
+            lines.find(|line| line["msg"] == message)
         })
         .await
     }

@@ -31,6 +31,9 @@ const MAX_CONNECTIONS: u64 = 9_000;
 /// Descriptors for everything but clients and pods: listeners, admin connections, files, eBPF maps.
 const OTHER_DESCRIPTORS: u64 = 600;
 
+/// Idle connections to one endpoint where the setting is zero; the default of Go's transport.
+const IDLE_PER_HOST: u64 = 2;
+
 /// The interceptor's command line. Settings of the KEDA HTTP Add-on come from its environment variables.
 #[derive(Clone, Debug, Parser)]
 #[command(
@@ -280,8 +283,8 @@ impl ProxyConfig {
                 Duration::from_mins(5),
             )?,
             connect_timeout: env.duration("KEDA_HTTP_CONNECT_TIMEOUT", Duration::from_millis(500))?,
-            max_idle_per_endpoint: share(env.u64("KEDA_HTTP_MAX_IDLE_CONNS_PER_HOST", 200)?),
-            max_idle_per_worker: share(env.u64("KEDA_HTTP_MAX_IDLE_CONNS", 1000)?),
+            max_idle_per_endpoint: share(env.idle("KEDA_HTTP_MAX_IDLE_CONNS_PER_HOST", 200, IDLE_PER_HOST)?),
+            max_idle_per_worker: share(env.idle("KEDA_HTTP_MAX_IDLE_CONNS", 1000, u64::MAX)?),
             direct_pods: env.bool("KEDA_HTTP_DIRECT_POD_ROUTING", true)?,
             cold_start_header: env.bool("KEDA_HTTP_ENABLE_COLD_START_HEADER", true)?,
             trusted_proxies,
@@ -312,7 +315,7 @@ fn cluster(kube: KubeArgs, namespace: Option<&str>, secrets: &SecretSources, gua
 
 /// Lines for people, fields where the log is JSON.
 fn access_log(env: &Env, log: &LogArgs) -> Result<AccessLog, EnvError> {
-    Ok(match log.zap_encoder.unwrap_or_default() {
+    Ok(match log.encoder() {
         _ if !env.bool("KEDA_HTTP_LOG_REQUESTS", false)? => AccessLog::Off,
         Encoder::Console => AccessLog::Lines,
         Encoder::Json => AccessLog::Fields,
@@ -322,6 +325,7 @@ fn access_log(env: &Env, log: &LogArgs) -> Result<AccessLog, EnvError> {
 /// Variables of the original that change nothing here; a value that the original would refuse is refused all the same.
 fn unused(env: &Env) -> Result<(), EnvError> {
     env.duration("KEDA_HTTP_SCALER_CONFIG_MAP_INFORMER_RSYNC_PERIOD", Duration::ZERO)?;
+    env.warn_of_unused();
     Ok(())
 }
 
@@ -358,6 +362,17 @@ mod tests {
         assert_eq!(config.proxying.max_idle_per_endpoint, 100, "200, over two workers");
         assert_eq!(config.drain_timeout, Some(Duration::from_secs(30)));
         assert_eq!(config.metrics.unwrap().port(), 2223);
+    }
+
+    #[test]
+    fn limits_of_idle_connections_mean_what_they_mean_to_go() {
+        let idle = |all, host| {
+            let config = parse(&[("KEDA_HTTP_MAX_IDLE_CONNS", all), ("KEDA_HTTP_MAX_IDLE_CONNS_PER_HOST", host)]);
+            let ProxyConfig { max_idle_per_worker, max_idle_per_endpoint, .. } = config.unwrap().proxying;
+            (max_idle_per_worker, max_idle_per_endpoint)
+        };
+        assert_eq!(idle("0", "0"), (usize::MAX.div_ceil(2), 1), "no limit, and Go's default of 2, over two workers");
+        assert_eq!(idle("-1", "-1"), (0, 0));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Parser, Subcommand};
 use interceptor_core::index::HostGuard;
 use runtime::{
-    args::{KubeArgs, LogArgs},
+    args::{KubeArgs, LogArgs, go_bool},
     env::{Env, EnvError},
     listen::everywhere,
 };
@@ -61,7 +61,7 @@ pub enum Command {
 #[derive(Clone, Debug, clap::Args)]
 pub struct RunArgs {
     /// Act only while holding the Lease http-add-on.keda.sh, so that of several operators one acts.
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false")]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", value_parser = go_bool)]
     pub leader_elect: bool,
 
     /// Where Prometheus scrapes, such as :8080; 0 for nowhere.
@@ -69,12 +69,12 @@ pub struct RunArgs {
     pub metrics_bind_address: Address,
 
     /// Serve metrics by TLS, and at port 8443 whatever the address above says.
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false")]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", value_parser = go_bool)]
     pub metrics_secure: bool,
 
     /// Serve metrics to those alone who may get /metrics, by bearer token; needs the right to create tokenreviews and
     /// subjectaccessreviews.
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false")]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", value_parser = go_bool)]
     pub metrics_auth: bool,
 
     /// Folder of tls.crt and tls.key for metrics; without it a certificate is made that nobody has signed.
@@ -129,6 +129,7 @@ pub fn config(run: &RunArgs, env: &Env, kube: kube::Config) -> Result<app::Confi
         }
         (None, None) => 8091,
     };
+    env.warn_of_unused();
     if !profiling_bind_address.is_empty() {
         tracing::warn!(flag = "--profiling-bind-address", "there is no Go profile to serve");
     }
@@ -139,7 +140,7 @@ pub fn config(run: &RunArgs, env: &Env, kube: kube::Config) -> Result<app::Confi
             scaler_address: format!("{service}.{namespace}:{port}"),
             host_guard: env.one_of("ROUSE_HOST_GUARD", &HostGuard::NAMES, HostGuard::Off)?,
         },
-        lease: if *leader_elect { Some(terms(env)?) } else { None },
+        lease: terms(env, *leader_elect)?,
         metrics_addr: metrics_bind_address.0.map(|addr| if *metrics_secure { everywhere(SECURE_PORT) } else { addr }),
         security: Security {
             tls: *metrics_secure,
@@ -173,7 +174,8 @@ fn renamed(env: &Env, variable: &'static str, old: &'static str) -> Result<Optio
     Ok(value)
 }
 
-fn terms(env: &Env) -> Result<Terms, ConfigError> {
+/// What the variables say is read in any case; whether it goes together matters with a lease alone.
+fn terms(env: &Env, elect: bool) -> Result<Option<Terms>, ConfigError> {
     let default = Terms::default();
     let terms = Terms {
         duration: env.duration("KEDA_HTTP_OPERATOR_LEADER_ELECTION_LEASE_DURATION", default.duration)?,
@@ -181,8 +183,11 @@ fn terms(env: &Env) -> Result<Terms, ConfigError> {
         retry_period: env.duration("KEDA_HTTP_OPERATOR_LEADER_ELECTION_RETRY_PERIOD", default.retry_period)?,
     };
     let Terms { duration, renew_deadline, retry_period } = terms;
+    if !elect {
+        return Ok(None);
+    }
     if duration > renew_deadline && renew_deadline > retry_period && !retry_period.is_zero() {
-        Ok(terms)
+        Ok(Some(terms))
     } else {
         Err(ConfigError::Terms(terms))
     }
@@ -231,7 +236,7 @@ mod tests {
     #[test]
     fn flags_and_variables_of_the_original_manifests_are_understood() {
         let args = [
-            "--leader-elect",
+            "--leader-elect=1",
             "--zap-log-level=info",
             "--metrics-bind-address=127.0.0.1:9",
             "--health-probe-bind-address=0",
@@ -269,6 +274,8 @@ mod tests {
         let wrong = with(&["--leader-elect"], &terms).unwrap_err().to_string();
         assert!(wrong.contains("expected LEASE_DURATION above RENEW_DEADLINE"), "{wrong}");
         assert!(with(&[], &terms).is_ok(), "without a lease its terms do not matter");
+        let unreadable = [SCALER, ("KEDA_HTTP_OPERATOR_LEADER_ELECTION_RETRY_PERIOD", "soon")];
+        assert!(with(&[], &unreadable).unwrap_err().to_string().contains("RETRY_PERIOD"));
         let error = Args::try_parse_from(["operator", "--metrics-bind-address=here"]).unwrap_err().to_string();
         assert!(error.contains("\"here\" is no address: expected :8080"), "{error}");
     }

@@ -10,12 +10,14 @@ use std::{
 use clap::{Args, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
+use crate::env;
+
 /// How the process logs. The names are those of the add-on's manifests.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Logging")]
 pub struct LogArgs {
-    /// Development mode: level debug and console encoding, unless said otherwise.
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    /// Development mode: level debug and console encoding, unless said otherwise; `false` is JSON.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = go_bool)]
     pub zap_devel: Option<bool>,
 
     /// How a log line is written.
@@ -27,7 +29,7 @@ pub struct LogArgs {
     pub zap_log_level: Option<Level>,
 
     /// Accepted for the sake of the add-on's manifests; errors carry their causes instead of stack traces.
-    #[arg(long, value_name = "LEVEL")]
+    #[arg(long, value_name = "LEVEL", ignore_case = true, value_parser = ["info", "warn", "error", "panic"])]
     pub zap_stacktrace_level: Option<String>,
 
     /// How a line's time is written.
@@ -72,6 +74,11 @@ pub enum TimeEncoding {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Level(pub LevelFilter);
 
+/// Reads a flag that is on or off, in all spellings of Go's flag package.
+pub fn go_bool(text: &str) -> Result<bool, String> {
+    env::bool_of(text).ok_or_else(|| format!("expected {}", env::BOOL))
+}
+
 /// Makes `-zap-log-level=info`, which Go's flag package reads too, into `--zap-log-level=info`.
 ///
 /// Arguments after `--` and those of a single letter stay as they are.
@@ -97,6 +104,16 @@ fn prefixed(arg: &OsStr) -> OsString {
     let mut long = OsString::from("-");
     long.push(arg);
     long
+}
+
+// === impl LogArgs ===
+
+impl LogArgs {
+    /// How a line is written: as a flag says, or else as zap's modes have it.
+    pub fn encoder(&self) -> Encoder {
+        let by_mode = if self.zap_devel == Some(false) { Encoder::Json } else { Encoder::Console };
+        self.zap_encoder.unwrap_or(by_mode)
+    }
 }
 
 // === impl Level ===
@@ -153,6 +170,18 @@ mod tests {
         assert_eq!(cli.kube.kubeconfig, Some("/etc/kube".into()));
         assert_eq!(cli.log.zap_devel, Some(true));
         assert_eq!(parse(&["--zap-devel=false"]).unwrap().log.zap_devel, Some(false));
+        assert_eq!(parse(&["--zap-devel=T", "--zap-stacktrace-level=Panic"]).unwrap().log.zap_devel, Some(true));
+        for wrong in ["--zap-devel=yes", "--zap-stacktrace-level=never"] {
+            assert!(parse(&[wrong]).unwrap_err().to_string().contains(&wrong[..wrong.find('=').unwrap()]), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn lines_are_json_outside_of_development_unless_said_otherwise() {
+        assert_eq!(parse(&[]).unwrap().log.encoder(), Encoder::Console);
+        assert_eq!(parse(&["--zap-devel=false"]).unwrap().log.encoder(), Encoder::Json);
+        assert_eq!(parse(&["--zap-devel=false", "--zap-encoder=console"]).unwrap().log.encoder(), Encoder::Console);
+        assert_eq!(parse(&["--zap-encoder=json"]).unwrap().log.encoder(), Encoder::Json);
     }
 
     #[test]

@@ -34,8 +34,34 @@ pub enum EnvError {
 }
 
 const DURATION: &str = "a duration of zero or more such as 500ms, 30s or 1m30s";
-const BOOL: &str = "one of 1, t, T, TRUE, true, True, 0, f, F, FALSE, false, False";
+/// What [`bool_of`] reads.
+pub(crate) const BOOL: &str = "one of 1, t, T, TRUE, true, True, 0, f, F, FALSE, false, False";
 const PORT: &str = "a port number from 0 to 65535";
+
+/// A Go boolean.
+pub(crate) fn bool_of(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "TRUE" | "true" | "True" => Some(true),
+        "0" | "f" | "F" | "FALSE" | "false" | "False" => Some(false),
+        _ => None,
+    }
+}
+
+/// Variables that earlier releases of the add-on had, and manifests may still set.
+const REMOVED: [&str; 9] = [
+    "KEDA_HTTP_FORCE_HTTP2",
+    "KEDA_HTTP_TLS_HANDSHAKE_TIMEOUT",
+    "KEDA_HTTP_EXPECT_CONTINUE_TIMEOUT",
+    "KEDA_HTTP_KEEP_ALIVE",
+    "KEDA_HTTP_IDLE_CONN_TIMEOUT",
+    "KEDA_HTTP_DIAL_RETRY_TIMEOUT",
+    "KEDA_HTTP_CURRENT_NAMESPACE",
+    "KEDA_HTTP_ENDPOINTS_CACHE_POLLING_INTERVAL_MS",
+    "KEDA_HTTP_SCALER_DEPLOYMENT_INFORMER_RSYNC_PERIOD",
+];
+
+/// Where the add-on serves profiles of Go.
+const PROFILES: &str = "PROFILING_BIND_ADDRESS";
 
 // === impl Env ===
 
@@ -48,6 +74,22 @@ impl Env {
     /// Just these variables.
     pub fn from_pairs<K: Into<OsString>, V: Into<OsString>>(pairs: impl IntoIterator<Item = (K, V)>) -> Self {
         Self(pairs.into_iter().map(|(key, value)| (key.into(), value.into())).collect())
+    }
+
+    /// Says which variables are set that change nothing: those that the add-on has had, and its profiles of Go.
+    pub fn warn_of_unused(&self) {
+        for variable in self.unused() {
+            match variable {
+                PROFILES => tracing::warn!(variable, "there is no Go profile to serve"),
+                _ => tracing::warn!(variable, "environment variable of an earlier release is ignored"),
+            }
+        }
+    }
+
+    fn unused(&self) -> impl Iterator<Item = &'static str> {
+        let is_set =
+            |variable: &&str| self.0.get(std::ffi::OsStr::new(variable)).is_some_and(|value| !value.is_empty());
+        REMOVED.into_iter().chain([PROFILES]).filter(is_set)
     }
 
     /// A text, if it is set.
@@ -109,12 +151,7 @@ impl Env {
 
     /// A Go boolean.
     pub fn bool(&self, variable: &'static str, default: bool) -> Result<bool, EnvError> {
-        let value = self.parsed(variable, BOOL, |text| match text {
-            "1" | "t" | "T" | "TRUE" | "true" | "True" => Some(true),
-            "0" | "f" | "F" | "FALSE" | "false" | "False" => Some(false),
-            _ => None,
-        })?;
-        Ok(value.unwrap_or(default))
+        Ok(self.parsed(variable, BOOL, bool_of)?.unwrap_or(default))
     }
 
     /// A whole number, if it is set.
@@ -125,6 +162,12 @@ impl Env {
     /// A whole number.
     pub fn u64(&self, variable: &'static str, default: u64) -> Result<u64, EnvError> {
         Ok(self.optional_u64(variable)?.unwrap_or(default))
+    }
+
+    /// How many idle connections are kept, as Go's transport reads it: below zero none, and at zero as many as `zero` says.
+    pub fn idle(&self, variable: &'static str, default: i64, zero: u64) -> Result<u64, EnvError> {
+        let number = self.parsed(variable, "a whole number", |text| text.parse::<i64>().ok())?.unwrap_or(default);
+        Ok(if number == 0 { zero } else { u64::try_from(number).unwrap_or_default() })
     }
 
     /// A number of things of which there must be one at least, if it is set.
@@ -254,6 +297,21 @@ mod tests {
         assert_eq!(env("W", "AUTO").one_of("W", &words, 0), Ok(1));
         let error = env("W", "kernel").one_of("W", &words, 0).unwrap_err();
         assert_eq!(error.to_string(), "environment variable W is \"kernel\", expected one of none, auto");
+    }
+
+    #[test]
+    fn variables_that_change_nothing_are_told_of() {
+        let set = ["KEDA_HTTP_KEEP_ALIVE", "PROFILING_BIND_ADDRESS"];
+        let env =
+            Env::from_pairs(set.map(|variable| (variable, "x")).into_iter().chain([("KEDA_HTTP_FORCE_HTTP2", "")]));
+        assert_eq!(env.unused().collect::<Vec<_>>(), set, "an empty one is not set");
+    }
+
+    #[test]
+    fn idle_connections_are_counted_as_go_does() {
+        let idle = |text| env("I", text).idle("I", 200, 2);
+        assert_eq!((idle(""), idle("7"), idle("0"), idle("-1")), (Ok(200), Ok(7), Ok(2), Ok(0)));
+        assert!(idle("1e3").unwrap_err().to_string().contains("expected a whole number"));
     }
 
     #[test]

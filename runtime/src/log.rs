@@ -9,7 +9,7 @@ use tracing_subscriber::{
     EnvFilter, Registry,
     fmt::{
         MakeWriter,
-        format::Writer,
+        format::{JsonFields, Writer},
         time::{FormatTime, SystemTime as Rfc3339},
     },
     layer::SubscriberExt as _,
@@ -18,7 +18,10 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
+use self::json::Json;
 use crate::args::{Encoder, Level, LogArgs, TimeEncoding};
+
+mod json;
 
 /// Changes the filter of a log that runs. Clones share it.
 #[derive(Clone, Debug)]
@@ -69,7 +72,7 @@ pub fn init(args: &LogArgs, directives: Option<&str>) -> Result<Handle, LogError
         None => filter(level),
     };
     let (filter, handle) = reload::Layer::new(filter);
-    let encoder = args.zap_encoder.unwrap_or_default();
+    let encoder = args.encoder();
     let time = args.zap_time_encoding.unwrap_or_default();
     let registry = Registry::default().with(filter);
     match encoder {
@@ -95,10 +98,9 @@ where
     W: for<'a> MakeWriter<'a> + 'static,
 {
     tracing_subscriber::fmt::layer()
-        .json()
-        .flatten_event(true)
-        .with_span_list(false)
-        .with_timer(Clock(time))
+        .with_ansi(false)
+        .fmt_fields(JsonFields::new())
+        .event_format(Json(time))
         .with_writer(writer)
 }
 
@@ -135,6 +137,12 @@ impl Handle {
 }
 
 // === impl Clock ===
+
+impl fmt::Display for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.format_time(&mut Writer::new(f))
+    }
+}
 
 impl FormatTime for Clock {
     fn format_time(&self, w: &mut Writer<'_>) -> fmt::Result {
@@ -182,19 +190,19 @@ mod tests {
     }
 
     #[test]
-    fn a_json_line_has_level_message_and_fields_at_its_top() {
+    fn a_json_line_has_the_keys_of_zap_and_the_fields_beside_them() {
         let buffer = Buffer::default();
         let subscriber = Registry::default().with(json(TimeEncoding::Millis, buffer.writer()));
         tracing::subscriber::with_default(subscriber, || {
             let _in_task = tracing::info_span!("run", task = "discover").entered();
-            tracing::warn!(route = "ns/a", "duplicate route");
+            tracing::warn!(route = "ns/a", "duplicate \"route\"");
         });
         let line: serde_json::Value = serde_json::from_str(&buffer.text()).unwrap();
-        assert_eq!(line["level"], "WARN");
-        assert_eq!(line["message"], "duplicate route");
+        assert!(buffer.text().starts_with("{\"level\":\"warn\",\"ts\":"), "{}", buffer.text());
+        assert_eq!((&line["logger"], &line["msg"]), (&module_path!().into(), &"duplicate \"route\"".into()));
         assert_eq!(line["route"], "ns/a");
         assert_eq!(line["span"], serde_json::json!({ "name": "run", "task": "discover" }));
-        assert!(line["timestamp"].as_str().unwrap().parse::<u128>().unwrap() > 1_600_000_000_000);
+        assert!(line["ts"].as_f64().unwrap() > 1.6e12);
     }
 
     #[test]

@@ -111,9 +111,7 @@ fn tick(env: &Env) -> Result<Duration, EnvError> {
 /// Variables of the original that change nothing here; a value that the original would refuse is refused all the same.
 fn unused(env: &Env) -> Result<(), EnvError> {
     env.duration("KEDA_HTTP_SCALER_CONFIG_MAP_INFORMER_RSYNC_PERIOD", Duration::ZERO)?;
-    if env.optional_string("PROFILING_BIND_ADDRESS")?.is_some() {
-        tracing::warn!(variable = "PROFILING_BIND_ADDRESS", "there is no Go profile to serve");
-    }
+    env.warn_of_unused();
     Ok(())
 }
 

@@ -55,7 +55,7 @@ fn doing_without_the_kernel_is_one_line_with_the_reason() {
     let (_, _, why) = open(Config { cgroup: Some("/nonexistent/cgroup".into()), ..Config::default() }).unwrap();
     let lines = log.lines();
     let [line] = &lines[..] else { panic!("one line, not {lines:?}") };
-    assert!(line.contains("data plane without the kernel level=none why=") && line.contains(&why), "{line}");
+    assert!(line.contains("data plane without the kernel dataplane=none why=") && line.contains(&why), "{line}");
 }
 
 #[cfg(ebpf_object)]
