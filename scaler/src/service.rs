@@ -1,4 +1,5 @@
-//! `externalscaler.ExternalScaler`: translates between KEDA and the board, and decides nothing.
+//! `externalscaler.ExternalScaler`: translates between KEDA and the board, and decides nothing. What is wrong with a question
+//! is told with the code `UNKNOWN`, as the KEDA HTTP Add-on does; that there is no answer yet, with `UNAVAILABLE`.
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
@@ -71,10 +72,10 @@ impl Service {
         let service = &self.config.admin_service;
         match unknown {
             Unknown::NoRoute(RouteKind::InterceptorRoute, key) => {
-                Status::not_found(format!("InterceptorRoute {key} not found, or not valid"))
+                Status::unknown(format!("InterceptorRoute {key} not found, or not valid"))
             }
             Unknown::NoRoute(RouteKind::HttpScaledObject, key) => {
-                Status::not_found(format!("HTTPScaledObject {key} not found, or not valid"))
+                Status::unknown(format!("HTTPScaledObject {key} not found, or not valid"))
             }
             Unknown::NotSynced => Status::unavailable("the scaler has not read all objects yet"),
             Unknown::NoSource => Status::unavailable(format!(
@@ -118,7 +119,7 @@ impl ExternalScaler for Service {
 
     async fn get_metrics(&self, request: Request<GetMetricsRequest>) -> Result<Response<GetMetricsResponse>, Status> {
         let GetMetricsRequest { scaled_object_ref, metric_name } = request.into_inner();
-        let reference = scaled_object_ref.ok_or_else(|| Status::invalid_argument("scaledObjectRef is missing"))?;
+        let reference = scaled_object_ref.ok_or_else(|| Status::unknown("scaledObjectRef is missing"))?;
         let subject = Subject::parse(reference).map_err(|error| invalid_metadata(&error))?;
         Ok(Response::new(self.metrics(&subject, &metric_name)?))
     }
@@ -137,9 +138,9 @@ impl ExternalScaler for Service {
 }
 
 fn invalid_metadata(error: &SubjectError) -> Status {
-    Status::invalid_argument(error.to_string())
+    Status::unknown(error.to_string())
 }
 
 fn invalid_target(error: &TargetError) -> Status {
-    Status::invalid_argument(error.to_string())
+    Status::unknown(error.to_string())
 }

@@ -44,7 +44,7 @@ async fn the_interceptors_are_scaled_by_all_requests_in_flight() {
     assert_eq!((values[0].metric_name.as_str(), values[0].metric_value), ("http-ns_002Fso", 11));
     assert!(scaler.is_active(own("not even a number")).await.unwrap());
     let error = scaler.client.get_metric_spec(own("many")).await.unwrap_err();
-    assert_eq!(error.code(), Code::InvalidArgument);
+    assert_eq!(error.code(), Code::Unknown);
     assert!(error.message().contains("ns/so is \"many\", expected a whole number"), "{error}");
 }
 
@@ -66,10 +66,10 @@ async fn a_request_rate_is_told_per_second() {
 async fn what_is_missing_is_named() {
     let (mut scaler, _interceptor) = Scaler::with(vec![route("a", Some(1), None)], &[]).await;
     for (of, code, words) in [
-        (ir("nobody"), Code::NotFound, "InterceptorRoute ns/nobody not found"),
-        (httpso("a"), Code::NotFound, "HTTPScaledObject ns/a not found"),
-        (no_reference(), Code::InvalidArgument, "unable to get HTTPScaledObject reference"),
-        (ir(""), Code::InvalidArgument, "interceptorRoute of ScaledObject ns/so is empty"),
+        (ir("nobody"), Code::Unknown, "InterceptorRoute ns/nobody not found"),
+        (httpso("a"), Code::Unknown, "HTTPScaledObject ns/a not found"),
+        (no_reference(), Code::Unknown, "unable to get HTTPScaledObject reference"),
+        (ir(""), Code::Unknown, "interceptorRoute of ScaledObject ns/so is empty"),
     ] {
         for error in [
             scaler.is_active(of.clone()).await.unwrap_err(),
@@ -81,7 +81,7 @@ async fn what_is_missing_is_named() {
         }
     }
     let error = scaler.client.get_metrics(GetMetricsRequest::default()).await.unwrap_err();
-    assert_eq!((error.code(), error.message()), (Code::InvalidArgument, "scaledObjectRef is missing"));
+    assert_eq!((error.code(), error.message()), (Code::Unknown, "scaledObjectRef is missing"));
 }
 
 #[tokio::test]
