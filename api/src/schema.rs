@@ -83,6 +83,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_listed_without_wide_has_the_columns_of_the_add_on_alone() {
+        let shown = |crd: Value| -> Vec<String> {
+            let columns = crd["spec"]["versions"][0]["additionalPrinterColumns"].as_array().unwrap().iter();
+            let narrow = columns.filter(|column| column["priority"].as_i64().unwrap_or_default() == 0);
+            narrow.map(|column| column["name"].as_str().unwrap().to_owned()).collect()
+        };
+        assert_eq!(shown(crd::<InterceptorRoute>()), ["TargetService", "Ready", "Age"]);
+        let scaled = ["TargetWorkload", "TargetService", "MinReplicas", "MaxReplicas", "Age", "Ready"];
+        assert_eq!(shown(crd::<HTTPScaledObject>()), scaled);
+    }
+
+    #[test]
     fn the_schema_says_what_the_api_server_checks() {
         let crd = crd::<InterceptorRoute>();
         let rule = |field: &str| spec(&crd, field)["x-kubernetes-validations"][0]["message"].clone();
