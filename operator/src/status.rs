@@ -47,7 +47,7 @@ pub fn findings(observed: &Observed, standing: &Standing, failure: Option<&str>)
     let active = active(observed, standing);
     let data_path = data_path(&accepted, &target);
     let ready = match observed.object.subject.kind {
-        RouteKind::InterceptorRoute => route_ready(observed, [&accepted, &target], &scaled),
+        RouteKind::InterceptorRoute => route_ready(observed, &accepted, &scaled),
         RouteKind::HttpScaledObject => http_ready(standing, failure, &accepted),
     };
     [Some(ready), Some(accepted), Some(target), fallback, Some(scaled), Some(active), Some(data_path)]
@@ -238,11 +238,14 @@ fn data_path(accepted: &Finding, target: &Finding) -> Finding {
     }
 }
 
-/// A route that wants no ScaledObject is ready without one.
-fn route_ready(observed: &Observed, needed: [&Finding; 2], scaled: &Finding) -> Finding {
+/// The original's is true of every route, and who waits for it may have neither Service nor rules yet: those have conditions
+/// of their own. What the original is silent about, or does not know, makes it false: rules that are lost or can't be used,
+/// and a ScaledObject that the route wants and can't have.
+fn route_ready(observed: &Observed, accepted: &Finding, scaled: &Finding) -> Finding {
     let wants = matches!(&observed.object.spec, Ok(Spec::Route(spec)) if spec.scaling.is_some());
-    let needed = needed.into_iter().chain(Some(scaled).filter(|_| wants));
-    match needed.into_iter().find(|finding| finding.holds != Some(true)) {
+    let accepted = Some(accepted).filter(|accepted| accepted.reason != reason::NO_RULES);
+    let needed = [accepted, Some(scaled).filter(|_| wants)];
+    match needed.into_iter().flatten().find(|finding| finding.holds != Some(true)) {
         Some(finding) => Finding::no(condition::READY, finding.reason, finding.message.clone()),
         None => Finding::yes(condition::READY, reason::RECONCILED, "InterceptorRoute reconciled".to_owned()),
     }

@@ -287,7 +287,10 @@ impl World {
                 Err(_) => index::Event::RouteGone(subject.kind, subject.key.clone()),
             });
         }
-        self.objects.insert(subject.clone(), object);
+        let known = self.objects.insert(subject.clone(), object);
+        if known.is_none() && subject.kind == RouteKind::HttpScaledObject {
+            tracing::warn!(object = %subject.key, "HTTPScaledObject is deprecated: write an InterceptorRoute");
+        }
         self.dirty.insert(subject);
     }
 

@@ -288,12 +288,20 @@ fn a_route_without_a_scaled_object_routes_all_the_same() {
 }
 
 #[test]
+fn a_route_without_rules_is_ready_as_with_the_original_and_told_that_it_takes_no_request() {
+    let mut server = Server::with(route(&json!({"spec": {"rules": []}})), vec![]);
+    server.step();
+    assert_eq!(finding(&server, "Ready"), ("True", "Reconciled", "InterceptorRoute reconciled"));
+    assert_eq!(finding(&server, "Accepted").1, "NoRules");
+}
+
+#[test]
 fn a_missing_target_is_told_with_what_to_do() {
     let mut server = Server::with(route(&json!({"spec": {"target": {"port": 81}}})), vec![]);
     let plan = server.step();
     let message = "Service n/web has no port 81: it has 80: name one of them";
     assert_eq!(finding(&server, "TargetResolved"), ("False", "PortNotFound", message));
-    assert_eq!(finding(&server, "Ready"), ("False", "PortNotFound", message));
+    assert_eq!(finding(&server, "Ready"), ("True", "Reconciled", "InterceptorRoute reconciled"));
     assert_eq!(finding(&server, "DataPath"), ("False", "NoPath", "see TargetResolved: PortNotFound"));
     let notices = plan.status.unwrap().notices;
     assert_eq!(notices.iter().map(|notice| notice.reason).collect::<Vec<_>>(), ["TargetMissing"]);

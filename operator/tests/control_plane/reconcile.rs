@@ -201,9 +201,10 @@ async fn a_conflict_and_a_missing_target_are_told_until_they_are_gone() {
     let operator = namespace.operator("a", None).await;
     // Of two as old the later name wins, an older one always does: whichever second it is, z is served first.
     namespace.apply(&route("z", "a.example", "")).await;
-    namespace.until_condition(ROUTE, "z", ("Ready", "False", "ServiceNotFound")).await;
+    namespace.until_condition(ROUTE, "z", ("TargetResolved", "False", "ServiceNotFound")).await;
     namespace.until_event("z", "TargetMissing").await;
     namespace.apply(SERVICE).await;
+    namespace.until_condition(ROUTE, "z", ("TargetResolved", "True", "Resolved")).await;
     namespace.until_condition(ROUTE, "z", ("Ready", "True", "Reconciled")).await;
     namespace.apply(&route("b", "a.example", "")).await;
     let message = namespace.until_condition(ROUTE, "b", ("Accepted", "False", "Conflict")).await;
