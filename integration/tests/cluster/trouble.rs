@@ -69,6 +69,20 @@ async fn an_interceptor_waits_for_definitions_that_are_not_installed_yet() {
     eventually("the route is known", async || interceptor.route_state("app").await).await;
 }
 
+#[tokio::test]
+#[ignore = "needs a control plane: run by cargo xtask e2e"]
+async fn an_interceptor_is_ready_where_the_older_kind_of_route_is_no_more() {
+    let _crds = CRDS.write().await;
+    let cluster = Cluster::with_crds("newer").await;
+    app(&cluster).await;
+    let crds = api::crd::all().map(|(_, crd)| crd);
+    let old = crds.iter().find(|crd| crd["spec"]["names"]["kind"] == "HTTPScaledObject").unwrap();
+    cluster.delete(old).await;
+    let interceptor = interceptor(&cluster).await;
+    eventually("the route is known", async || interceptor.route_state("app").await).await;
+    cluster.install(&crds).await;
+}
+
 /// Our definitions with a schema that takes anything.
 fn loose() -> Vec<Value> {
     let loosened = |mut crd: Value| {

@@ -154,6 +154,37 @@ pub(super) async fn watch(
     Ok(())
 }
 
+/// Whether a kind that need not exist, because the add-on's 1.0 has it no more, does not: then nobody waits for its objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Absence {
+    /// The server knows the kind, or has been believed that it does not, or must know it.
+    Told,
+    /// Since when the server says that it does not.
+    Open(Option<Instant>),
+}
+
+// === impl Absence ===
+
+impl Absence {
+    fn of(kind: Kind) -> Self {
+        if kind == Kind::HttpScaledObject { Self::Open(None) } else { Self::Told }
+    }
+
+    /// The server failed for `reason`. True once, when it has said for a while that it does not know the kind.
+    fn is_certain(&mut self, reason: Reason, now: Instant) -> bool {
+        let Self::Open(since) = self else { return false };
+        if reason != Reason::Missing {
+            *since = None;
+            return false;
+        }
+        let certain = now.duration_since(*since.get_or_insert(now)) >= link::GRACE;
+        if certain {
+            *self = Self::Told;
+        }
+        certain
+    }
+}
+
 /// Follows one kind until nobody takes steps any more.
 async fn follow(index: usize, client: Client, watch: Watch, steps: mpsc::Sender<Step>, link: Link) {
     let resource = watch.kind.resource();
@@ -162,6 +193,7 @@ async fn follow(index: usize, client: Client, watch: Watch, steps: mpsc::Sender<
         None => Api::all_with(client, &resource),
     };
     let (mut backoff, noise) = (Backoff::up_to(MAX_PAUSE), RandomState::new());
+    let mut absence = Absence::of(watch.kind);
     // The cheapest for the server: objects come one by one out of its cache. One of before 1.32 may refuse it.
     let mut strategy = InitialListStrategy::StreamingList;
     loop {
@@ -174,6 +206,14 @@ async fn follow(index: usize, client: Client, watch: Watch, steps: mpsc::Sender<
                 Err(error) => {
                     let reason = Reason::of(&error);
                     link.down(reason, &error);
+                    if absence.is_certain(reason, Instant::now()) {
+                        tracing::info!(kind = %watch.kind, "there are no objects of a kind that the Kubernetes API server does not know");
+                        for step in [Step::Listing(index), Step::Listed(index)] {
+                            if steps.send(step).await.is_err() {
+                                return;
+                            }
+                        }
+                    }
                     if matches!(reason, Reason::NoStreaming | Reason::Expired) {
                         break reason;
                     }
@@ -185,6 +225,7 @@ async fn follow(index: usize, client: Client, watch: Watch, steps: mpsc::Sender<
                 backoff.reset();
             }
             link.heard(matches!(step, Step::Listing(_)));
+            absence = Absence::Told;
             if steps.send(step).await.is_err() {
                 return;
             }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::{super::Kind, metrics::WatchMetrics};
 
 /// A server that has just started denies or does not know what it grants a moment later, and one that is busy says so.
-const GRACE: Duration = Duration::from_secs(5);
+pub(super) const GRACE: Duration = Duration::from_secs(5);
 
 /// Why a watch does not work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

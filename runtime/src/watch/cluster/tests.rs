@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    Cluster, Item, Kind, WatchEvent, check,
+    Absence, Cluster, Instant, Item, Kind, Reason, WatchEvent, check, link,
     objects::{Objects, Step},
 };
 
@@ -134,4 +134,16 @@ async fn a_kubeconfig_that_cannot_be_used_is_named() {
         assert_eq!(error.to_string(), format!("the kubeconfig of --kubeconfig {} cannot be used", path.display()));
         assert!(std::error::Error::source(&error).is_some());
     }
+}
+
+#[test]
+fn a_kind_that_need_not_exist_is_waited_for_no_longer_than_a_server_may_take_to_know_it() {
+    let begin = Instant::now();
+    let mut absence = Absence::of(Kind::HttpScaledObject);
+    assert!(!absence.is_certain(Reason::Missing, begin));
+    assert!(!absence.is_certain(Reason::Unreachable, begin + link::GRACE), "the server was away meanwhile");
+    assert!(!absence.is_certain(Reason::Missing, begin + link::GRACE));
+    assert!(absence.is_certain(Reason::Missing, begin + 2 * link::GRACE));
+    assert!(!absence.is_certain(Reason::Missing, begin + 3 * link::GRACE), "it is told once");
+    assert!(!Absence::of(Kind::InterceptorRoute).is_certain(Reason::Missing, begin));
 }
