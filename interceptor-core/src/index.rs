@@ -21,6 +21,7 @@ mod claims;
 mod guard;
 mod problem;
 mod upstreams;
+mod way;
 
 use self::{
     bodies::Bodies,

@@ -79,3 +79,12 @@ pub struct SliceEndpoint {
     /// `nodeName`.
     pub node: Option<Arc<str>>,
 }
+
+// === impl SliceEndpoint ===
+
+impl SliceEndpoint {
+    /// Whether it can be reached, at whatever port.
+    pub fn is_ready(&self) -> bool {
+        self.ready && !self.addresses.is_empty()
+    }
+}

@@ -38,7 +38,7 @@ pub enum Resolution {
     Found,
     /// There is no such Service. A target by port number is still usable when slices list endpoints for it.
     NoService,
-    /// The Service has no such port.
+    /// The Service has no such port. A number is still tried at the Service's name while it has ready endpoints.
     NoPort,
 }
 

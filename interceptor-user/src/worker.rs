@@ -321,9 +321,8 @@ impl Worker {
         let mut snapshot = self.snapshot.borrow_mut();
         snapshot.load().backend_of(entry, backend).is_none_or(|upstream| match upstream.resolution {
             Resolution::Found => false,
-            // A number may be right although the Service is not there yet; a name can't be looked up without it.
-            Resolution::NoService => matches!(upstream.target.port, PortRef::Name(_)),
-            Resolution::NoPort => true,
+            // A number may be right although the Service is not there yet or does not list it; a name must be listed.
+            Resolution::NoService | Resolution::NoPort => matches!(upstream.target.port, PortRef::Name(_)),
         })
     }
 

@@ -9,6 +9,7 @@ use std::{
 use foldhash::quality::RandomState;
 use imbl::Vector;
 
+use super::way::{Way, way};
 use crate::{
     Endpoint, ObjectKey, Upstream, UpstreamId,
     direct::{Direct, Pod},
@@ -41,6 +42,8 @@ pub(super) struct Upstreams {
     unresolved: BTreeSet<UpstreamId>,
     changed: BTreeSet<UpstreamId>,
     through_services: bool,
+    /// Those whose Service's name is to be looked up.
+    by_name: BTreeSet<UpstreamId>,
     names: imbl::OrdMap<ObjectKey, Arc<str>>,
 }
 
@@ -120,7 +123,6 @@ impl Upstreams {
         self.ids.insert(target.clone(), id);
         self.users[index(id)].insert(user, wish.clone());
         self.services.entry(target.service.clone()).or_default().upstreams.insert(id);
-        self.note_name(&target.service);
         self.resolve(id, target);
         id
     }
@@ -140,6 +142,7 @@ impl Upstreams {
         let Some(upstream) = self.all.set(at, None) else { return };
         self.ids.remove(&upstream.target);
         self.unresolved.remove(&id);
+        self.by_name.remove(&id);
         self.free.insert(id.0);
         let service = &upstream.target.service;
         if let Some(backing) = self.services.get_mut(service) {
@@ -254,11 +257,10 @@ impl Upstreams {
     /// Keeps the name by which a Service's endpoints are reached among those to be looked up, as long as a route wants it.
     fn note_name(&mut self, key: &ObjectKey) {
         let backing = self.services.get_mut(key);
-        let used = backing.as_ref().filter(|backing| !backing.upstreams.is_empty());
-        let service = used.and_then(|backing| backing.service.as_ref());
-        let name = service.and_then(|service| match &service.reach.external_name {
-            Some(name) => Some(Arc::clone(name)),
-            None => self.through_services.then(|| format!("{}.{}", key.name(), key.namespace()).into()),
+        let wanted = backing.as_ref().filter(|backing| !backing.upstreams.is_disjoint(&self.by_name));
+        let name = wanted.map(|backing| {
+            let external = backing.service.as_ref().and_then(|service| service.reach.external_name.clone());
+            external.unwrap_or_else(|| format!("{}.{}", key.name(), key.namespace()).into())
         });
         if self.names.get(key) == name.as_ref() {
             return;
@@ -303,9 +305,27 @@ impl Upstreams {
         let answered = backing.map(|backing| &backing.answered).filter(|answered| !answered.is_empty());
         let is_early = |pod| answered.is_some_and(|answered| answered.contains(&pod));
         let service = backing.and_then(|backing| backing.service.as_ref());
+        let mut is_ready = false;
+        let slices = slices.inspect(|slice| is_ready |= slice.endpoints.iter().any(SliceEndpoint::is_ready));
         let mut upstream = join((id, target), service, slices, (probe, is_direct), is_early);
-        let found = backing.map(|backing| backing.found.as_slice()).unwrap_or_default();
-        go_by_name(&mut upstream, service, self.through_services, found);
+        let has_slices = backing.is_some_and(|backing| !backing.slices.is_empty());
+        let may_be_cold = targets.clone().next().is_some() || has_slices;
+        let way = way(&upstream, service, self.through_services, is_ready || !may_be_cold);
+        let is_changed = match way {
+            Way::Pods => self.by_name.remove(&id),
+            Way::Name { .. } => self.by_name.insert(id),
+        };
+        if is_changed {
+            self.note_name(&target.service);
+        }
+        if let Way::Name { port: Some(port) } = way {
+            let found = self.services.get(&target.service).map(|backing| backing.found.as_slice()).unwrap_or_default();
+            let endpoints = found.iter().map(|address| Endpoint { addr: (*address, port).into(), pod: None });
+            upstream.endpoints = sorted(endpoints.collect());
+            upstream.early = Arc::default();
+        } else if way == (Way::Name { port: None }) {
+            upstream.endpoints = Arc::default();
+        }
         if upstream.resolution == Resolution::Found {
             self.unresolved.remove(&id);
         } else {
@@ -346,8 +366,11 @@ fn join<'a>(
     is_early: impl Fn(IpAddr) -> bool,
 ) -> Upstream {
     let port = service.and_then(|service| service.ports.iter().find(|port| target.port.names(port)));
+    // A name for something elsewhere needs no list of ports.
+    let needs_none = |service: &Service| service.reach.external_name.is_some() && service.ports.is_empty();
     let resolution = match (service, port) {
         (None, _) => Resolution::NoService,
+        (Some(service), None) if needs_none(service) && matches!(target.port, PortRef::Number(_)) => Resolution::Found,
         (Some(_), None) => Resolution::NoPort,
         (Some(_), Some(_)) => Resolution::Found,
     };
@@ -414,30 +437,6 @@ fn prefer(endpoints: &mut Vec<Endpoint>, v6: bool) {
     }
 }
 
-/// Where requests go that are to go by name: to what it was found to be, at the Service's own port.
-fn go_by_name(upstream: &mut Upstream, service: Option<&Service>, through_services: bool, found: &[IpAddr]) {
-    let Some(service) = service else { return };
-    let is_external = service.reach.external_name.is_some();
-    if !is_external && !through_services {
-        return;
-    }
-    let port = service.ports.iter().find(|port| upstream.target.port.names(port)).map(|port| port.port);
-    let port = match (port, &upstream.target.port) {
-        (Some(port), _) => port,
-        // A name for something elsewhere needs no list of ports.
-        (None, PortRef::Number(port)) if is_external && service.ports.is_empty() => {
-            upstream.resolution = Resolution::Found;
-            *port
-        }
-        (None, _) => return,
-    };
-    if is_external || !upstream.endpoints.is_empty() {
-        let endpoints = found.iter().map(|address| Endpoint { addr: (*address, port).into(), pod: None });
-        upstream.endpoints = sorted(endpoints.collect());
-        upstream.early = Arc::default();
-    }
-}
-
 /// By address, each once.
 fn sorted(mut endpoints: Vec<Endpoint>) -> Arc<[Endpoint]> {
     // `None` sorts before a name, so the named one of two equal addresses has to come first to stay.
@@ -458,7 +457,7 @@ fn without_service<'a>(port: &PortRef, ports: &'a [SlicePort]) -> Option<&'a Sli
 }
 
 impl PortRef {
-    fn names(&self, port: &ServicePort) -> bool {
+    pub(super) fn names(&self, port: &ServicePort) -> bool {
         match self {
             Self::Number(number) => port.port == *number,
             Self::Name(name) => port.name == *name,

@@ -72,3 +72,61 @@ fn requests_that_go_through_services_wait_for_a_pod_and_go_to_the_services_own_p
     index.apply(Event::Slice(slice("web-1", "web", &[("", 8080)], &["10.0.0.1", "10.0.0.2"])));
     assert_eq!(addresses(&upstream(&index)), ["10.96.0.1:80"]);
 }
+
+#[test]
+fn a_service_is_ready_whatever_the_port_of_its_pods_and_one_that_no_slice_has_is_tried_at_its_name() {
+    for through_services in [false, true] {
+        let mut index = index().through_services(through_services);
+        index.apply(Event::Route(route("a", "a.com")));
+        index.apply(Event::Service(service("web", &[("http", 80)])));
+        index.apply(Event::Slice(slice("web-1", "web", &[], &["10.0.0.1"])));
+        assert_eq!(index.snapshot().names.get(&key("web")).map(AsRef::as_ref), Some("web.default"));
+        index.found(&key("web"), &["10.96.0.1".parse().unwrap()]);
+        assert_eq!(addresses(&upstream(&index)), ["10.96.0.1:80"]);
+        index.apply(Event::Slice(slice("web-1", "web", &[("http", 8080)], &["10.0.0.1"])));
+        let expected = if through_services { "10.96.0.1:80" } else { "10.0.0.1:8080" };
+        assert_eq!(addresses(&upstream(&index)), [expected]);
+        assert_eq!(index.snapshot().names.is_empty(), !through_services);
+        index.apply(Event::SliceGone(key("web-1")));
+        assert!(addresses(&upstream(&index)).is_empty(), "cold");
+    }
+}
+
+#[test]
+fn a_number_that_the_service_does_not_list_is_tried_at_its_name_and_told() {
+    let mut index = index();
+    index.apply(Event::Route(route("a", "a.com")));
+    index.apply(Event::Service(service("web", &[("http", 8080)])));
+    index.apply(Event::Slice(slice("web-1", "web", &[("http", 8080)], &["10.0.0.1"])));
+    index.found(&key("web"), &["10.0.0.1".parse().unwrap()]);
+    assert_eq!(addresses(&upstream(&index)), ["10.0.0.1:80"]);
+    assert_eq!(index.problems()[0].kind, ProblemKind::NoPort);
+}
+
+#[test]
+fn through_services_a_target_needs_slices_and_no_service_object() {
+    let mut index = index().through_services(true);
+    index.apply(Event::Route(route("a", "a.com")));
+    index.apply(Event::Slice(slice("web-1", "web", &[("http", 8080)], &["10.0.0.1"])));
+    index.found(&key("web"), &["10.96.0.1".parse().unwrap()]);
+    assert_eq!(addresses(&upstream(&index)), ["10.96.0.1:80"]);
+}
+
+#[test]
+fn a_fallback_without_slices_is_reached_by_its_name() {
+    let mut index = index();
+    let mut with_fallback = route("a", "a.com");
+    with_fallback.fallback = Some(Target { service: key("spare"), port: PortRef::Number(80) });
+    index.apply(Event::Route(with_fallback));
+    index.apply(Event::Service(service("web", &[("", 80)])));
+    index.apply(Event::Service(service("spare", &[("", 80)])));
+    assert_eq!(index.snapshot().names.get(&key("spare")).map(AsRef::as_ref), Some("spare.default"));
+    index.found(&key("spare"), &["10.96.0.9".parse().unwrap()]);
+    let fallback = |index: &Index| {
+        let snapshot = index.snapshot();
+        addresses(snapshot.backend_of(&snapshot.routes[&key("a")], Backend::Fallback).unwrap())
+    };
+    assert_eq!(fallback(&index), ["10.96.0.9:80"]);
+    index.apply(Event::Slice(slice("spare-1", "spare", &[("", 8080)], &[])));
+    assert!(fallback(&index).is_empty(), "it is cold, and waited for");
+}
