@@ -237,3 +237,11 @@ async fn connect_to_what_is_no_host_is_a_bad_request() {
     }
     assert_eq!(pod.requests(), 0);
 }
+
+#[tokio::test]
+async fn a_proxy_of_the_environment_is_not_between_interceptor_and_pod() {
+    let (_world, pod, interceptor) =
+        warm_with(&[("HTTP_PROXY", "http://127.0.0.1:1"), ("http_proxy", "http://127.0.0.1:1")]).await;
+    let _pod = pod.answering("well");
+    assert_eq!(interceptor.get(HOST, "/").await.body, "well");
+}
