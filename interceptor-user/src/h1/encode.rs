@@ -144,8 +144,19 @@ pub(crate) fn status_line(output: &mut Vec<u8>, status: StatusCode) {
     output.extend_from_slice(b"HTTP/1.1 ");
     output.extend_from_slice(status.as_str().as_bytes());
     output.push(b' ');
-    output.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
+    match status.canonical_reason() {
+        Some(reason) => output.extend_from_slice(reason.as_bytes()),
+        None => output.extend_from_slice(format!("status code {}", status.as_str()).as_bytes()),
+    }
     output.extend_from_slice(b"\r\n");
+}
+
+/// Makes a status line one for a client of HTTP/1.0, as Go's server does: such clients may know no other version.
+pub(crate) fn as_http_1_0(status_line: &mut [u8]) {
+    const MINOR: usize = "HTTP/1.".len();
+    if let Some(minor) = status_line.get_mut(MINOR) {
+        *minor = b'0';
+    }
 }
 
 /// The field that says how the body is framed, if one does.
@@ -214,6 +225,6 @@ mod tests {
         for code in [200, 404, 299] {
             status_line(&mut output, StatusCode::from_u16(code).unwrap());
         }
-        assert_eq!(output, b"HTTP/1.1 200 OK\r\nHTTP/1.1 404 Not Found\r\nHTTP/1.1 299 \r\n");
+        assert_eq!(output, b"HTTP/1.1 200 OK\r\nHTTP/1.1 404 Not Found\r\nHTTP/1.1 299 status code 299\r\n");
     }
 }

@@ -260,7 +260,11 @@ impl Plan {
 
     /// Writes the head of `reply`.
     fn head(&self, reply: &Reply, output: &mut Vec<u8>) {
+        let start = output.len();
         encode::status_line(output, reply.status);
+        if self.version == Version::HTTP_10 {
+            encode::as_http_1_0(&mut output[start..]);
+        }
         headers::response(&reply.fields, &reply.hop, reply.cold, self.length, output);
         encode::framing(output, self.framing);
         if !reply.fields.has(Known::Date) {
