@@ -87,6 +87,20 @@ async fn what_outlasts_the_grace_period_is_cut() {
 }
 
 #[tokio::test]
+async fn who_still_waits_at_the_end_of_the_grace_period_is_told_that_it_is_too_late() {
+    let (_world, pod, mut interceptor) = warm_with(&[("KEDA_HTTP_DRAIN_TIMEOUT", "200ms")]).await;
+    let mut waiting = interceptor.client().await;
+    waiting.get(HOST, "/").await;
+    let (mut upstream, _) = pod.request().await;
+    interceptor.signal(Signal::SIGTERM);
+    let response = waiting.response().await;
+    assert_eq!((response.status(), response.body.as_str()), (504, "Gateway Timeout\n"));
+    waiting.closed().await;
+    upstream.closed().await;
+    assert_eq!(interceptor.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
 async fn a_held_request_keeps_the_drain_open_and_is_still_served() {
     let (world, mut interceptor) = cold(&[]).await;
     let mut held = interceptor.client().await;

@@ -113,6 +113,11 @@ pub(crate) async fn handle(worker: Rc<Worker>, connection: Rc<Connection>, ask: 
     reply
 }
 
+/// The reply to a request that the process does not wait for any longer, as it ends.
+pub(crate) fn too_late() -> Reply {
+    respond::respond(&ProxyError::RequestTimeout)
+}
+
 /// One request on its way.
 struct Exchange {
     worker: Rc<Worker>,

@@ -43,6 +43,9 @@ use crate::{
     server::connection::{self, Connection},
 };
 
+/// How long connections that are cut may take to say so.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// How often slow heads and idle upstream connections are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
 
@@ -448,14 +451,18 @@ impl Worker {
         let mut phase = self.watch();
         phase.reached(Phase::Closing).await;
         self.advance_all(connection::Phase::Closing);
-        let done = async {
+        let done = async || {
             while !self.connections.borrow().is_empty() {
                 self.room.notified().await;
             }
         };
         tokio::select! {
-            () = done => {}
-            () = phase.reached(Phase::Cut) => self.advance_all(connection::Phase::Cut),
+            () = done() => {}
+            () = phase.reached(Phase::Cut) => {
+                self.advance_all(connection::Phase::Cut);
+                // Each ends as soon as it has its turn, in which it can still answer.
+                let _ = tokio::time::timeout(LAST_WORDS, done()).await;
+            }
         }
         self.drain.borrow_mut().take();
     }

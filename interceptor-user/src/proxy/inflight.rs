@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     metrics::{MethodLabel, Outcome},
-    server::connection::Connection,
+    server::connection::{Connection, Phase},
     worker::{LocalRoute, Worker},
 };
 
@@ -117,6 +117,9 @@ impl Drop for InFlight {
         self.count = None;
         self.slot.take();
         self.connection.request_ended();
+        if self.status == CLIENT_CLOSED_REQUEST && self.connection.phase() == Phase::Cut {
+            self.status = StatusCode::GATEWAY_TIMEOUT.as_u16();
+        }
         let elapsed = self.arrived.elapsed();
         match &self.route {
             Some(route) => {

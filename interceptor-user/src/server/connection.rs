@@ -169,10 +169,12 @@ impl<C: Future<Output = ()>> Future for Serve<'_, C> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if self.connection.phase.get() == Phase::Cut {
+        // A last time when it is cut: who waits for a response can still be given one.
+        let is_cut = self.connection.phase.get() == Phase::Cut;
+        let polled = self.inner.as_mut().poll(cx);
+        if is_cut {
             return Poll::Ready(());
         }
-        let polled = self.inner.as_mut().poll(cx);
         if polled.is_pending() {
             let mut waker = self.connection.waker.borrow_mut();
             if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {

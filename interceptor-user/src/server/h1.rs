@@ -175,7 +175,7 @@ async fn exchange(
     let keep = head.method != Method::CONNECT && framing::is_persistent(head.version, &head.fields);
     let (version, is_head) = (head.version, head.method == Method::HEAD);
     let handled = proxy::handle(Rc::clone(worker), Rc::clone(connection), ask(wire, head, framing));
-    let Some(reply) = attend(wire, handled).await else { return After::Close };
+    let Some(reply) = attend(wire, connection, handled).await else { return After::Close };
     if reply.tunnel.is_some() {
         return After::Tunnel(Box::new(reply));
     }
@@ -198,8 +198,9 @@ async fn exchange(
     After::Close
 }
 
-/// Waits for the reply while it watches the client, and sends interim responses; `None` when the client has left.
-async fn attend(wire: &RefCell<Wire>, handled: impl Future<Output = Reply>) -> Option<Reply> {
+/// Waits for the reply while it watches the client, and sends interim responses; `None` when the client has left. A client
+/// that still waits when the connection is cut is told that there will be none.
+async fn attend(wire: &RefCell<Wire>, connection: &Connection, handled: impl Future<Output = Reply>) -> Option<Reply> {
     let mut handled = pin!(handled);
     poll_fn(|cx| {
         let polled = handled.as_mut().poll(cx);
@@ -209,6 +210,7 @@ async fn attend(wire: &RefCell<Wire>, handled: impl Future<Output = Reply>) -> O
         }
         match polled {
             Poll::Ready(reply) => Poll::Ready(Some(reply)),
+            Poll::Pending if connection.phase() == Phase::Cut => Poll::Ready(Some(proxy::too_late())),
             Poll::Pending => wire.poll_gone(cx).map(|()| None),
         }
     })
