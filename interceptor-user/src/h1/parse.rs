@@ -63,7 +63,9 @@ impl Progress {
             Err(httparse::Error::TooManyHeaders) => parse_request(input, &mut vec![MaybeUninit::uninit(); MAX_LINES]),
             parsed => parsed,
         };
-        let Some(RawRequest { length, method, target, version, list }) = parsed.map_err(malformed)? else {
+        let Some(RawRequest { length, method, target, version, list }) =
+            parsed.map_err(|error| malformed_request(error, input))?
+        else {
             return Self::pending(input);
         };
         *self = Self::default();
@@ -157,15 +159,29 @@ fn version(minor: Option<u8>) -> Version {
     if minor == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 }
 }
 
+/// A request line that is right but for the number of its version has one that is not served.
+fn malformed_request(error: httparse::Error, input: &[u8]) -> Malformed {
+    let line = input.split(|byte| *byte == b'\n').next().unwrap_or_default().trim_ascii_end();
+    let mut words = line.split(|byte| *byte == b' ').skip(2);
+    match (error, words.next(), words.next()) {
+        (httparse::Error::Version, Some([b'H', b'T', b'T', b'P', b'/', major, b'.', minor]), None)
+            if major.is_ascii_digit() && minor.is_ascii_digit() =>
+        {
+            Malformed::Version
+        }
+        _ => malformed(error),
+    }
+}
+
 fn malformed(error: httparse::Error) -> Malformed {
     match error {
         httparse::Error::TooManyHeaders => Malformed::TooLarge,
-        httparse::Error::Version => Malformed::Version,
         httparse::Error::HeaderName
         | httparse::Error::HeaderValue
         | httparse::Error::NewLine
         | httparse::Error::Status
-        | httparse::Error::Token => Malformed::Head,
+        | httparse::Error::Token
+        | httparse::Error::Version => Malformed::Head,
     }
 }
 
@@ -231,11 +247,16 @@ mod tests {
 
     #[test]
     fn what_is_no_head_is_refused() {
-        for text in
-            ["GET / HTTP/2.0\r\n\r\n", "GET /\0 HTTP/1.1\r\n\r\n", "GET / HTTP/1.1\r\n folded: x\r\n\r\n", "\x16\x03"]
-        {
+        for text in [
+            "GET / b HTTP/1.1\r\n\r\n",
+            "GET / HTTP/x\r\n\r\n",
+            "GET /\0 HTTP/1.1\r\n\r\n",
+            "GET / HTTP/1.1\r\n folded: x\r\n\r\n",
+            "\x16\x03",
+        ] {
             assert_eq!(request(text).unwrap_err(), Malformed::Head, "{text:?}");
         }
+        assert_eq!(request("GET / HTTP/2.0\r\n\r\n").unwrap_err(), Malformed::Version);
         assert!(request("GET / HT").unwrap().is_none());
     }
 

@@ -43,22 +43,22 @@ async fn probes_answer_as_the_original_does_and_name_what_is_pending() {
     let alive = get(addr, "/livez").await;
     assert!(alive.starts_with("HTTP/1.1 200") && body(&alive).is_empty());
     let pending = get(addr, "/readyz").await;
-    assert!(pending.starts_with("HTTP/1.1 503") && pending.contains("x-rouse-pending: routes\r\n"), "{pending}");
+    assert!(pending.starts_with("HTTP/1.1 503") && pending.contains("X-Rouse-Pending: routes\r\n"), "{pending}");
     assert_eq!(body(&pending), "Service Unavailable");
     assert_eq!(body(&get(addr, "/readyz?verbose").await), "Service Unavailable\npending: routes\n");
     latch.release();
     let done = get(addr, "/readyz").await;
-    assert!(done.starts_with("HTTP/1.1 200") && done.contains("content-type: text/plain; charset=utf-8\r\n"));
+    assert!(done.starts_with("HTTP/1.1 200") && done.contains("Content-Type: text/plain; charset=utf-8\r\n"));
     assert_eq!(body(&done), "OK");
     ready.set_draining();
-    assert!(get(addr, "/readyz").await.contains("x-rouse-pending: draining\r\n"));
+    assert!(get(addr, "/readyz").await.contains("X-Rouse-Pending: draining\r\n"));
 }
 
 #[tokio::test]
 async fn an_unknown_path_is_answered_in_the_words_of_the_original() {
     let addr = start(Server::new()).await;
     let response = get(addr, "/nothing").await;
-    assert!(response.starts_with("HTTP/1.1 404") && response.contains("x-content-type-options: nosniff\r\n"));
+    assert!(response.starts_with("HTTP/1.1 404") && response.contains("X-Content-Type-Options: nosniff\r\n"));
     assert_eq!(body(&response), "404 page not found\n");
 }
 
@@ -67,7 +67,7 @@ async fn a_process_adds_its_own_paths() {
     let exposition = Metrics::new("test", "0").into_exposition();
     let addr = start(Server::new().metrics(&exposition).path("/queue", |_| reply::json("{}\n"))).await;
     let queue = get(addr, "/queue").await;
-    assert!(queue.contains("content-type: application/json\r\n"));
+    assert!(queue.contains("Content-Type: application/json\r\n"));
     assert_eq!(body(&queue), "{}\n");
     assert!(get(addr, "/metrics").await.contains("process_open_fds "));
 }
