@@ -79,9 +79,10 @@ impl Env {
     /// Says which variables are set that change nothing: those that the add-on has had, and its profiles of Go.
     pub fn warn_of_unused(&self) {
         for variable in self.unused() {
-            match variable {
-                PROFILES => tracing::warn!(variable, "there is no Go profile to serve"),
-                _ => tracing::warn!(variable, "environment variable of an earlier release is ignored"),
+            if variable == PROFILES {
+                tracing::warn!(variable, "there is no Go profile to serve");
+            } else {
+                tracing::warn!(variable, "environment variable of an earlier release is ignored");
             }
         }
     }

@@ -366,14 +366,7 @@ fn join<'a>(
     is_early: impl Fn(IpAddr) -> bool,
 ) -> Upstream {
     let port = service.and_then(|service| service.ports.iter().find(|port| target.port.names(port)));
-    // A name for something elsewhere needs no list of ports.
-    let needs_none = |service: &Service| service.reach.external_name.is_some() && service.ports.is_empty();
-    let resolution = match (service, port) {
-        (None, _) => Resolution::NoService,
-        (Some(service), None) if needs_none(service) && matches!(target.port, PortRef::Number(_)) => Resolution::Found,
-        (Some(_), None) => Resolution::NoPort,
-        (Some(_), Some(_)) => Resolution::Found,
-    };
+    let resolution = resolution(target, service, port);
     let (protocol, encryption) = spoken(port.and_then(|port| port.app_protocol.as_deref()));
     let (mut ready, mut early, mut waiting, mut pods) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut leaving = Vec::new();
@@ -427,6 +420,17 @@ fn join<'a>(
         pending: sorted(waiting),
         probe,
         direct: is_direct.then(|| Arc::new(Direct::new(target, service, port, pods))),
+    }
+}
+
+/// Whether Service and port exist. A name for something elsewhere needs no list of ports.
+fn resolution(target: &Target, service: Option<&Service>, port: Option<&ServicePort>) -> Resolution {
+    let needs_none = |service: &Service| service.reach.external_name.is_some() && service.ports.is_empty();
+    match (service, port) {
+        (None, _) => Resolution::NoService,
+        (Some(service), None) if needs_none(service) && matches!(target.port, PortRef::Number(_)) => Resolution::Found,
+        (Some(_), None) => Resolution::NoPort,
+        (Some(_), Some(_)) => Resolution::Found,
     }
 }
 

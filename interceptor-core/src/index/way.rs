@@ -24,7 +24,7 @@ pub(super) fn way(upstream: &Upstream, service: Option<&Service>, through_servic
     };
     let is_external = service.is_some_and(|service| service.reach.external_name.is_some());
     let has_pods = !upstream.endpoints.is_empty();
-    if is_external || through_services && (is_warm || has_pods) || is_warm && !has_pods {
+    if is_external || through_services && has_pods || is_warm && !has_pods {
         return Way::Name { port: Some(port) };
     }
     if through_services { Way::Name { port: None } } else { Way::Pods }
