@@ -19,7 +19,7 @@ mod tests;
 
 pub use self::{
     config_map::response_bodies,
-    endpoint_slice::slice,
+    endpoint_slice::{is_shadow, slice},
     http_scaled_object::{DEFAULT_TARGET, route as http_scaled_object},
     interceptor_route::route as interceptor_route,
     namespace::namespace,

@@ -483,6 +483,25 @@ pub struct InterceptorRouteStatus {
     /// The readiness probe of the workload's pods, for interceptors to run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub readiness_probe: Option<ReadinessProbe>,
+    /// How interceptors stand in for the target's Service, of a route with dataPath Direct.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<ShadowStatus>,
+}
+
+/// How interceptors stand in for a Service whose clients reach the pods without a proxy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ShadowStatus {
+    /// After how many seconds without demand the Service's EndpointSlices list interceptors, so that they do when KEDA takes
+    /// the last replica away; absent where KEDA never does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub after_seconds: Option<i64>,
+    /// The port of interceptors that stands for the Service.
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: i32,
+    /// Whether the Service's EndpointSlices list interceptors.
+    pub published: bool,
 }
 
 // === impl InterceptorRoute ===

@@ -6,6 +6,15 @@ pub const GROUP: &str = "http.keda.sh";
 /// Label of an EndpointSlice: the Service it belongs to.
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 
+/// Label of an EndpointSlice: who wrote it.
+pub const MANAGED_BY_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
+
+/// The value of that label for shadow slices, which list interceptors in place of a Service's pods.
+pub const SHADOW_MANAGER: &str = "shadow.http.keda.sh";
+
+/// Label of a shadow slice: the UID of the route that it is for.
+pub const SHADOW_ROUTE_LABEL: &str = "http.keda.sh/shadow-of";
+
 /// Label a ConfigMap needs before its data may be served as a response body.
 pub const RESPONSE_BODY_LABEL: &str = "http.keda.sh/response-body";
 
@@ -39,6 +48,12 @@ pub const INTERCEPTOR_ROUTE_KEY: &str = "interceptorRoute";
 
 /// Trigger metadata: the HTTPScaledObject that a trigger stands for.
 pub const HTTP_SCALED_OBJECT_KEY: &str = "httpScaledObject";
+
+/// Metadata of a call that asks for another view of a route than KEDA has.
+pub const VIEW_KEY: &str = "rouse.view";
+
+/// That view: whether there is demand, and nothing but that.
+pub const DEMAND_VIEW: &str = "demand";
 
 /// Trigger metadata: the interceptor's own scaling, with its target of pending requests.
 pub const INTERCEPTOR_TARGET_KEY: &str = "interceptorTargetPendingRequests";
@@ -111,6 +126,12 @@ pub mod reason {
     pub const PENDING: &str = "Pending";
     /// Requests go through an interceptor.
     pub const PROXY: &str = "Proxy";
+    /// Clients reach pods without a proxy.
+    pub const DIRECT: &str = "Direct";
+    /// The same, and nobody stands in for pods where there is no agent.
+    pub const DIRECT_ONLY: &str = "DirectOnly";
+    /// Interceptors are listed as the Service's endpoints.
+    pub const INTERCEPTORS: &str = "Interceptors";
     /// No request gets to the target.
     pub const NO_PATH: &str = "NoPath";
 }

@@ -182,6 +182,7 @@ fn route(number: usize, host: &str, path: &str) -> Route {
         placeholder: None,
         static_routes: Vec::new(),
         holding: interceptor_core::route::Holding::default(),
+        shadow: None,
         session: None,
         identity: None,
         ignored: interceptor_core::network::Ignored::default(),

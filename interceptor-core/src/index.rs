@@ -6,18 +6,20 @@
 use std::{
     collections::{BTreeMap, HashSet},
     net::IpAddr,
+    num::NonZeroU16,
     sync::Arc,
 };
 
 use crate::{
     ObjectKey, Route, RouteEntry, RouteId, Upstream, UpstreamId,
     inflight::{EdgeSink, RouteCounters},
-    route::{Backend, RouteKind, RouteTable},
-    service::{Service, Slice},
+    route::{Backend, RouteKind, RouteTable, Target},
+    service::{Service, ServicePort, Slice},
 };
 
 mod bodies;
 mod claims;
+mod entrances;
 mod guard;
 mod problem;
 mod upstreams;
@@ -26,11 +28,13 @@ mod way;
 use self::{
     bodies::Bodies,
     claims::Claims,
+    entrances::Entrances,
     guard::{Barred, Guard, Why},
     upstreams::{Upstreams, Wish},
 };
 pub use self::{
     bodies::{MAX_BODIES, ResponseBodies},
+    entrances::Entrance,
     guard::{ALLOWED_HOSTS_ANNOTATION, AllowedHosts, HostGuard},
     problem::{MAX_PROBLEMS, Problem, ProblemKind},
 };
@@ -90,6 +94,8 @@ pub struct Snapshot {
     pub bodies: imbl::HashMap<ObjectKey, Arc<ResponseBodies>>,
     /// Names to be looked up, by the Service whose endpoints are reached by one.
     pub names: imbl::OrdMap<ObjectKey, Arc<str>>,
+    /// Ports at which interceptors stand in for Services.
+    pub entrances: imbl::OrdMap<NonZeroU16, Arc<Entrance>>,
     ids: imbl::HashMap<RouteId, Arc<RouteEntry>>,
     upstreams: imbl::Vector<Option<Arc<Upstream>>>,
 }
@@ -113,6 +119,7 @@ pub struct Index {
     barred: BTreeMap<ObjectKey, Vec<Barred>>,
     upstreams: Upstreams,
     bodies: Bodies,
+    entrances: Entrances,
 }
 
 // === impl Snapshot ===
@@ -166,6 +173,7 @@ impl Index {
             barred: BTreeMap::new(),
             upstreams: Upstreams::default(),
             bodies: Bodies::default(),
+            entrances: Entrances::default(),
         }
     }
 
@@ -253,6 +261,7 @@ impl Index {
             routes: self.routes.clone(),
             bodies: self.bodies.all().clone(),
             names: self.upstreams.names().clone(),
+            entrances: self.entrances.all().clone(),
             ids: self.ids.clone(),
             upstreams: self.upstreams.all().clone(),
         }
@@ -261,6 +270,11 @@ impl Index {
     /// The slices of a namespace, those of Services that no route leads to included.
     pub fn slices_in(&self, namespace: Arc<str>) -> impl Iterator<Item = &Slice> {
         self.upstreams.slices().filter(move |slice| slice.key.namespace() == &*namespace)
+    }
+
+    /// The Service of a target and the port of it that is meant, if both exist.
+    pub fn service_port(&self, target: &Target) -> Option<(&Service, &ServicePort)> {
+        self.upstreams.service_port(target)
     }
 
     /// The upstreams that changed since the last call: whose waiters have to look again.
@@ -383,10 +397,12 @@ impl Index {
         if let Some(old) = &old {
             self.table.remove(old);
             self.claims.remove(old);
+            self.entrances.remove(old);
             self.release(old, Some(&entry));
         }
         self.table.insert(&entry);
         self.claims.insert(&entry);
+        self.entrances.insert(&entry);
         self.ids.insert(entry.id, Arc::clone(&entry));
         self.routes.insert(entry.route.key.clone(), entry);
     }
@@ -397,6 +413,7 @@ impl Index {
         self.ids.remove(&old.id);
         self.table.remove(&old);
         self.claims.remove(&old);
+        self.entrances.remove(&old);
         self.release(&old, None);
         self.barred.remove(key);
         let touched = self.guard.as_mut().map(|guard| guard.take(key)).unwrap_or_default();

@@ -14,6 +14,7 @@ pub(crate) mod path;
 pub(crate) mod ranked;
 mod response;
 mod session;
+mod shadow;
 pub(crate) mod table;
 mod tree;
 
@@ -24,6 +25,7 @@ pub use self::{
     path::MAX_PREFIX,
     response::{ResponseMode, StaticBody, StaticResponse, StaticRoute},
     session::Session,
+    shadow::{LONG_WAIT, Shadow},
     table::RouteTable,
 };
 
@@ -56,6 +58,8 @@ pub struct Route {
     pub target: Target,
     /// How clients in the cluster reach it.
     pub data_path: DataPath,
+    /// How interceptors stand in for the target's Service, if they do.
+    pub shadow: Option<Shadow>,
     /// What its clients speak.
     pub traffic: Traffic,
     /// Where they go when no endpoint of `target` gets ready in time.

@@ -33,6 +33,7 @@ fn route(number: usize) -> Event {
         placeholder: None,
         static_routes: Vec::new(),
         holding: interceptor_core::route::Holding::default(),
+        shadow: None,
         session: None,
         identity: None,
         ignored: interceptor_core::network::Ignored::default(),

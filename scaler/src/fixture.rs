@@ -30,6 +30,7 @@ fn route(kind: RouteKind, name: &str, concurrency: Option<u32>, rate: Option<u32
         placeholder: None,
         static_routes: Vec::new(),
         holding: interceptor_core::route::Holding::default(),
+        shadow: None,
         session: None,
         identity: None,
         ignored: interceptor_core::network::Ignored::default(),

@@ -4,15 +4,24 @@ use interceptor_core::{
     ObjectKey,
     service::{Slice, SliceEndpoint, SlicePort},
 };
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+use k8s_openapi::{
+    api::discovery::v1::{Endpoint, EndpointSlice},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
 
 use super::{ConvertError, key, parts, service::is_tcp};
-use crate::names::SERVICE_NAME_LABEL;
+use crate::names::{MANAGED_BY_LABEL, SERVICE_NAME_LABEL, SHADOW_MANAGER};
 
-/// The slice, or `None` when it belongs to no Service.
+/// Whether a slice lists interceptors that stand in for the Service's pods.
+pub fn is_shadow(metadata: &ObjectMeta) -> bool {
+    label(metadata, MANAGED_BY_LABEL).is_some_and(|manager| manager == SHADOW_MANAGER)
+}
+
+/// The slice, or `None` when it belongs to no Service, or has none of its pods.
 pub fn slice(object: &EndpointSlice) -> Result<Option<Slice>, ConvertError> {
     let key = key(&object.metadata)?;
-    let service = object.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME_LABEL));
+    // An interceptor that took others for pods would send requests to itself for ever.
+    let service = label(&object.metadata, SERVICE_NAME_LABEL).filter(|_| !is_shadow(&object.metadata));
     let Some(service) = service.filter(|service| !service.is_empty()) else { return Ok(None) };
     let ports = object.ports.as_deref().unwrap_or_default();
     let ports = ports.iter().enumerate().filter(|(_, port)| is_tcp(port.protocol.as_deref()));
@@ -29,6 +38,10 @@ pub fn slice(object: &EndpointSlice) -> Result<Option<Slice>, ConvertError> {
         endpoints: endpoints.collect::<Result<_, _>>()?,
         key,
     }))
+}
+
+fn label<'a>(metadata: &'a ObjectMeta, name: &str) -> Option<&'a String> {
+    metadata.labels.as_ref()?.get(name)
 }
 
 fn endpoint(index: usize, endpoint: &Endpoint) -> Result<SliceEndpoint, ConvertError> {

@@ -56,6 +56,7 @@ pub fn route(object: &HTTPScaledObject) -> Result<Route, ConvertError> {
         static_routes: Vec::new(),
         probing: probe::probing(object.refuses_probes(), object.readiness_probe()),
         holding: parts::holding(per_pod(object)?, &scaling),
+        shadow: None,
         session: None,
         identity: None,
         ignored: interceptor_core::network::Ignored::default(),

@@ -1,7 +1,7 @@
 //! An InterceptorRoute as a route.
 
 use std::{
-    num::{NonZeroU64, TryFromIntError},
+    num::{NonZeroU16, NonZeroU64, TryFromIntError},
     sync::Arc,
     time::Duration,
 };
@@ -22,7 +22,7 @@ use crate::{
     interceptor_route::{
         ColdStart, ConfigMapRef, DataPath, Fallback, FallbackService, IgnoredClients, InterceptorRouteTimeouts,
         Overflow, Placeholder, Protocol, ResponseMode, RoutingRule, ScalingMetric, SessionCookie, SessionPersistence,
-        SessionType, StaticResponse, StaticRoute, TargetRef, TargetTls,
+        SessionType, ShadowStatus, StaticResponse, StaticRoute, TargetRef, TargetTls,
     },
 };
 
@@ -72,6 +72,7 @@ pub fn route(object: &InterceptorRoute) -> Result<Route, ConvertError> {
             Some(DataPath::Direct) => core::DataPath::Direct,
             Some(DataPath::Proxy) | None => core::DataPath::Proxy,
         },
+        shadow: object.status.as_ref().and_then(|status| shadow(status.shadow.as_ref()?)),
         traffic: traffic(&object.spec)?,
         fallback: fallback.transpose()?,
         placeholder: placeholder.transpose()?,
@@ -94,6 +95,16 @@ fn identity(route: &ObjectKey, tls: &TargetTls) -> Result<ObjectKey, ConvertErro
         return Err(ConvertError::new("spec.target.tls.secretName", "empty", "the name of a Secret"));
     }
     Ok(ObjectKey::new(route.namespace(), secret_name.as_str()))
+}
+
+/// What the operator wrote; what cannot be has not been written by it.
+fn shadow(status: &ShadowStatus) -> Option<core::Shadow> {
+    let ShadowStatus { after_seconds, port, published } = status;
+    Some(core::Shadow {
+        port: NonZeroU16::new(u16::try_from(*port).ok()?)?,
+        published: *published,
+        after: after_seconds.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs),
+    })
 }
 
 /// What the route's clients speak. TCP has nothing that a rule could look at, and no proxy of ours speaks it.

@@ -73,6 +73,7 @@ fn an_interceptor_route_is_read_whole() {
                 per_pod: NonZeroU32::new(10),
                 ..interceptor_core::route::Holding::default()
             },
+            shadow: None,
             session: None,
             identity: None,
             ignored: interceptor_core::network::Ignored::default(),

@@ -39,6 +39,7 @@ fn route(name: &str, host: &str) -> Route {
         placeholder: None,
         static_routes: Vec::new(),
         holding: crate::route::Holding::default(),
+        shadow: None,
         session: None,
         identity: None,
         ignored: crate::network::Ignored::default(),

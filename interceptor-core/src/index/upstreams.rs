@@ -90,6 +90,13 @@ impl Upstreams {
         self.through_services = through_services;
     }
 
+    /// See [`Index::service_port`](super::Index::service_port).
+    pub(super) fn service_port(&self, target: &Target) -> Option<(&Service, &ServicePort)> {
+        let service = self.services.get(&target.service)?.service.as_ref()?;
+        let port = service.ports.iter().find(|port| target.port.names(port))?;
+        Some((service, port))
+    }
+
     pub(super) fn take_changed(&mut self) -> Vec<UpstreamId> {
         std::mem::take(&mut self.changed).into_iter().collect()
     }

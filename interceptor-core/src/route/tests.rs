@@ -24,6 +24,7 @@ fn entry(id: u64, name: &str, created: i64, rules: Vec<Rule>) -> Arc<RouteEntry>
         placeholder: None,
         static_routes: Vec::new(),
         holding: Holding::default(),
+        shadow: None,
         session: None,
         identity: None,
         ignored: Ignored::default(),

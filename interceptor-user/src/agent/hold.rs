@@ -35,7 +35,7 @@ use tokio::{
 mod metrics;
 mod services;
 
-pub(crate) use self::metrics::HoldMetrics;
+pub(crate) use self::{metrics::HoldMetrics, services::is_left_to_interceptors};
 use self::{
     metrics::{End, Failure},
     services::{Change, Services, left_out, routes_of},

@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use super::{
     count,
-    hold::{self, Known, Way},
+    hold::{self, Known, Way, is_left_to_interceptors},
 };
 use crate::control::{
     discover::{Problem, Problems},
@@ -100,7 +100,8 @@ struct Named {
 struct RouteReport {
     namespace: String,
     name: String,
-    /// `cold` and `warm` are what the kernel knows; `unknown` is a route that it knows nothing of.
+    /// `cold` and `warm` are what the kernel knows; `interceptors` is a route whose connections are theirs while it is cold;
+    /// `unknown` is one that the kernel knows nothing of.
     heat: &'static str,
     held: u64,
     frontends: Vec<String>,
@@ -145,7 +146,9 @@ impl State {
                 .map(|entry| {
                     let upstream = snapshot.upstream_of(entry).map(AsRef::as_ref);
                     let taken = self.taken.of(entry.upstream).map(|pods| TakenReport::new(&pods));
-                    RouteReport { taken, ..RouteReport::new(entry, upstream, heat(entry.upstream)) }
+                    let heat =
+                        if is_left_to_interceptors(&entry.route) { "interceptors" } else { heat(entry.upstream) };
+                    RouteReport { taken, ..RouteReport::new(entry, upstream, heat) }
                 })
                 .collect(),
             problems: self.problems.all(),

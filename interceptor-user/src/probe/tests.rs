@@ -41,6 +41,7 @@ fn route(name: &str, port: PortRef, probing: Probing) -> Route {
         placeholder: None,
         static_routes: Vec::new(),
         holding: interceptor_core::route::Holding::default(),
+        shadow: None,
         session: None,
         identity: None,
         ignored: interceptor_core::network::Ignored::default(),

@@ -1,14 +1,14 @@
 //! Which direct Services are cold, and which pods their held connections may go to. Pure; owned by the hold's task.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
 
 use interceptor_core::{
-    ObjectKey, RouteEntry, Snapshot, UpstreamId,
+    ObjectKey, Route, RouteEntry, Snapshot, Upstream, UpstreamId,
     frontends::{Claims, Full, Heat, Room, claim},
     route::DataPath,
 };
@@ -44,7 +44,9 @@ impl Services {
     pub(super) fn update(&mut self, snapshot: &Snapshot, node: &[IpAddr], room: Room, now: Duration) -> Change {
         let mut change = Change::default();
         let (mut ready, mut pods) = (BTreeMap::new(), BTreeMap::new());
-        for upstream in snapshot.upstreams().filter(|upstream| upstream.direct.is_some()) {
+        let left = left_to_interceptors(snapshot);
+        let held = || snapshot.upstreams().map(AsRef::as_ref).filter(|upstream| !leads_to(upstream, &left));
+        for upstream in held().filter(|upstream| upstream.direct.is_some()) {
             let id = upstream.id;
             let addresses: Vec<_> = upstream.endpoints.iter().map(|endpoint| endpoint.addr).collect();
             if !addresses.is_empty() {
@@ -62,7 +64,7 @@ impl Services {
         }
         (self.ready, self.pods) = (ready, pods);
         let heat = |id| self.heat(id, now);
-        let claims = claim(snapshot.upstreams().map(AsRef::as_ref), node, heat, room);
+        let claims = claim(held(), node, heat, room);
         let warm = |table: &Claims, id: &u32| table.table.services.get(id) == Some(&Heat::Warm);
         let settled = claims.table.services.keys().filter(|id| warm(&claims, id) && !warm(&self.claims, id));
         change.settled = settled.map(|id| UpstreamId(*id)).collect();
@@ -96,6 +98,23 @@ impl Services {
             _ => Heat::Cold,
         }
     }
+}
+
+/// Addresses of Services whose cold connections must be requests to interceptors, which are listed as their endpoints: the
+/// node's own rules lead there.
+fn left_to_interceptors(snapshot: &Snapshot) -> BTreeSet<SocketAddr> {
+    let routes = snapshot.routes.values().filter(|entry| is_left_to_interceptors(&entry.route));
+    let upstreams = routes.filter_map(|entry| snapshot.upstream_of(entry)?.direct.as_ref());
+    upstreams.flat_map(|direct| direct.frontends.iter().copied()).collect()
+}
+
+/// Whether connections to a route's target are not held.
+pub(crate) fn is_left_to_interceptors(route: &Route) -> bool {
+    route.entrance().is_some() && route.needs_proxy_while_cold()
+}
+
+fn leads_to(upstream: &Upstream, addresses: &BTreeSet<SocketAddr>) -> bool {
+    upstream.direct.as_ref().is_some_and(|direct| direct.frontends.iter().any(|addr| addresses.contains(addr)))
 }
 
 fn is_settled(since: Duration, now: Duration) -> bool {
@@ -135,7 +154,7 @@ mod tests {
         index::Event,
         inflight::NoSink,
         probe::Probing,
-        route::{Holding, PortRef, RouteKind, Scaling, Target, Timeouts, Traffic},
+        route::{Holding, PortRef, RouteKind, Scaling, Shadow, Target, Timeouts, Traffic},
         service::{Reach, Service, ServicePort, Slice, SliceEndpoint, SlicePort},
     };
 
@@ -162,11 +181,37 @@ mod tests {
             probing: Probing::default(),
             scaling: Scaling::default(),
             holding: Holding::default(),
+            shadow: None,
             session: None,
             identity: None,
             ignored: interceptor_core::network::Ignored::default(),
             timeouts: Timeouts { readiness: readiness.map(Duration::from_secs), ..Timeouts::default() },
         })
+    }
+
+    #[test]
+    fn what_needs_a_proxy_while_cold_is_left_to_interceptors_if_any_stand_in_for_it() {
+        let wants = |port: Option<u16>, change: fn(&mut Route)| {
+            let Event::Route(mut route) = route("web", DataPath::Direct, None) else { unreachable!("it is one") };
+            route.traffic = Traffic::Http;
+            route.shadow = port.map(|port| Shadow { port: port.try_into().unwrap(), published: true, after: None });
+            change(&mut route);
+            let mut services = Services::default();
+            services.update(&index(vec![Event::Route(route)]).snapshot(), &[], ROOM, secs(1));
+            services.claims().table.frontends.is_empty()
+        };
+        let fallback: fn(&mut Route) = |route| {
+            route.fallback = Some(Target { service: key("other"), port: PortRef::Number(80) });
+        };
+        let patient: fn(&mut Route) = |route| route.timeouts.readiness = Some(secs(128));
+        assert!(wants(Some(20_000), fallback) && wants(Some(20_000), patient));
+        assert!(!wants(None, fallback), "nobody else would take its connections");
+        assert!(!wants(Some(20_000), |route| route.timeouts.readiness = Some(secs(127))));
+        assert!(!wants(Some(20_000), |_| {}));
+        assert!(!wants(Some(20_000), |route| {
+            route.traffic = Traffic::Tcp;
+            route.timeouts.readiness = Some(secs(600));
+        }));
     }
 
     fn slice(pods: &[&str]) -> Event {
