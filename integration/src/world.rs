@@ -65,6 +65,23 @@ impl World {
         }));
     }
 
+    /// A direct route with these rules and more of a spec, for which interceptors stand in at a port.
+    pub fn standing_in(&self, name: &str, port: u16, rules: Value, more: Value) {
+        let mut spec = json!({
+            "target": { "service": name, "port": 80 }, "dataPath": "Direct",
+            "scalingMetric": { "concurrency": { "targetValue": 10 } },
+        });
+        spec["rules"] = rules;
+        let (Value::Object(all), Value::Object(more)) = (&mut spec, more) else { panic!("specs are objects") };
+        all.extend(more);
+        self.object(&json!({
+            "apiVersion": "http.keda.sh/v1beta1", "kind": "InterceptorRoute",
+            "metadata": { "name": name, "namespace": NAMESPACE, "creationTimestamp": "2026-01-01T00:00:00Z" },
+            "spec": spec,
+            "status": { "shadow": { "port": port, "published": true } },
+        }));
+    }
+
     /// A Service with port 80, called http.
     pub fn service(&self, name: &str) {
         self.service_with(name, json!([{ "name": "http", "port": 80, "targetPort": 8080 }]));

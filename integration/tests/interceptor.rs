@@ -11,6 +11,7 @@ mod connect;
 mod counts;
 mod drain;
 mod endpoints;
+mod entrance;
 mod errors;
 mod fallback;
 mod fidelity;

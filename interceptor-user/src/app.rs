@@ -37,6 +37,7 @@ use crate::{
         state::State,
     },
     encryption::{self, Files, Opened, TlsError},
+    entrances::{self, Entrances},
     memory,
     metrics::Metrics,
     names::Names,
@@ -62,16 +63,22 @@ const JOIN_GRACE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Bound {
     config: Config,
-    listeners: Vec<Listeners>,
-    proxy: SocketAddr,
-    encrypted: Option<SocketAddr>,
+    ports: Ports,
     tls: Option<Arc<rustls::ServerConfig>>,
     certificates: Option<Files>,
+    entered: Vec<entrances::Receiver>,
+    control: Control,
+    drain: (drain::Drain, drain::Watch),
+}
+
+/// The ports that settings name.
+#[derive(Debug)]
+struct Ports {
+    proxy: SocketAddr,
+    listeners: Vec<Listeners>,
+    encrypted: Option<SocketAddr>,
     admin: admin::Bound,
     metrics: Option<admin::Bound>,
-    control: Control,
-    drain: drain::Drain,
-    watch: drain::Watch,
 }
 
 /// What one worker accepts clients on.
@@ -92,6 +99,7 @@ struct Control {
     names: Names,
     publisher: Publisher,
     kernel: Kernel,
+    entrances: Entrances,
     telemetry: Telemetry,
 }
 
@@ -160,7 +168,9 @@ pub async fn build(config: Config) -> Result<Bound, AppError> {
     let secrets = Secrets::new(config.secrets.clone(), provider, (resolver, identities), registry.registry());
     let discover = Discover::new(sources, (verdicts, found), index, writer, &ready, registry.registry());
     let discover = discover.with_secrets(secrets);
+    let (entrances, entered) = Entrances::new(config.workers.get(), reader.clone(), &ready, registry.registry());
     let state = State {
+        entrances: entrances.report(),
         ready: ready.clone(),
         reader: reader.clone(),
         kernel: kernel.clone(),
@@ -178,9 +188,10 @@ pub async fn build(config: Config) -> Result<Bound, AppError> {
         Some(addr) => Some(bind("metrics", admin::Server::new().metrics(&exposition), addr).await?),
         None => None,
     };
-    let (drain, watch) = drain::channel();
-    let control = Control { ready, reader, shared, discover, prober, names, publisher, kernel, telemetry };
-    Ok(Bound { config, listeners, proxy, encrypted, tls, certificates: files, admin, metrics, control, drain, watch })
+    let drain = drain::channel();
+    let control = Control { ready, reader, shared, discover, prober, names, publisher, kernel, entrances, telemetry };
+    let ports = Ports { proxy, listeners, encrypted, admin, metrics };
+    Ok(Bound { config, ports, tls, certificates: files, entered, control, drain })
 }
 
 async fn bind_admin(
@@ -214,30 +225,30 @@ async fn bind(purpose: &'static str, server: admin::Server, addr: SocketAddr) ->
 impl Bound {
     /// Where clients connect.
     pub fn proxy_addr(&self) -> SocketAddr {
-        self.proxy
+        self.ports.proxy
     }
 
     /// Where clients with TLS connect, if any may.
     pub fn encrypted_addr(&self) -> Option<SocketAddr> {
-        self.encrypted
+        self.ports.encrypted
     }
 
     /// Where probes, counts and state are served.
     pub fn admin_addr(&self) -> SocketAddr {
-        self.admin.addr()
+        self.ports.admin.addr()
     }
 
     /// Where metrics are served for Prometheus, if they are.
     pub fn metrics_addr(&self) -> Option<SocketAddr> {
-        self.metrics.as_ref().map(admin::Bound::addr)
+        self.ports.metrics.as_ref().map(admin::Bound::addr)
     }
 
     /// Serves until `shutdown` is requested and all requests have ended, or the drain's time is over.
     ///
     /// Not cancel safe: dropping the future leaves the workers running without a control side.
     pub async fn run(self, mut shutdown: Shutdown) -> Result<Outcome, AppError> {
-        let Self { config, listeners, proxy, encrypted, tls, certificates, admin, metrics, control, drain, watch } =
-            self;
+        let Self { config, ports, tls, certificates, entered, control, drain: (drain, watch) } = self;
+        let Ports { proxy, listeners, encrypted, admin, metrics } = ports;
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             %proxy,
@@ -249,11 +260,13 @@ impl Bound {
             why = control.kernel.reason(),
             "interceptor starts"
         );
-        let Control { ready, reader, shared, discover, prober, names, publisher, kernel, telemetry } = control;
+        let Control { ready, reader, shared, discover, prober, names, publisher, kernel, entrances, telemetry } =
+            control;
         let tls = tls.map(TlsAcceptor::from);
-        let workers = start_workers(listeners, tls.as_ref(), &shared, &reader, &watch)?;
-        drop(watch);
+        let clients = listeners.into_iter().zip(entered).collect();
+        let workers = start_workers(clients, tls.as_ref(), &shared, &reader, &watch)?;
         let mut tasks = task::Group::new();
+        tasks.spawn("entrances", entrances.run(watch));
         tasks.spawn("admin", admin.serve());
         if let Some(metrics) = metrics {
             tasks.spawn("metrics", metrics.serve());
@@ -298,27 +311,31 @@ struct Running {
 }
 
 fn start_workers(
-    listeners: Vec<Listeners>,
+    clients: Vec<(Listeners, entrances::Receiver)>,
     tls: Option<&TlsAcceptor>,
     shared: &Arc<Shared>,
     reader: &Reader,
     watch: &drain::Watch,
 ) -> Result<Vec<Running>, AppError> {
-    let start = |(id, listeners)| {
+    let start = |(id, clients)| {
         let (shared, reader, watch, tls) = (Arc::clone(shared), reader.clone(), watch.clone(), tls.cloned());
         let (end, ended) = oneshot::channel();
         let main = move || async move {
-            run_worker(Worker::new(id, shared, reader, watch), listeners, tls).await;
+            run_worker(Worker::new(id, shared, reader, watch), clients, tls).await;
             // Nobody listens when the control side is gone already.
             let _ = end.send(());
         };
         let thread = rt::spawn_worker(id, main).map_err(AppError::Worker)?;
         Ok(Running { thread, ended })
     };
-    listeners.into_iter().enumerate().map(start).collect()
+    clients.into_iter().enumerate().map(start).collect()
 }
 
-async fn run_worker(worker: Rc<Worker>, listeners: Listeners, tls: Option<TlsAcceptor>) {
+async fn run_worker(
+    worker: Rc<Worker>,
+    (listeners, entered): (Listeners, entrances::Receiver),
+    tls: Option<TlsAcceptor>,
+) {
     let Listeners { plain, encrypted } = listeners;
     let listen = |listener: StdListener| {
         TcpListener::from_std(listener).inspect_err(|error| tracing::error!(%error, "worker cannot use its listener"))
@@ -327,6 +344,7 @@ async fn run_worker(worker: Rc<Worker>, listeners: Listeners, tls: Option<TlsAcc
     task::spawn_local("sweep", Rc::clone(&worker).sweep_loop());
     let mut tunnels = worker.tunnel_watch();
     let mut accepting = vec![task::spawn_local("accept", server::accept_loop(Rc::clone(&worker), plain, None))];
+    accepting.push(task::spawn_local("entered", server::serve_loop(Rc::clone(&worker), entered)));
     if let Some(listener) = encrypted {
         accepting.push(task::spawn_local("accept-tls", server::accept_loop(Rc::clone(&worker), listener, tls)));
     }

@@ -19,6 +19,7 @@ pub mod secrets;
 mod coldstart;
 mod control;
 pub mod encryption;
+mod entrances;
 #[cfg(any(test, fuzzing))]
 pub mod foreign;
 mod h1;

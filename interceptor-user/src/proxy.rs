@@ -31,6 +31,7 @@ pub(crate) mod interim;
 mod media_type;
 pub(crate) mod message;
 mod pool;
+pub(crate) mod raw;
 mod respond;
 mod session;
 pub(crate) mod target;
@@ -68,9 +69,9 @@ use crate::{
         parse::ResponseHead,
     },
     http2::{duplex::Duplex, receive::Incoming},
-    server::connection::Connection,
+    server::connection::{Connection, Phase},
     trust::Trust,
-    worker::{LocalRoute, Worker},
+    worker::{LocalRoute, Received, Worker},
 };
 
 /// How often a request that was not sent may look for another connection. Each try needs a connection that died
@@ -100,6 +101,7 @@ pub(crate) async fn handle(worker: Rc<Worker>, connection: Rc<Connection>, ask: 
             exchange.fail(&error, &ask.fields)
         }
     };
+    exchange.let_go();
     if exchange.worker.shared.config.cold_start_header && in_flight.is_counted() {
         reply.cold = exchange.cold;
     }
@@ -149,7 +151,10 @@ impl Exchange {
         }
         let host = headers::host(fields, target, version).ok_or(ProxyError::BadHost)?;
         let since = in_flight.trace().map(|_| Instant::now());
-        let route = self.worker.route(&host, target.path(), &Lazy::new(fields));
+        let route = match self.connection.entrance() {
+            None => self.worker.route(&host, target.path(), &Lazy::new(fields)),
+            Some(entrance) => self.worker.route_at(entrance, &host, target.path(), &Lazy::new(fields)),
+        };
         if let (Some(trace), Some(since)) = (in_flight.trace(), since) {
             trace.routed(since, route.as_ref().map(|route| &route.entry.route.key));
         }
@@ -299,7 +304,8 @@ impl Exchange {
         (outbound, upgraded, now): (&Outbound<'_>, bool, Instant),
     ) -> Result<Acquired, ProxyError> {
         let limits = Limits { readiness: due.readiness, request: due.request };
-        let manner = Manner { encrypted: self.connection.is_encrypted(), upgraded, wish: self.wish(route, outbound) };
+        let received = Received::requests(self.connection.is_encrypted());
+        let manner = Manner { received, upgraded, wish: self.wish(route, outbound) };
         match hold::acquire(&self.worker, route, (limits, manner), asker, now).await {
             Ok(acquired) => {
                 self.pod = Some(acquired.lease.addr()).filter(|_| acquired.backend == Backend::Target);
@@ -337,12 +343,20 @@ impl Exchange {
     fn stay(&self, route: &LocalRoute, asked: &Fields, mut reply: Reply) -> Reply {
         let (Some(session), Some(pod)) = (&route.entry.route.session, self.pod) else { return reply };
         let encrypted = self.connection.is_encrypted();
-        let name = self.worker.target(route, encrypted).ok().and_then(|balancer| balancer.name_of(pod));
+        let name =
+            self.worker.target(route, Received::requests(encrypted)).ok().and_then(|balancer| balancer.name_of(pod));
         let now = SystemTime::now();
         let Some(name) = name.filter(|name| session::pod_of(session, asked, now) != Some(*name)) else { return reply };
         let cookie = session::cookie(session, name, session::is_secure(encrypted, asked), now);
         reply.fields = reply.fields.and("set-cookie", cookie.as_bytes());
         reply
+    }
+
+    /// Who came by an entrance need not come that way again once there is a pod: its next connection finds the pod itself.
+    fn let_go(&self) {
+        if self.pod.is_some() && self.connection.entrance().is_some() {
+            self.connection.advance(Phase::Closing);
+        }
     }
 
     fn due(&self, route: &LocalRoute, arrived: Instant) -> Due {

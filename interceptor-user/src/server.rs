@@ -11,9 +11,11 @@ use tokio_rustls::{TlsAcceptor, TlsStream};
 
 pub(crate) mod connection;
 mod date;
+mod entered;
 mod h1;
 mod h2;
 
+pub(crate) use self::entered::{Entered, serve_loop};
 use self::{
     connection::{Connection, Serve},
     h1::Ended,

@@ -5,6 +5,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::{HashMap, hash_map::Entry},
     fmt,
+    num::NonZeroU16,
     rc::Rc,
     sync::{
         Arc,
@@ -18,7 +19,7 @@ use interceptor_core::{
     Route, RouteEntry, RouteId, UpstreamId,
     index::Snapshot,
     inflight::{HeldGuard, Share},
-    route::{Backend, Headers, PortRef, Timeouts},
+    route::{Backend, Headers, PortRef, Timeouts, Traffic},
     upstream::Resolution,
 };
 use opentelemetry_sdk::trace::SdkTracer;
@@ -30,8 +31,10 @@ use smallvec::SmallVec;
 use tokio::{sync::Notify, time::Instant};
 
 mod hosts;
+mod received;
 
 use self::hosts::Hosts;
+pub(crate) use self::received::{Manner, Received};
 use crate::{
     coldstart::ColdStarts,
     config::ProxyConfig,
@@ -94,17 +97,8 @@ struct Target {
     generation: u64,
     /// Its Service or port is known to be missing, so that waiting can't help.
     is_missing: bool,
-    /// Its endpoints, for requests that were received in clear and encrypted.
-    balancers: [Option<Rc<Balancer>>; 2],
-}
-
-/// How connections to pods are encrypted. Those of one kind are never used for another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Encrypted {
-    No,
-    Yes,
-    /// With a certificate of the route's own.
-    As(IdentityId),
+    /// Its endpoints, for requests that were received in clear and encrypted, and for bytes.
+    balancers: [Option<Rc<Balancer>>; Received::COUNT],
 }
 
 /// One worker.
@@ -120,8 +114,8 @@ pub(crate) struct Worker {
     /// `None` once the worker has ended all that the process's end waits for.
     drain: RefCell<Option<drain::Watch>>,
     routes: RefCell<HashMap<RouteId, Rc<LocalRoute>, RandomState>>,
-    /// Apart from each other by how connections are encrypted.
-    balancers: RefCell<HashMap<(UpstreamId, Encrypted), Rc<Balancer>, RandomState>>,
+    /// Apart from each other by how connections are made.
+    balancers: RefCell<HashMap<(UpstreamId, Manner), Rc<Balancer>, RandomState>>,
     connections: RefCell<HashMap<u64, Rc<Connection>, RandomState>>,
     next_connection: Cell<u64>,
     room: Notify,
@@ -269,6 +263,29 @@ impl Worker {
         Some(local)
     }
 
+    /// The route of a request that came by an entrance; `None` once it has gone.
+    pub(crate) fn route_at(
+        &self,
+        entrance: NonZeroU16,
+        host: &[u8],
+        path: &[u8],
+        headers: &impl Headers,
+    ) -> Option<Rc<LocalRoute>> {
+        self.generation();
+        let seen = self.seen.borrow();
+        let entrance = seen.entrances.get(&entrance)?;
+        let found = std::str::from_utf8(host).map(|name| entrance.lookup(name, path, headers));
+        Some(self.local(found.unwrap_or_else(|_| entrance.first())))
+    }
+
+    /// The route of what comes by an entrance and is no request, and what its clients speak.
+    pub(crate) fn entrance(&self, port: NonZeroU16) -> Option<(Rc<LocalRoute>, Traffic)> {
+        self.generation();
+        let seen = self.seen.borrow();
+        let entrance = seen.entrances.get(&port)?;
+        Some((self.local(entrance.first()), entrance.traffic()))
+    }
+
     fn local(&self, entry: &Arc<RouteEntry>) -> Rc<LocalRoute> {
         if let Some(local) = self.routes.borrow().get(&entry.id)
             && Arc::ptr_eq(&local.entry, entry)
@@ -290,14 +307,14 @@ impl Worker {
         self.known(route, |target| target.is_missing)
     }
 
-    /// The endpoints of the route's target as of the latest snapshot; `encrypted` says how the request was received.
-    pub(crate) fn target(&self, route: &LocalRoute, encrypted: bool) -> Result<Rc<Balancer>, ProxyError> {
+    /// The endpoints of the route's target as of the latest snapshot.
+    pub(crate) fn target(&self, route: &LocalRoute, received: Received) -> Result<Rc<Balancer>, ProxyError> {
         self.known(route, |target| {
-            let known = &mut target.balancers[usize::from(encrypted)];
+            let known = &mut target.balancers[received.index()];
             if let Some(balancer) = known {
                 return Ok(Rc::clone(balancer));
             }
-            Ok(Rc::clone(known.insert(self.balancer(&route.entry, Backend::Target, encrypted)?)))
+            Ok(Rc::clone(known.insert(self.balancer(&route.entry, Backend::Target, received)?)))
         })
     }
 
@@ -309,7 +326,7 @@ impl Worker {
             target => target.insert(Target {
                 generation,
                 is_missing: self.is_unresolved(&route.entry, Backend::Target),
-                balancers: [None, None],
+                balancers: [const { None }; Received::COUNT],
             }),
         })
     }
@@ -336,33 +353,32 @@ impl Worker {
 
     /// The endpoints of one of the route's Services as of the latest snapshot. The upstream's id alone would not do: it
     /// may have been given to another target since the route was looked up.
-    ///
-    /// `encrypted` says how the request was received.
     pub(crate) fn balancer(
         &self,
         entry: &RouteEntry,
         backend: Backend,
-        encrypted: bool,
+        received: Received,
     ) -> Result<Rc<Balancer>, ProxyError> {
         let Shared { config, tls, .. } = &*self.shared;
-        let new =
-            |client, id: u32| Rc::new(Balancer::new(config.max_idle_per_endpoint, client, self.seed ^ u64::from(id)));
+        let new = |manner, client, id: u32| {
+            Rc::new(Balancer::new(config.max_idle_per_endpoint, (manner, client), self.seed ^ u64::from(id)))
+        };
         let mut snapshot = self.snapshot.borrow_mut();
         let Some(upstream) = snapshot.load().backend_of(entry, backend) else {
-            return Ok(new(None, entry.upstream.0));
+            return Ok(new(Manner::Clear, None, entry.upstream.0));
         };
-        let (encrypted, identity) = match entry.route.identity.as_ref().filter(|_| backend == Backend::Target) {
-            Some(secret) => tls.identity(secret).map(|(id, identity)| (Encrypted::As(id), Some(identity)))?,
-            None if upstream.encryption.applies(encrypted) => (Encrypted::Yes, None),
-            None => (Encrypted::No, None),
+        let own = entry.route.identity.as_ref().filter(|_| backend == Backend::Target && received != Received::Raw);
+        let (manner, identity) = match own {
+            Some(secret) => tls.identity(secret).map(|(id, identity)| (Manner::EncryptedAs(id), Some(identity)))?,
+            None => (received.goes_on(upstream.encryption), None),
         };
         let mut balancers = self.balancers.borrow_mut();
-        let balancer = match balancers.entry((upstream.id, encrypted)) {
+        let balancer = match balancers.entry((upstream.id, manner)) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(vacant) => {
-                let client = (encrypted != Encrypted::No).then(|| tls.client()).transpose()?;
+                let client = manner.is_encrypted().then(|| tls.client()).transpose()?;
                 let client = client.map(|client| identity.map_or(client.clone(), |identity| client.shown_as(identity)));
-                vacant.insert(new(client, upstream.id.0))
+                vacant.insert(new(manner, client, upstream.id.0))
             }
         };
         balancer.update(upstream);
@@ -434,8 +450,8 @@ impl Worker {
         let mut left = self.shared.config.max_idle_per_worker;
         self.balancers.borrow_mut().retain(|(id, encrypted), balancer| {
             let is_outdated = match encrypted {
-                Encrypted::No | Encrypted::Yes => false,
-                Encrypted::As(identity) => !self.shared.tls.identities().is_current(*identity),
+                Manner::Clear | Manner::Encrypted | Manner::Raw => false,
+                Manner::EncryptedAs(identity) => !self.shared.tls.identities().is_current(*identity),
             };
             if is_outdated || snapshot.upstream(*id).is_none() {
                 balancer.retire();

@@ -124,6 +124,7 @@ mod tests {
             },
             scaling: Scaling::default(),
             holding: Holding::default(),
+            shadow: None,
             session: None,
             identity: None,
             timeouts: Timeouts::default(),

@@ -1,13 +1,18 @@
 //! `/state`: everything an operator asks first, as JSON. The gauges of `/metrics` are read from the same place.
 
-use std::{collections::HashMap, fmt, num::NonZeroUsize, sync::Arc};
+use std::{
+    collections::HashMap,
+    fmt,
+    num::{NonZeroU16, NonZeroUsize},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use dataplane::ConnectionCounters;
 use http::Response;
 use http_body_util::Full;
 use interceptor_core::{
-    Endpoint, RouteEntry, Upstream, UpstreamId,
+    Endpoint, RouteEntry, Snapshot, Upstream, UpstreamId,
     inflight::Counts,
     route::{PortRef, RouteKind},
     upstream::Resolution,
@@ -25,11 +30,12 @@ use super::{
     discover::{Problem, Problems},
     kernel::Kernel,
 };
-use crate::{coldstart::ColdStart, worker::Shared};
+use crate::{coldstart::ColdStart, entrances, worker::Shared};
 
 /// Everything `/state` tells of.
 #[derive(Clone, Debug)]
 pub(crate) struct State {
+    pub(crate) entrances: entrances::Report,
     pub(crate) ready: Ready,
     pub(crate) reader: Reader,
     pub(crate) kernel: Kernel,
@@ -47,6 +53,7 @@ struct Report {
     pending: Vec<&'static str>,
     workers: NonZeroUsize,
     routes: Vec<RouteReport>,
+    entrances: Vec<EntranceReport>,
     problems: Vec<Problem>,
     cold_starts: Vec<ColdStart>,
 }
@@ -69,6 +76,15 @@ struct RouteReport {
     total: u64,
     upstream: Option<UpstreamReport>,
     kernel: Option<KernelReport>,
+}
+
+/// A port that stands for a Service.
+#[derive(Serialize)]
+struct EntranceReport {
+    port: NonZeroU16,
+    service: Option<String>,
+    /// Why it can't be listened at.
+    error: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -120,10 +136,19 @@ impl State {
                 .values()
                 .map(|entry| RouteReport::new(entry, snapshot.upstream_of(entry), &kernel))
                 .collect(),
+            entrances: self.entrances(&snapshot),
             problems: self.problems.all(),
             cold_starts: self.shared.cold_starts.last(),
         };
         reply::json(serde_json::to_vec(&report).expect("the report is made of names and numbers"))
+    }
+}
+
+impl State {
+    fn entrances(&self, snapshot: &Snapshot) -> Vec<EntranceReport> {
+        let service = |port| snapshot.entrances.get(&port).map(|entrance| entrance.service().to_string());
+        let all = self.entrances.load().into_iter();
+        all.map(|(port, error)| EntranceReport { port, service: service(port), error }).collect()
     }
 }
 

@@ -17,6 +17,7 @@ use super::{
     pool::{Endpoint, Offer, Tls},
     session::{self, PodId},
 };
+use crate::worker::Manner;
 
 /// One upstream's endpoints with their connections. Owned by a worker; brought up to date by whoever uses it.
 #[derive(Debug)]
@@ -24,6 +25,7 @@ pub(crate) struct Balancer {
     seen: RefCell<Option<Arc<Upstream>>>,
     endpoints: RefCell<Vec<Rc<Endpoint>>>,
     max_idle: usize,
+    manner: Manner,
     /// How its endpoints are encrypted, if they are.
     client: Option<Client>,
     random: Cell<u64>,
@@ -48,11 +50,12 @@ pub(crate) enum Choice {
 // === impl Balancer ===
 
 impl Balancer {
-    pub(crate) fn new(max_idle: usize, client: Option<Client>, seed: u64) -> Self {
+    pub(crate) fn new(max_idle: usize, (manner, client): (Manner, Option<Client>), seed: u64) -> Self {
         Self {
             seen: RefCell::default(),
             endpoints: RefCell::default(),
             max_idle,
+            manner,
             client,
             random: Cell::new(seed | 1),
             affinity: Cell::new(None),
@@ -68,14 +71,15 @@ impl Balancer {
         }
         let mut current = self.endpoints.borrow_mut();
         let mut old = std::mem::take(&mut *current);
+        let protocol = self.manner.spoken(upstream.protocol);
         for wanted in upstream.endpoints.iter() {
             let tls = self.client.as_ref().map(|client| Tls::new(&upstream.target, wanted.addr, client));
             let kept = old.iter().position(|have| {
-                have.addr == wanted.addr && have.protocol == upstream.protocol && have.is_known_as(tls.as_ref())
+                have.addr == wanted.addr && have.protocol == protocol && have.is_known_as(tls.as_ref())
             });
             current.push(match kept {
                 Some(index) => old.swap_remove(index),
-                None => Rc::new(Endpoint::new(wanted.addr, upstream.protocol, tls, self.max_idle)),
+                None => Rc::new(Endpoint::new(wanted.addr, protocol, tls, self.max_idle)),
             });
         }
         for gone in old {

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     metrics::ColdEnd,
-    worker::{HoldPlace, LocalRoute, Worker},
+    worker::{HoldPlace, LocalRoute, Received, Worker},
 };
 
 /// How long endpoints that do not accept are tried when the request has no deadline; the add-on's value.
@@ -79,8 +79,8 @@ pub(crate) struct Limits {
 /// What kind of connection a request needs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Manner {
-    /// It was received encrypted.
-    pub(crate) encrypted: bool,
+    /// How it was received.
+    pub(crate) received: Received,
     /// It asks for another protocol.
     pub(crate) upgraded: bool,
     /// Which pod it is to go to, if it can.
@@ -98,7 +98,7 @@ pub(crate) async fn acquire(
     now: Instant,
 ) -> Result<Acquired, AcquireError> {
     let failed = |error| AcquireError { error, past_hold: false, cold: false };
-    let balancer = worker.target(route, manner.encrypted).map_err(failed)?;
+    let balancer = worker.target(route, manner.received).map_err(failed)?;
     // The warm path: no subscription, no place, no timer. Where others are held back, it is theirs first.
     if (worker.shared.gates.are_idle() || !stands_behind(worker, route))
         && let Choice::Offer(Offer::Lease(lease)) = choose(worker, &balancer, manner, now)
@@ -205,7 +205,7 @@ impl Wait<'_> {
                 subscription = self.worker.subscribe(upstream);
                 self.gate = None;
             }
-            self.balancer = self.worker.balancer(&self.entry, self.backend, self.manner.encrypted)?;
+            self.balancer = self.worker.balancer(&self.entry, self.backend, self.manner.received)?;
             let now = Instant::now();
             let retry_at = match self.choose(now) {
                 Choice::Offer(Offer::Lease(lease)) => return Ok(self.acquired(lease)),

@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     net::SocketAddr,
+    num::NonZeroU16,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, Waker},
@@ -38,6 +39,8 @@ pub(crate) struct Connection {
     /// The client speaks TLS.
     encrypted: bool,
     trust: Trust,
+    /// The port of one Service that it came by.
+    entrance: Option<NonZeroU16>,
     phase: Cell<Phase>,
     waker: RefCell<Option<Waker>>,
     requests: Cell<u32>,
@@ -71,6 +74,7 @@ impl Connection {
             peer_ip: ip.into_bytes().into(),
             encrypted,
             trust,
+            entrance: None,
             heard: Cell::new(false),
             phase: Cell::default(),
             waker: RefCell::default(),
@@ -78,6 +82,16 @@ impl Connection {
             head_since: Cell::new(Some(Instant::now())),
             timer: RefCell::default(),
         }
+    }
+
+    /// The same, at the port of one Service.
+    pub(crate) fn entered_by(self, port: NonZeroU16) -> Self {
+        Self { entrance: Some(port), ..self }
+    }
+
+    /// The port of one Service that it came by, if it is not the proxy's own.
+    pub(crate) fn entrance(&self) -> Option<NonZeroU16> {
+        self.entrance
     }
 
     pub(crate) fn peer(&self) -> SocketAddr {

@@ -81,6 +81,7 @@ impl Bench {
             placeholder: None,
             static_routes: Vec::new(),
             holding: Holding { per_pod: per_pod.and_then(std::num::NonZeroU32::new), ..Holding::default() },
+            shadow: None,
             session: None,
             identity: None,
             ignored: interceptor_core::network::Ignored::default(),
