@@ -15,6 +15,7 @@ use tokio::{sync::mpsc, time::Instant};
 use crate::{
     discover::Kind,
     push::Activity,
+    shadow::{Gate, Verdict},
     spec::{self, Sample},
     subject::Subject,
 };
@@ -87,6 +88,15 @@ pub struct Standing {
     pub refused: u64,
 }
 
+/// What a stream of activity is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum View {
+    /// Whether there is demand.
+    Demand,
+    /// Whether KEDA must let a workload have replicas: also while nobody could take its place.
+    Scaling,
+}
+
 /// What a subject can't be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unknown {
@@ -111,6 +121,7 @@ struct State {
     synced: bool,
     demand: Demand,
     routes: HashMap<ObjectKey, Pair>,
+    gates: HashMap<ObjectKey, Gate>,
     topics: Topics,
 }
 
@@ -128,6 +139,7 @@ pub fn channel(unit: Unit) -> (Writer, Sender, Board) {
         synced: false,
         demand: Demand::new(unit, Duration::ZERO),
         routes: HashMap::new(),
+        gates: HashMap::new(),
         topics: Topics::default(),
     };
     let board = Board(Arc::new(Shared { began: Instant::now(), state: Mutex::new(state) }));
@@ -179,9 +191,9 @@ impl Board {
     }
 
     /// Whether a subject is active; one that can't be told is not.
-    pub fn activity(&self, subject: &Subject) -> Activity {
+    pub fn activity(&self, subject: &Subject, view: View) -> Activity {
         let now = self.now();
-        let state = self.0.state.lock();
+        let mut state = self.0.state.lock();
         let (kind, key) = match subject {
             Subject::Route(kind, key) => (*kind, key),
             Subject::Interceptor { .. } => {
@@ -189,10 +201,18 @@ impl Board {
                 return Activity { active: spec::any_positive(&values), ..Activity::default() };
             }
         };
-        let active = state
-            .route(kind, key)
-            .is_ok_and(|route| spec::any_positive(&spec::route_values(&route, state.sample(Some(&route), now), "")));
-        Activity { active, arrived: state.demand.level(key).arrived, quiet_at: state.demand.quiet_at(key, now) }
+        let route = state.route(kind, key).ok();
+        let active = route
+            .as_ref()
+            .is_some_and(|route| spec::any_positive(&spec::route_values(route, state.sample(Some(route), now), "")));
+        let (arrived, quiet_at) = (state.demand.level(key).arrived, state.demand.quiet_at(key, now));
+        let shadow = route.filter(|_| view == View::Scaling).and_then(|route| route.shadow);
+        let Verdict { holds, again } = match shadow {
+            Some(shadow) => state.gate(key).look(Some(shadow), (active, arrived), now),
+            None => Verdict::default(),
+        };
+        let quiet_at = if holds { again } else { quiet_at };
+        Activity { active: active || holds, arrived, quiet_at, again }
     }
 
     /// Tells of each change of what a subject measures, and of its route.
@@ -306,6 +326,7 @@ impl State {
             Some(pair) if !pair.is_empty() => self.demand.want(key, pair.shape(), now),
             _ => {
                 self.routes.remove(key);
+                self.gates.remove(key);
                 self.demand.unwant(key);
             }
         }
@@ -320,6 +341,11 @@ impl State {
         for key in changed {
             self.topics.tell(&Topic::Counts(key));
         }
+    }
+
+    /// No more of them than routes.
+    fn gate(&mut self, key: &ObjectKey) -> &mut Gate {
+        self.gates.entry(key.clone()).or_default()
     }
 
     fn route(&self, kind: RouteKind, key: &ObjectKey) -> Result<Arc<Route>, Unknown> {

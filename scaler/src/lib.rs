@@ -21,6 +21,7 @@ pub mod incoming;
 pub mod metrics;
 pub mod push;
 pub mod service;
+pub mod shadow;
 pub mod spec;
 pub mod subject;
 

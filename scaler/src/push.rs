@@ -18,6 +18,8 @@ pub struct Activity {
     pub arrived: u64,
     /// When it turns inactive by time alone.
     pub quiet_at: Option<Duration>,
+    /// When it has to be looked at again though nothing has changed.
+    pub again: Option<Duration>,
 }
 
 /// What has been said on one stream.
@@ -58,7 +60,7 @@ impl Push {
     ///
     /// `true` after `false` is never delayed; what ends within the interval is told as having lasted for it.
     pub fn step(&mut self, activity: Activity, now: Duration) -> Step {
-        let Activity { active, arrived, quiet_at } = activity;
+        let Activity { active, arrived, quiet_at, again: _ } = activity;
         let Some(said) = &mut self.said else {
             self.said = Some(Said { active, at: now, seen: now, arrived, repeat: REPEAT_FIRST });
             return Step::Say(active);
@@ -105,7 +107,7 @@ mod tests {
     }
 
     fn activity(active: bool, arrived: u64) -> Activity {
-        Activity { active, arrived, quiet_at: None }
+        Activity { active, arrived, ..Activity::default() }
     }
 
     fn opened(active: bool) -> Push {
@@ -170,7 +172,7 @@ mod tests {
     #[test]
     fn a_rate_that_runs_out_is_noticed_when_it_does() {
         let mut push = opened(true);
-        let fading = Activity { active: true, arrived: 5, quiet_at: Some(ms(700)) };
+        let fading = Activity { active: true, arrived: 5, quiet_at: Some(ms(700)), again: None };
         assert_eq!(push.step(fading, ms(1)), Step::Wait(Some(ms(700))));
         assert_eq!(push.step(activity(false, 5), ms(700)), Step::Say(false));
     }

@@ -3,6 +3,7 @@
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
+use api::names::{DEMAND_VIEW, VIEW_KEY};
 use futures_util::Stream;
 use interceptor_core::route::RouteKind;
 use proto::externalscaler::{
@@ -13,7 +14,7 @@ use runtime::signal::Shutdown;
 use tonic::{Request, Response, Status};
 
 use crate::{
-    board::{Board, Unknown},
+    board::{Board, Unknown, View},
     spec::{self, TargetError},
     subject::{Subject, SubjectError},
 };
@@ -96,16 +97,21 @@ impl ExternalScaler for Service {
     async fn is_active(&self, request: Request<ScaledObjectRef>) -> Result<Response<IsActiveResponse>, Status> {
         let subject = Subject::parse(request.into_inner()).map_err(|error| invalid_metadata(&error))?;
         let GetMetricsResponse { metric_values } = self.metrics(&subject, "")?;
-        Ok(Response::new(IsActiveResponse { result: spec::any_positive(&metric_values) }))
+        let held = || self.board.activity(&subject, View::Scaling).active;
+        Ok(Response::new(IsActiveResponse { result: spec::any_positive(&metric_values) || held() }))
     }
 
     async fn stream_is_active(
         &self,
         request: Request<ScaledObjectRef>,
     ) -> Result<Response<Self::StreamIsActiveStream>, Status> {
-        let subject = Subject::parse(request.into_inner()).map_err(|error| invalid_metadata(&error))?;
+        let reference = request.into_inner();
+        let wants_demand = reference.scaler_metadata.get(VIEW_KEY).is_some_and(|view| view == DEMAND_VIEW);
+        let view = if wants_demand { View::Demand } else { View::Scaling };
+        let subject = Subject::parse(reference).map_err(|error| invalid_metadata(&error))?;
         let open = self.streams.enter()?;
-        let stream = streams::activity(self.board.clone(), subject, self.config.interval, self.shutdown.clone(), open);
+        let of = (subject, view);
+        let stream = streams::activity(self.board.clone(), of, self.config.interval, self.shutdown.clone(), open);
         Ok(Response::new(Box::pin(stream)))
     }
 

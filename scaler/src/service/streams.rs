@@ -17,7 +17,7 @@ use tonic::Status;
 
 use super::Service;
 use crate::{
-    board::{Board, Subscription},
+    board::{Board, Subscription, View},
     push::{Push, Step},
     subject::Subject,
 };
@@ -43,6 +43,7 @@ pub(super) struct Open(Arc<Streams>);
 struct ActivityStream {
     board: Board,
     subject: Subject,
+    view: View,
     changes: Subscription,
     push: Push,
     shutdown: Shutdown,
@@ -98,13 +99,13 @@ impl Drop for Open {
 /// The current value at once, then each change; ends at shutdown.
 pub(super) fn activity(
     board: Board,
-    subject: Subject,
+    (subject, view): (Subject, View),
     interval: Duration,
     shutdown: Shutdown,
     open: Open,
 ) -> impl Stream<Item = Result<IsActiveResponse, Status>> + Send {
     let changes = board.subscribe_counts(&subject);
-    let state = ActivityStream { board, subject, changes, push: Push::new(interval), shutdown, _open: open };
+    let state = ActivityStream { board, subject, view, changes, push: Push::new(interval), shutdown, _open: open };
     stream::unfold(state, |mut state| async move {
         let result = state.next().await?;
         Some((Ok(IsActiveResponse { result }), state))
@@ -134,13 +135,13 @@ impl ActivityStream {
             if self.shutdown.is_requested() {
                 return None;
             }
-            let activity = self.board.activity(&self.subject);
+            let activity = self.board.activity(&self.subject, self.view);
             let due = match self.push.step(activity, self.board.now()) {
                 Step::Say(active) => {
-                    tracing::debug!(subject = ?self.subject, active, "told KEDA");
+                    tracing::debug!(subject = ?self.subject, view = ?self.view, active, "told");
                     return Some(active);
                 }
-                Step::Wait(due) => due.map(|due| self.board.instant(due)),
+                Step::Wait(due) => due.into_iter().chain(activity.again).min().map(|due| self.board.instant(due)),
             };
             let timer = async {
                 match due {
