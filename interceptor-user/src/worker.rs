@@ -42,7 +42,6 @@ use crate::{
     metrics::{Metrics, Outcome, RouteMetrics, Spread},
     probe,
     proxy::{Balancer, Clients, Gates, ProxyError},
-    secrets::IdentityId,
     server::connection::{self, Connection},
 };
 

@@ -3,6 +3,7 @@
 use std::{io, net::SocketAddr, time::Duration};
 
 use http::StatusCode;
+use interceptor_core::ObjectKey;
 use k8s_openapi::jiff::Timestamp;
 use kube::{Api, Client};
 use runtime::{
@@ -17,12 +18,13 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     apply::Writer,
+    demand,
     lease::{Candidate, Terms},
     metrics::Metrics,
     plan::Settings,
     reconcile::Reconciler,
     secure::{self, Security, SecurityError},
-    watch as watching,
+    watch::{self as watching, Scope},
     world::Kind,
 };
 
@@ -50,6 +52,8 @@ pub struct Config {
     pub watch_namespace: Option<String>,
     /// How this operator names itself.
     pub name: String,
+    /// The interceptors' Service.
+    pub interceptors: ObjectKey,
 }
 
 /// An operator with its ports, that does nothing yet.
@@ -130,7 +134,7 @@ impl Bound {
         let namespace = self.config.watch_namespace.as_deref().unwrap_or("all");
         tracing::info!(health_addr, metrics_addr, namespace, "operator is starting");
         let Self { config, ready, metrics, metrics_server, health_server } = self;
-        let Config { kube, settings, lease, namespace, watch_namespace, name, .. } = config;
+        let Config { kube, settings, lease, namespace, watch_namespace, name, interceptors, .. } = config;
         let client = Client::try_from(kube).map_err(RunError::Client)?;
         let latch = ready.latch("watch");
         let mut group = Group::new();
@@ -141,13 +145,18 @@ impl Bound {
             group.spawn("metrics", server.serve(client.clone()));
         }
         let (changes_tx, changes) = mpsc::channel(watching::MAX_WAITING);
+        let scope = Scope { namespace: watch_namespace, interceptors };
         for kind in Kind::watched(settings.host_guard) {
             let (client, changes) = (client.clone(), changes_tx.clone());
-            group.spawn("watch", watching::watch(kind, client, watch_namespace.clone(), changes));
+            group.spawn("watch", watching::watch(kind, client, scope.clone(), changes));
         }
         let (leads_tx, leads) = watch::channel(false);
         let writer = Writer::new(client.clone(), name.clone());
-        group.spawn("reconcile", Reconciler::new(writer, settings, metrics, latch).run(changes, leads));
+        let scaler = settings.scaler_address.clone();
+        let reconciler = Reconciler::new(writer, settings, metrics, latch);
+        let demanded = reconciler.demanded();
+        group.spawn("demand", async move { demand::follow(scaler, demanded, changes_tx).await.map(drop) });
+        group.spawn("reconcile", reconciler.run(changes, leads));
         let elected = lease.is_some();
         if let Some(terms) = lease {
             let identity = format!("{name}_{:x}", Timestamp::now().as_nanosecond());

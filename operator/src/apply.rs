@@ -3,7 +3,10 @@
 use api::{HTTPScaledObject, InterceptorRoute, ScaledObject, names::FIELD_MANAGER};
 use interceptor_core::route::RouteKind;
 use k8s_openapi::{
-    api::core::v1::{ObjectReference, PodSpec},
+    api::{
+        core::v1::{ObjectReference, PodSpec},
+        discovery::v1::EndpointSlice,
+    },
     jiff::Timestamp,
 };
 use kube::{
@@ -15,7 +18,7 @@ use serde_json::{Value, json};
 
 use crate::{
     notice::Notice,
-    object::{ORIGINAL, Object, Scaled, Subject, Workload},
+    object::{ORIGINAL, Object, Scaled, ShadowSlice, Subject, Workload},
     observe::{Observed, Probed},
     plan::{self, Action, Plan, StatusWrite},
     world::{Item, probe_of},
@@ -124,6 +127,21 @@ impl Writer {
                 let params = DeleteParams::default().preconditions(Preconditions { uid, resource_version: None });
                 gone_is_none(scaled.delete(name, &params).await)?;
                 tracing::info!(route = %subject.key, kind = subject.kind_name(), "ScaledObject deleted");
+                Ok(None)
+            }
+            Action::Publish { name, body } => {
+                let slices = self.api::<EndpointSlice>(subject.key.namespace());
+                let params = PatchParams::apply(FIELD_MANAGER).force();
+                let object = slices.patch(name, &params, &Patch::Apply(body)).await?;
+                tracing::info!(route = %subject.key, slice = name, "shadow slice published");
+                Ok(ShadowSlice::read(&object).map(|slice| Item::Shadow(Box::new(slice))))
+            }
+            Action::Withdraw { name, uid } => {
+                let slices = self.api::<EndpointSlice>(subject.key.namespace());
+                let uid = Some(uid.clone());
+                let params = DeleteParams::default().preconditions(Preconditions { uid, resource_version: None });
+                gone_is_none(slices.delete(name, &params).await)?;
+                tracing::info!(route = %subject.key, slice = name, "shadow slice withdrawn");
                 Ok(None)
             }
             Action::Release { version, rest } => {

@@ -1,9 +1,9 @@
 //! Flags and environment, read once into an [`app::Config`].
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf};
 
 use clap::{Parser, Subcommand};
-use interceptor_core::index::HostGuard;
+use interceptor_core::{ObjectKey, index::HostGuard};
 use runtime::{
     args::{KubeArgs, LogArgs, go_bool},
     env::{Env, EnvError},
@@ -26,6 +26,8 @@ use crate::{app, lease::Terms, plan::Settings, secure::Security};
         KEDA_HTTP_OPERATOR_WATCH_NAMESPACE           the one namespace to watch (all)\n  \
         KEDA_HTTP_OPERATOR_LEADER_ELECTION_LEASE_DURATION (15s), _RENEW_DEADLINE (10s), _RETRY_PERIOD (2s)\n  \
         ROUSE_HOST_GUARD (off, first-come)           whether hosts belong to namespaces: as interceptors are told\n  \
+        ROUSE_INTERCEPTOR_SERVICE (keda-add-ons-http-interceptor-proxy) the interceptors' Service, in the scaler's namespace\n  \
+        ROUSE_INTERCEPTOR_PORTS (20000-20999)        ports of interceptors that may stand for Services of direct routes; off\n  \
         ROUSE_LOG                                    a log filter such as info,operator=debug"
 )]
 pub struct Args {
@@ -139,8 +141,10 @@ pub fn config(run: &RunArgs, env: &Env, kube: kube::Config) -> Result<app::Confi
         settings: Settings {
             scaler_address: format!("{service}.{namespace}:{port}"),
             host_guard: env.one_of("ROUSE_HOST_GUARD", &HostGuard::NAMES, HostGuard::Off)?,
+            ports: ports(env)?,
         },
         lease: terms(env, *leader_elect)?,
+        interceptors: ObjectKey::new(namespace.as_str(), env.string(INTERCEPTORS, DEFAULT_INTERCEPTORS)?),
         metrics_addr: metrics_bind_address.0.map(|addr| if *metrics_secure { everywhere(SECURE_PORT) } else { addr }),
         security: Security {
             tls: *metrics_secure,
@@ -158,10 +162,37 @@ pub fn config(run: &RunArgs, env: &Env, kube: kube::Config) -> Result<app::Confi
 /// Where secured metrics are, whatever the flag says.
 const SECURE_PORT: u16 = 8443;
 
+/// Ports that a process without rights may listen at.
+const FIRST_PORT: u16 = 1024;
+
+#[expect(clippy::reversed_empty_ranges, reason = "an empty one is meant")]
+const NO_PORTS: RangeInclusive<u16> = 1..=0;
+
+/// Below the ports from which Linux takes those of outgoing connections, and of node ports.
+const DEFAULT_PORTS: &str = "20000-20999";
+
+const INTERCEPTORS: &str = "ROUSE_INTERCEPTOR_SERVICE";
+const DEFAULT_INTERCEPTORS: &str = "keda-add-ons-http-interceptor-proxy";
+
 const SERVICE: &str = "KEDA_HTTP_OPERATOR_EXTERNAL_SCALER_SERVICE";
 const OLD_SERVICE: &str = "KEDAHTTP_OPERATOR_EXTERNAL_SCALER_SERVICE";
 const PORT: &str = "KEDA_HTTP_OPERATOR_EXTERNAL_SCALER_PORT";
 const OLD_PORT: &str = "KEDAHTTP_OPERATOR_EXTERNAL_SCALER_PORT";
+
+/// A range of ports such as `20000-20999`; an empty one if it is off.
+fn ports(env: &Env) -> Result<RangeInclusive<u16>, EnvError> {
+    const VARIABLE: &str = "ROUSE_INTERCEPTOR_PORTS";
+    let value = env.string(VARIABLE, DEFAULT_PORTS)?;
+    if value == "off" {
+        return Ok(NO_PORTS);
+    }
+    let range = value.split_once('-').and_then(|(first, last)| Some(first.parse().ok()?..=last.parse().ok()?));
+    let range = range.filter(|range: &RangeInclusive<u16>| *range.start() >= FIRST_PORT && !range.is_empty());
+    range.ok_or_else(|| {
+        let expected = format!("off, or two ports from {FIRST_PORT} such as {DEFAULT_PORTS}");
+        EnvError::Invalid { variable: VARIABLE, value, expected }
+    })
+}
 
 fn renamed(env: &Env, variable: &'static str, old: &'static str) -> Result<Option<String>, EnvError> {
     if let Some(value) = env.optional_string(variable)? {
@@ -254,6 +285,18 @@ mod tests {
         assert_eq!(config.lease.unwrap().duration.as_secs(), 60);
         assert_eq!(config.metrics_addr.unwrap().to_string(), "127.0.0.1:9");
         assert_eq!(config.health_addr, None);
+    }
+
+    #[test]
+    fn ports_of_interceptors_are_a_range_or_off() {
+        let of = |value: &'static str| with(&[], &[SCALER, ("ROUSE_INTERCEPTOR_PORTS", value)]);
+        assert_eq!(with(&[], &[SCALER]).unwrap().settings.ports, 20_000..=20_999);
+        assert_eq!(of("30000-30000").unwrap().settings.ports, 30_000..=30_000);
+        assert!(of("off").unwrap().settings.ports.is_empty());
+        for wrong in ["80-90", "2000", "3000-2000", "3000-70000", "many"] {
+            let error = of(wrong).unwrap_err().to_string();
+            assert!(error.contains("ROUSE_INTERCEPTOR_PORTS") && error.contains("20000-20999"), "{error}");
+        }
     }
 
     #[test]

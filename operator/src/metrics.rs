@@ -47,6 +47,7 @@ pub struct Metrics {
     depth: Family<Name, Gauge>,
     active: Gauge,
     leader: Family<Name, Gauge<i64>>,
+    ports: Gauge,
 }
 
 // === impl Metrics ===
@@ -61,6 +62,7 @@ impl Metrics {
             depth: Family::default(),
             active: Gauge::default(),
             leader: Family::default(),
+            ports: Gauge::default(),
         };
         let help = "Routes that were reconciled, by how it went";
         registry.register("controller_runtime_reconcile", help, metrics.total.clone());
@@ -74,6 +76,8 @@ impl Metrics {
         registry.register("controller_runtime_active_workers", help, metrics.active.clone());
         let help = "1 while this operator is the one that acts";
         registry.register("leader_election_master_status", help, metrics.leader.clone());
+        let help = "Ports of interceptors that stand for Services of direct routes";
+        registry.register("rouse_shadow_ports", help, metrics.ports.clone());
         metrics.lead(false);
         metrics.waiting(0);
         metrics
@@ -101,6 +105,10 @@ impl Metrics {
 
     pub(crate) fn working(&self, count: usize) {
         self.active.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn ports(&self, count: usize) {
+        self.ports.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn lead(&self, leads: bool) {

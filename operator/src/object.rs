@@ -11,8 +11,12 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 mod scaled;
+mod slice;
 
-pub use self::scaled::{ORIGINAL, Owner, Scaled, Trigger, Verdict};
+pub use self::{
+    scaled::{ORIGINAL, Owner, Scaled, Trigger, Verdict},
+    slice::{Interceptor, InterceptorSlice, ShadowSlice, Slice},
+};
 
 /// One route of either kind: what is reconciled.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,9 +1,15 @@
 //! What is known of one route at one moment: all that its plan depends on.
 
+use std::time::Duration;
+
 use api::ReadinessProbe;
 use interceptor_core::index::Problem;
+use tokio::time::Instant;
 
-use crate::object::{Object, Scaled};
+use crate::{
+    object::{Object, Scaled},
+    shadow::Seen,
+};
 
 /// A route with everything around it.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,6 +26,12 @@ pub struct Observed {
     pub keda: bool,
     /// The readiness probe of the workload's pods.
     pub probe: Probed,
+    /// What there is to know of its shadow slices, if it has to do with any.
+    pub shadow: Option<Seen>,
+    /// After which time without demand interceptors have to be listed; `None` where KEDA leaves a replica.
+    pub after: Option<Duration>,
+    /// When to look again though nothing has changed.
+    pub again: Option<Instant>,
 }
 
 /// The readiness probe of a workload's pods, as far as it is known.

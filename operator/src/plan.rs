@@ -1,6 +1,8 @@
 //! From what is observed of a route to what has to be done about it. Pure; the plan of a converged state is empty, and no
 //! plan touches an object that is somebody else's.
 
+use std::ops::RangeInclusive;
+
 use api::names::{self, ORPHAN_ANNOTATION, SKIP_ANNOTATION};
 use interceptor_core::{index::HostGuard, route::RouteKind};
 use k8s_openapi::jiff::Timestamp;
@@ -15,6 +17,7 @@ use crate::{
 
 mod drift;
 mod scaled_object;
+mod shadow;
 
 /// What every plan depends on beside the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +26,8 @@ pub struct Settings {
     pub scaler_address: String,
     /// Whether hosts belong to namespaces, as interceptors were told.
     pub host_guard: HostGuard,
+    /// Ports of interceptors that may stand for Services; there may be none.
+    pub ports: RangeInclusive<u16>,
 }
 
 /// One write.
@@ -47,6 +52,20 @@ pub enum Action {
     },
     /// Deletes the ScaledObject.
     Delete {
+        /// Its identity.
+        uid: String,
+    },
+    /// Applies an EndpointSlice that lists interceptors.
+    Publish {
+        /// Its name.
+        name: String,
+        /// As it should be.
+        body: Value,
+    },
+    /// Deletes one.
+    Withdraw {
+        /// Its name.
+        name: String,
         /// Its identity.
         uid: String,
     },
@@ -110,13 +129,16 @@ pub fn plan(observed: &Observed, settings: &Settings, now: Timestamp) -> Plan {
         return Plan { actions: unfinalize.into_iter().collect(), standing: Standing::Found, status: None };
     }
     let (standing, write) = scaled_object(observed, settings);
-    let status = status(observed, &standing, None, now);
-    Plan { actions: unfinalize.into_iter().chain(write).collect(), standing, status }
+    let shadows = shadow::shadows(observed);
+    let status = status(observed, &standing, (shadows.status, None), now);
+    // Slices first: nothing else that is to be done is a matter of a moment.
+    let actions = shadows.actions.into_iter().chain(unfinalize).chain(write);
+    Plan { actions: actions.collect(), standing, status }
 }
 
 /// The status when a write of the plan failed.
 pub fn failed(observed: &Observed, plan: &Plan, why: &str, now: Timestamp) -> Option<StatusWrite> {
-    status(observed, &plan.standing, Some(why), now)
+    status(observed, &plan.standing, (shadow::shadows(observed).failed, Some(why)), now)
 }
 
 fn scaled_object(observed: &Observed, settings: &Settings) -> (Standing, Option<Action>) {
@@ -207,9 +229,15 @@ fn release(scaled: &Scaled, subject: &Subject) -> Action {
     Action::Release { version: scaled.meta.version.clone(), rest: rest.into() }
 }
 
-fn status(observed: &Observed, standing: &Standing, failure: Option<&str>, now: Timestamp) -> Option<StatusWrite> {
+fn status(
+    observed: &Observed,
+    standing: &Standing,
+    (shadow, failure): (Option<Value>, Option<&str>),
+    now: Timestamp,
+) -> Option<StatusWrite> {
     let object = &observed.object;
-    let findings = status::findings(observed, standing, failure);
+    let is_listed = shadow.as_ref().is_some_and(|shadow| shadow["published"] == true);
+    let findings = status::findings(observed, standing, (is_listed, failure));
     let conditions = status::conditions(findings, &object.conditions, object.meta.generation, now);
     let mut desired = json!({ "conditions": conditions });
     let probe = match &observed.probe {
@@ -219,6 +247,9 @@ fn status(observed: &Observed, standing: &Standing, failure: Option<&str>, now: 
     };
     if let Some(probe) = probe {
         desired["readinessProbe"] = probe;
+    }
+    if let Some(shadow) = shadow {
+        desired["shadow"] = shadow;
     }
     if let Ok(Spec::Http(spec)) = &object.spec {
         let target = &spec.scale_target_ref;

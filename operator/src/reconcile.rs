@@ -1,8 +1,13 @@
 //! The loop: changes go into the world, routes that they touch into the queue, and as long as this operator leads, plans are
 //! carried out, many at once but one at a time for each route. All that is decided is decided here, in one task.
 
-use std::{collections::HashMap, convert::Infallible, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    convert::Infallible,
+    time::Duration,
+};
 
+use interceptor_core::ObjectKey;
 use k8s_openapi::jiff::Timestamp;
 use runtime::ready::Latch;
 use tokio::{
@@ -32,7 +37,8 @@ const REREAD: Duration = Duration::from_mins(5);
 #[derive(Debug)]
 enum Done {
     Read(Subject, Workload, Probed),
-    Tried(Subject, Outcome, Duration),
+    /// How it went, how long it took, and when to look again though nothing changes.
+    Tried(Subject, Outcome, Duration, Option<Instant>),
 }
 
 /// Reconciles routes.
@@ -44,6 +50,8 @@ pub struct Reconciler {
     writer: Writer,
     settings: Settings,
     metrics: Metrics,
+    /// Whose demand has to be known.
+    demanded: watch::Sender<BTreeSet<ObjectKey>>,
     leads: bool,
     /// Held until everything has been listed once.
     latch: Option<Latch>,
@@ -55,7 +63,8 @@ impl Reconciler {
     /// A reconciler that knows nothing yet.
     pub fn new(writer: Writer, settings: Settings, metrics: Metrics, latch: Latch) -> Self {
         Self {
-            world: World::guarded(settings.host_guard),
+            world: World::guarded(settings.host_guard).shadowed(settings.ports.clone()),
+            demanded: watch::Sender::default(),
             queue: Queue::default(),
             jobs: JoinSet::new(),
             subjects: HashMap::new(),
@@ -65,6 +74,11 @@ impl Reconciler {
             leads: false,
             latch: Some(latch),
         }
+    }
+
+    /// The routes whose demand it wants to be told of.
+    pub fn demanded(&self) -> watch::Receiver<BTreeSet<ObjectKey>> {
+        self.demanded.subscribe()
     }
 
     /// Runs for as long as `changes` come.
@@ -102,6 +116,7 @@ impl Reconciler {
     }
 
     fn take(&mut self, events: impl Iterator<Item = Event>) {
+        self.world.advance(Instant::now());
         self.world.apply(events);
         if self.world.is_synced()
             && let Some(latch) = self.latch.take()
@@ -109,7 +124,18 @@ impl Reconciler {
             tracing::info!("everything is listed");
             latch.release();
         }
+        self.demand();
         self.enqueue();
+    }
+
+    /// Whoever does not lead need not know.
+    fn demand(&self) {
+        let wanted = if self.leads { self.world.demanded() } else { BTreeSet::new() };
+        self.demanded.send_if_modified(|known| {
+            let differs = *known != wanted;
+            *known = wanted;
+            differs
+        });
     }
 
     fn lead(&mut self, leads: bool) {
@@ -118,6 +144,9 @@ impl Reconciler {
         }
         self.leads = leads;
         self.metrics.lead(leads);
+        self.world.advance(Instant::now());
+        self.world.forget_demand();
+        self.demand();
         if leads {
             // What another leader left may be anything.
             let now = Instant::now();
@@ -138,6 +167,7 @@ impl Reconciler {
             }
         }
         self.metrics.waiting(self.queue.len());
+        self.metrics.ports(self.world.ports());
     }
 
     fn may_start(&self) -> bool {
@@ -162,21 +192,24 @@ impl Reconciler {
                 });
                 continue;
             }
+            self.world.advance(now);
             let Some(observed) = self.world.observe(&subject) else {
                 self.queue.done(subject, false, now);
                 continue;
             };
             let at = Timestamp::now();
+            let again = observed.again;
             let plan = plan::plan(&observed, &self.settings, at);
             if plan.is_empty() {
                 self.metrics.tried(&subject, Tried::Success, Duration::ZERO);
-                self.queue.done(subject, false, now);
+                self.queue.done(subject.clone(), false, now);
+                self.look_again(subject, again);
                 continue;
             }
             let writer = self.writer.clone();
             self.spawn(subject.clone(), async move {
                 let outcome = writer.carry_out(&observed, plan, at).await;
-                Done::Tried(subject, outcome, now.elapsed())
+                Done::Tried(subject, outcome, now.elapsed(), again)
             });
         }
         self.metrics.waiting(self.queue.len());
@@ -211,7 +244,7 @@ impl Reconciler {
                 self.queue.done(subject.clone(), false, now);
                 self.queue.push(subject, now);
             }
-            Done::Tried(subject, outcome, took) => {
+            Done::Tried(subject, outcome, took, again) => {
                 let Outcome { items, failure } = outcome;
                 self.world.refresh(items);
                 let tried = if failure.is_some() { Tried::Error } else { Tried::Success };
@@ -219,9 +252,16 @@ impl Reconciler {
                 if let Some(error) = &failure {
                     tracing::warn!(route = %subject.key, kind = subject.kind_name(), error, "cannot reconcile");
                 }
-                self.queue.done(subject, failure.is_some(), now);
+                self.queue.done(subject.clone(), failure.is_some(), now);
+                self.look_again(subject, again);
             }
         }
         self.enqueue();
+    }
+
+    fn look_again(&mut self, subject: Subject, again: Option<Instant>) {
+        if let Some(again) = again.filter(|_| self.leads) {
+            self.queue.push(subject, again);
+        }
     }
 }

@@ -3,7 +3,7 @@
 use api::names::{condition, reason};
 use interceptor_core::{
     index::{Problem, ProblemKind},
-    route::{Backend, RouteKind},
+    route::{Backend, RouteKind, Traffic},
 };
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
@@ -15,6 +15,8 @@ use crate::{
     observe::Observed,
     plan::Standing,
 };
+
+mod data_path;
 
 /// How many conflicts a message lists.
 const MAX_LISTED: usize = 5;
@@ -35,8 +37,9 @@ pub struct Finding {
     pub message: String,
 }
 
-/// All findings about a route, Ready first. `failure` is why the ScaledObject could not be written.
-pub fn findings(observed: &Observed, standing: &Standing, failure: Option<&str>) -> Vec<Finding> {
+/// All findings about a route, Ready first. `failure` is why the ScaledObject could not be written; `is_listed` whether
+/// interceptors are listed as the Service's endpoints.
+pub fn findings(observed: &Observed, standing: &Standing, (is_listed, failure): (bool, Option<&str>)) -> Vec<Finding> {
     let accepted = accepted(observed);
     let target = resolved(observed, condition::TARGET_RESOLVED, Backend::Target);
     let fallback = has_fallback(observed).then(|| resolved(observed, condition::FALLBACK_RESOLVED, Backend::Fallback));
@@ -45,7 +48,7 @@ pub fn findings(observed: &Observed, standing: &Standing, failure: Option<&str>)
         None => scaled_object(observed, standing),
     };
     let active = active(observed, standing);
-    let data_path = data_path(&accepted, &target);
+    let data_path = data_path::finding(observed, [&accepted, &target], is_listed);
     let ready = match observed.object.subject.kind {
         RouteKind::InterceptorRoute => route_ready(observed, &accepted, &scaled),
         RouteKind::HttpScaledObject => http_ready(standing, failure, &accepted),
@@ -96,6 +99,9 @@ fn accepted(observed: &Observed) -> Finding {
         matches!(problem.kind, ProblemKind::Conflict | ProblemKind::Barred | ProblemKind::HostNotAllowed)
     };
     let conflicts: Vec<_> = observed.problems.iter().filter(is_taken).collect();
+    if route.traffic == Traffic::Tcp {
+        return Finding::yes(KIND, reason::ACCEPTED, "every connection to the Service is the route's".to_owned());
+    }
     if places == 0 {
         return Finding::no(KIND, reason::NO_RULES, "no request is taken: spec.rules is empty".to_owned());
     }
@@ -226,15 +232,6 @@ fn active(observed: &Observed, standing: &Standing) -> Finding {
         }
         Some(false) => Finding::no(KIND, reason::IDLE, "no demand: the next request starts a replica".to_owned()),
         None => Finding::unknown(KIND, reason::PENDING, pending(name)),
-    }
-}
-
-fn data_path(accepted: &Finding, target: &Finding) -> Finding {
-    match [accepted, target].into_iter().find(|finding| finding.holds != Some(true)) {
-        Some(finding) => {
-            Finding::no(condition::DATA_PATH, reason::NO_PATH, format!("see {}: {}", finding.kind, finding.reason))
-        }
-        None => Finding::yes(condition::DATA_PATH, reason::PROXY, "requests go through an interceptor".to_owned()),
     }
 }
 

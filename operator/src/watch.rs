@@ -3,12 +3,13 @@
 
 use std::{pin::pin, time::Duration};
 
-use api::{HTTPScaledObject, InterceptorRoute, ScaledObject, convert};
+use api::{HTTPScaledObject, InterceptorRoute, ScaledObject, convert, names::SERVICE_NAME_LABEL};
 use futures_util::StreamExt as _;
-use interceptor_core::route::RouteKind;
+use interceptor_core::{ObjectKey, route::RouteKind};
 use k8s_openapi::api::{
     apps::v1::{Deployment, StatefulSet},
     core::v1::{Namespace, Service},
+    discovery::v1::EndpointSlice,
 };
 use kube::{
     Api, Client, Resource,
@@ -19,7 +20,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
 use crate::{
-    object::{Object, Scaled},
+    object::{InterceptorSlice, Object, Scaled, ShadowSlice, Slice},
     world::{Event, Item, Kind, workload_of},
 };
 
@@ -35,14 +36,31 @@ const LAST_WAIT: Duration = Duration::from_secs(30);
 #[error("nobody takes the changes of {0:?}")]
 pub struct Unheard(Kind);
 
+/// What is watched of each kind.
+#[derive(Clone, Debug)]
+pub struct Scope {
+    /// The only namespace, if it is one.
+    pub namespace: Option<String>,
+    /// The interceptors' Service.
+    pub interceptors: ObjectKey,
+}
+
 /// Watches one kind, in one namespace or in all, for ever.
-pub async fn watch(
-    kind: Kind,
-    client: Client,
-    namespace: Option<String>,
-    changes: mpsc::Sender<Event>,
-) -> Result<(), Unheard> {
+pub async fn watch(kind: Kind, client: Client, scope: Scope, changes: mpsc::Sender<Event>) -> Result<(), Unheard> {
+    let Scope { namespace, interceptors } = scope;
     match kind {
+        Kind::Slices => {
+            let api = dynamic::<EndpointSlice>(client, namespace.as_deref());
+            let config = watcher::Config::default().labels(SERVICE_NAME_LABEL);
+            follow_with(kind, api, config, slice, changes).await
+        }
+        Kind::Interceptors => {
+            let api = dynamic::<EndpointSlice>(client, Some(interceptors.namespace()));
+            let selector = format!("{SERVICE_NAME_LABEL}={}", interceptors.name());
+            let config = watcher::Config::default().labels(&selector);
+            let read = |object: &DynamicObject| InterceptorSlice::read(object).map(Item::Interceptors);
+            follow_with(kind, api, config, read, changes).await
+        }
         Kind::Routes => {
             let read = |object: &DynamicObject| route(RouteKind::InterceptorRoute, object);
             follow(kind, dynamic::<InterceptorRoute>(client, namespace.as_deref()), read, changes).await
@@ -150,7 +168,8 @@ fn is_absent(kind: Kind, error: &watcher::Error) -> bool {
     match kind {
         Kind::Services | Kind::Namespaces => false,
         Kind::Routes | Kind::HttpScaledObjects | Kind::ScaledObjects => status.code == 404,
-        Kind::Deployments | Kind::StatefulSets => matches!(status.code, 403 | 404),
+        // Without the right to read them, as an older chart has it, there are no shadow slices.
+        Kind::Deployments | Kind::StatefulSets | Kind::Slices | Kind::Interceptors => matches!(status.code, 403 | 404),
     }
 }
 
@@ -165,6 +184,11 @@ fn brief(error: &watcher::Error) -> String {
 
 fn route(kind: RouteKind, object: &DynamicObject) -> Option<Item> {
     Object::read(kind, object).map(|object| Item::Route(Box::new(object)))
+}
+
+fn slice(object: &DynamicObject) -> Option<Item> {
+    let ours = ShadowSlice::read(object).map(|slice| Item::Shadow(Box::new(slice)));
+    ours.or_else(|| Slice::read(object).map(Item::Slice))
 }
 
 fn service(object: &DynamicObject) -> Option<Item> {

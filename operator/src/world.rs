@@ -3,21 +3,27 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    ops::RangeInclusive,
     sync::Arc,
 };
 
 use api::ReadinessProbe;
 use interceptor_core::{
     ObjectKey,
-    index::{self, AllowedHosts, HostGuard, Index, Problem},
+    index::{self, HostGuard, Index, Problem},
     inflight::NoSink,
     route::RouteKind,
-    service::Service,
 };
+use tokio::time::Instant;
 
+mod item;
+mod shadow;
+
+pub use self::item::Item;
 use crate::{
     object::{Object, Scaled, Subject, Workload},
     observe::{Observed, Probed},
+    shadow::Shadows,
 };
 
 /// What is watched.
@@ -37,21 +43,10 @@ pub enum Kind {
     StatefulSets,
     /// Namespaces, where they list the hosts that routes may claim.
     Namespaces,
-}
-
-/// An object of a watched kind.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Item {
-    /// A route of either kind.
-    Route(Box<Object>),
-    /// A ScaledObject.
-    Scaled(Box<Scaled>),
-    /// A Service.
-    Service(Service),
-    /// A workload's generation: which template it has.
-    Workload(Workload, i64),
-    /// A namespace, and the hosts that it lists, if it lists any.
-    Namespace(ObjectKey, Option<AllowedHosts>),
+    /// `EndpointSlices` of Services, and our own.
+    Slices,
+    /// `EndpointSlices` of the interceptors.
+    Interceptors,
 }
 
 /// A change.
@@ -65,6 +60,8 @@ pub enum Event {
     All(Kind, Vec<Item>),
     /// The API server has no such kind, or does not let us read it.
     Absent(Kind),
+    /// The scaler says whether there is demand for an `InterceptorRoute`, or says nothing any more.
+    Demand(ObjectKey, Option<bool>),
 }
 
 /// The pods of a workload, as they were read.
@@ -93,17 +90,22 @@ pub struct World {
     dirty: BTreeSet<Subject>,
     /// Whether the index may find other problems than before.
     unchecked: bool,
+    /// Of shadow slices, if there are to be any.
+    shadows: Option<Shadows>,
+    now: Instant,
 }
 
 impl Kind {
     /// Those that are watched, whatever the settings.
-    pub const ALWAYS: [Self; 6] = [
+    pub const ALWAYS: [Self; 8] = [
         Self::Routes,
         Self::HttpScaledObjects,
         Self::ScaledObjects,
         Self::Services,
         Self::Deployments,
         Self::StatefulSets,
+        Self::Slices,
+        Self::Interceptors,
     ];
 
     /// Those that are watched.
@@ -130,6 +132,8 @@ impl Default for World {
             absent: BTreeSet::new(),
             dirty: BTreeSet::new(),
             unchecked: false,
+            shadows: None,
+            now: Instant::now(),
         }
     }
 }
@@ -141,6 +145,18 @@ impl World {
         Self { guard, index: world.index.guarded(guard), ..world }
     }
 
+    /// The same with shadow slices, for which interceptors have these ports.
+    #[must_use]
+    pub fn shadowed(mut self, ports: RangeInclusive<u16>) -> Self {
+        self.shadows = Some(Shadows::new(ports));
+        self
+    }
+
+    /// It is later now.
+    pub fn advance(&mut self, now: Instant) {
+        self.now = now;
+    }
+
     /// Takes a batch of changes in.
     pub fn apply(&mut self, events: impl IntoIterator<Item = Event>) {
         for event in events {
@@ -149,6 +165,7 @@ impl World {
                 Event::Gone(kind, key) => self.take(kind, &key),
                 Event::All(kind, items) => self.replace(kind, items),
                 Event::Absent(kind) => self.miss(kind),
+                Event::Demand(key, active) => self.shadow_demand(&key, active),
             }
         }
         if std::mem::take(&mut self.unchecked) {
@@ -164,7 +181,11 @@ impl World {
                 self.objects.get(&object.subject).is_some_and(|known| known.meta.uid == object.meta.uid)
             }
             Item::Scaled(scaled) => self.scaled.get(&scaled.key).is_some_and(|known| known.meta.uid == scaled.meta.uid),
-            Item::Service(_) | Item::Workload(..) | Item::Namespace(..) => false,
+            // What was made just now the watch may not have told of yet.
+            Item::Shadow(_) => true,
+            Item::Service(_) | Item::Workload(..) | Item::Namespace(..) | Item::Slice(_) | Item::Interceptors(_) => {
+                false
+            }
         };
         let news: Vec<_> = items.into_iter().filter(known).map(Event::Put).collect();
         self.apply(news);
@@ -233,14 +254,21 @@ impl World {
                 known.probe.clone()
             }
         };
-        Some(Observed {
+        let naming: Vec<_> = self.naming(subject).cloned().collect();
+        let same_name = self.scaled.get(&subject.key).cloned();
+        let mut observed = Observed {
             problems: self.problems.get(subject).cloned().unwrap_or_default(),
-            same_name: self.scaled.get(&subject.key).cloned(),
-            naming: self.naming(subject).cloned().collect(),
+            same_name,
+            naming,
             keda: !self.absent.contains(&Kind::ScaledObjects),
             probe,
+            shadow: None,
+            after: None,
+            again: None,
             object,
-        })
+        };
+        self.see_shadows(&mut observed);
+        Some(observed)
     }
 
     /// The workload that `subject` scales, through its ScaledObject or as it says itself.
@@ -264,8 +292,14 @@ impl World {
         match item {
             Item::Route(object) => self.put_object(*object, listed),
             Item::Scaled(scaled) => self.put_scaled(*scaled, listed),
-            Item::Service(service) => self.index(index::Event::Service(service)),
+            Item::Service(service) => {
+                self.shadow_service(&service.key);
+                self.index(index::Event::Service(service));
+            }
             Item::Namespace(key, hosts) => self.index(index::Event::Namespace(key.name().into(), hosts)),
+            Item::Slice(slice) => self.shadow_slice(slice),
+            Item::Interceptors(slice) => self.shadow_interceptors(slice),
+            Item::Shadow(slice) => self.shadow_live(*slice, listed),
             Item::Workload(workload, generation) => {
                 if self.generations.insert(workload.clone(), generation) != Some(generation) {
                     self.workload_changed(&workload);
@@ -287,6 +321,7 @@ impl World {
                 Err(_) => index::Event::RouteGone(subject.kind, subject.key.clone()),
             });
         }
+        self.shadow_route(&object);
         let known = self.objects.insert(subject.clone(), object);
         if known.is_none() && subject.kind == RouteKind::HttpScaledObject {
             tracing::warn!(object = %subject.key, "HTTPScaledObject is deprecated: write an InterceptorRoute");
@@ -346,8 +381,13 @@ impl World {
                 self.unname(key);
                 self.scaled.remove(key);
             }
-            Kind::Services => self.index(index::Event::ServiceGone(key.clone())),
             Kind::Namespaces => self.index(index::Event::NamespaceGone(key.name().into())),
+            Kind::Services => {
+                self.shadow_service(key);
+                self.index(index::Event::ServiceGone(key.clone()));
+            }
+            Kind::Slices => self.shadow_slice_gone(key),
+            Kind::Interceptors => self.shadow_interceptors_gone(key),
             Kind::Deployments | Kind::StatefulSets => {
                 let workload = workload_of(kind, key);
                 self.generations.remove(&workload);
@@ -359,6 +399,7 @@ impl World {
     fn take_object(&mut self, kind: RouteKind, key: &ObjectKey) {
         let subject = Subject { kind, key: key.clone() };
         self.index(index::Event::RouteGone(kind, key.clone()));
+        self.shadow_route_gone(&subject);
         self.objects.remove(&subject);
         self.dirty.remove(&subject);
         self.known.retain(|_, known| {
@@ -378,6 +419,7 @@ impl World {
                 _ => None,
             });
             self.index.reset(index::Relist::Services(services.collect()));
+            self.shadow_all();
             self.unchecked = true;
             return;
         }
@@ -420,6 +462,8 @@ impl World {
             Kind::HttpScaledObjects => of_kind(RouteKind::HttpScaledObject),
             Kind::ScaledObjects => self.scaled.keys().cloned().collect(),
             Kind::Services | Kind::Namespaces => Vec::new(),
+            Kind::Slices => self.shadows.as_ref().map(Shadows::slice_keys).unwrap_or_default(),
+            Kind::Interceptors => self.shadows.as_ref().map(Shadows::interceptor_keys).unwrap_or_default(),
             Kind::Deployments | Kind::StatefulSets => {
                 let same = workload_of(kind, &ObjectKey::new("", "")).kind;
                 let workloads = self.generations.keys().filter(|workload| workload.kind == same);
@@ -443,20 +487,6 @@ impl World {
         let changed = changed.filter(|subject| self.objects.contains_key(*subject));
         self.dirty.extend(changed.cloned().collect::<Vec<_>>());
         self.problems = problems;
-    }
-}
-
-// === impl Item ===
-
-impl Item {
-    fn key(&self) -> &ObjectKey {
-        match self {
-            Self::Route(object) => &object.subject.key,
-            Self::Scaled(scaled) => &scaled.key,
-            Self::Service(service) => &service.key,
-            Self::Workload(workload, _) => &workload.key,
-            Self::Namespace(key, _) => key,
-        }
     }
 }
 

@@ -1,6 +1,9 @@
 //! A ScaledObject, ours or anybody's: whom it belongs to, which routes it names, what KEDA says of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use api::names::{FIELD_MANAGER, HTTP_SCALED_OBJECT_KEY, INTERCEPTOR_ROUTE_KEY};
 use interceptor_core::{ObjectKey, route::RouteKind};
@@ -12,6 +15,10 @@ use super::{Meta, Subject, Workload};
 
 /// The field manager of the KEDA HTTP Add-on's operator.
 pub const ORIGINAL: &str = "operator";
+
+/// KEDA's cool-down and polling interval where a ScaledObject does not tell, in seconds.
+const COOLDOWN: u64 = 300;
+const INTERVAL: u64 = 30;
 
 /// A ScaledObject.
 #[derive(Clone, Debug, PartialEq)]
@@ -99,6 +106,18 @@ impl Scaled {
             paused: condition("Paused").is_some_and(|paused| paused.holds == Some(true)),
             key,
         })
+    }
+
+    /// After which time without demand KEDA may take the last replica away, if it does; less the time by which it may have
+    /// looked too early, and `ahead`.
+    pub fn sleeps_after(&self, ahead: Duration) -> Option<Duration> {
+        let spec = &self.body["spec"];
+        let count = |field: &str| spec.get(field).and_then(Value::as_i64);
+        let least = count("idleReplicaCount").or_else(|| count("minReplicaCount")).unwrap_or_default();
+        let seconds = |field: &str, default: u64| spec.get(field).and_then(Value::as_u64).unwrap_or(default);
+        // KEDA counts from when it last saw demand, which it may have done a whole interval before it ended.
+        let idle = seconds("cooldownPeriod", COOLDOWN).saturating_sub(seconds("pollingInterval", INTERVAL));
+        (least == 0).then(|| Duration::from_secs(idle).saturating_sub(ahead))
     }
 
     /// Whether `subject` made it.

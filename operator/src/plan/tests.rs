@@ -10,6 +10,7 @@ use crate::{
 };
 
 mod properties;
+mod shadow;
 
 /// A model of an API server with one namespace: what it holds, and what our writes do to it.
 #[derive(Clone, Debug, Default)]
@@ -23,7 +24,7 @@ struct Server {
 const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
 fn settings() -> Settings {
-    Settings { scaler_address: "scaler.keda:9090".to_owned(), host_guard: HostGuard::Off }
+    Settings { scaler_address: "scaler.keda:9090".to_owned(), host_guard: HostGuard::Off, ports: 20_000..=20_009 }
 }
 
 fn subject(kind: RouteKind) -> Subject {
@@ -81,6 +82,7 @@ impl Server {
                 Action::Unfinalize { rest, .. } => self.routes[0]["metadata"]["finalizers"] = json!(rest),
                 Action::Apply { body, over, inherit: _ } => self.apply(body, over.is_none()),
                 Action::Delete { uid } => self.scaled.retain(|scaled| scaled["metadata"]["uid"] != **uid),
+                Action::Publish { .. } | Action::Withdraw { .. } => panic!("this model has no slices"),
                 Action::Release { rest, .. } => self.named("r").unwrap()["metadata"]["ownerReferences"] = rest.clone(),
             }
         }

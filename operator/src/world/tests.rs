@@ -41,7 +41,7 @@ fn scaled(name: &str, version: u64, names: &str, active: &str) -> Item {
 fn web() -> Item {
     let port =
         interceptor_core::service::ServicePort { name: "".into(), port: 80, app_protocol: None, node_port: None };
-    Item::Service(Service {
+    Item::Service(interceptor_core::service::Service {
         key: key("web"),
         ports: vec![port],
         addresses: Vec::new(),
@@ -120,7 +120,7 @@ fn a_host_that_the_namespace_does_not_list_is_a_problem_until_it_does() {
     };
     assert_eq!(not_allowed(&mut world), 1);
     dirty(&mut world);
-    let hosts = Some(AllowedHosts::parse("a.example"));
+    let hosts = Some(index::AllowedHosts::parse("a.example"));
     world.apply([Event::Put(Item::Namespace(ObjectKey::new("", "n"), hosts))]);
     assert_eq!((not_allowed(&mut world), dirty(&mut world)), (0, vec!["a".to_owned()]));
 }

@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
-use interceptor_core::index::HostGuard;
+use interceptor_core::{ObjectKey, index::HostGuard};
 use kube::{
     Api, Client, ResourceExt as _,
     api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ObjectMeta, Patch, PatchParams, PostParams},
@@ -211,7 +211,12 @@ impl Namespace {
     pub(crate) fn config(&self, name: &str) -> app::Config {
         app::Config {
             kube: self.config.clone(),
-            settings: Settings { scaler_address: "scaler.keda:9090".to_owned(), host_guard: HostGuard::Off },
+            settings: Settings {
+                scaler_address: "scaler.keda:9090".to_owned(),
+                host_guard: HostGuard::Off,
+                ports: 20_000..=20_009,
+            },
+            interceptors: ObjectKey::new(self.name.as_str(), "interceptors"),
             lease: None,
             metrics_addr: None,
             security: Security::default(),

@@ -1,0 +1,55 @@
+//! Which way clients reach the target, and why.
+
+use api::names::{condition, reason};
+use interceptor_core::{Route, route::DataPath};
+
+use super::Finding;
+use crate::{observe::Observed, shadow::Port};
+
+const KIND: &str = condition::DATA_PATH;
+
+/// The way, if what is `needed` for any is so.
+pub(super) fn finding(observed: &Observed, needed: [&Finding; 2], is_listed: bool) -> Finding {
+    if let Some(finding) = needed.into_iter().find(|finding| finding.holds != Some(true)) {
+        return Finding::no(KIND, reason::NO_PATH, format!("see {}: {}", finding.kind, finding.reason));
+    }
+    match &observed.object.route {
+        Ok(route) if route.data_path == DataPath::Direct => direct(observed, route, is_listed),
+        _ => Finding::yes(KIND, reason::PROXY, "requests go through an interceptor".to_owned()),
+    }
+}
+
+fn direct(observed: &Observed, route: &Route, is_listed: bool) -> Finding {
+    let seen = observed.shadow.as_ref();
+    let is_cold = seen.is_some_and(|seen| !seen.ready);
+    let port = match seen.map(|seen| &seen.port) {
+        Some(Port::Open { number, .. }) => Ok(*number),
+        Some(Port::Full) => Err(": all ports of interceptors are given away, give the operator more"),
+        Some(Port::Headless) => Err(": the Service has no address that could lead to interceptors"),
+        Some(Port::Missing) | None => Err(""),
+    };
+    let port = match port {
+        Ok(port) => port,
+        Err(why) => {
+            let message = format!(
+                "clients reach pods without a proxy; while none is ready only those on nodes with the agent are held{why}"
+            );
+            return Finding::yes(KIND, reason::DIRECT_ONLY, message);
+        }
+    };
+    if !is_listed {
+        let message =
+            format!("clients reach pods without a proxy; port {port} of interceptors is kept for when none is ready");
+        return Finding::yes(KIND, reason::DIRECT, message);
+    }
+    let service = route.target.service.name();
+    let why = match (is_cold, route.needs_proxy_while_cold()) {
+        (true, true) => {
+            "no replica is ready, and agents leave connections to interceptors, which answer, hold or divert requests"
+        }
+        (true, false) => "no replica is ready; agents hold the connections of their own nodes",
+        (false, _) => "replicas are ready, and may be taken away for want of demand",
+    };
+    let message = format!("Service {service} lists interceptors at port {port}: {why}");
+    Finding::yes(KIND, reason::INTERCEPTORS, message)
+}
