@@ -6,6 +6,7 @@
 mod bench;
 mod clients;
 mod count;
+mod flaps;
 mod hold;
 mod listens;
 mod peers;

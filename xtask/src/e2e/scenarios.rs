@@ -7,6 +7,7 @@ mod cold_start;
 mod direct;
 mod disruption;
 mod examples;
+mod flaps;
 mod load;
 mod readiness;
 mod release;
@@ -43,6 +44,7 @@ pub(crate) const ALL: &[Scenario] = &[
     scenario("load-of-interceptors", load::of_interceptors),
     scenario("examples", examples::all_work),
     scenario("direct-cold", direct::cold),
+    scenario("direct-flaps", flaps::under_load),
     scenario("chart-settings", chart::settings),
     scenario("metrics", chart::metrics),
     scenario("interceptors-rolled", disruption::interceptors_rolled),

@@ -9,7 +9,7 @@ use super::tenant::{App, Metric, PATIENCE, SYSTEM, Tenant, route, scaled_object}
 use crate::{cluster::Cluster, e2e::release, process};
 
 const AGENT: &str = "daemonset/keda-add-ons-http-agent";
-const WITH_AGENT: &str = "agent.enabled=true";
+pub(super) const WITH_AGENT: &str = "agent.enabled=true";
 
 /// Cold starts from a pod of each node, then back to sleep; no interceptor has anything to do with it.
 pub(super) fn cold(cluster: &Cluster) -> Result<()> {
@@ -20,11 +20,16 @@ pub(super) fn cold(cluster: &Cluster) -> Result<()> {
     worked
 }
 
-fn cold_with_agents(cluster: &Cluster) -> Result<()> {
+/// Waits until connections are held and counted everywhere.
+pub(super) fn until_agents(cluster: &Cluster) -> Result<()> {
     cluster.wait_for("an agent on each node", PATIENCE, || {
         let agents = cluster.json(&["get", "--namespace", SYSTEM, AGENT])?;
         Ok((agents["status"]["numberReady"].as_u64() == Some(cluster.nodes().into())).then_some(()))
-    })?;
+    })
+}
+
+fn cold_with_agents(cluster: &Cluster) -> Result<()> {
+    until_agents(cluster)?;
     let tenant = Tenant::new(cluster, "direct")?;
     tenant.apply(&App::new("direct").slow_start(200, 1).objects())?;
     tenant.apply(&[direct_route("direct"), scaled_object("direct", 3)])?;
@@ -59,7 +64,7 @@ fn direct_route(name: &str) -> Value {
 }
 
 /// A pod of a node, to connect from.
-fn client(node: u8) -> Value {
+pub(super) fn client(node: u8) -> Value {
     let [deployment, _] = App::new(&format!("client{node}")).objects();
     let template = &deployment["spec"]["template"];
     let mut spec = template["spec"].clone();
@@ -68,7 +73,7 @@ fn client(node: u8) -> Value {
 }
 
 /// What the app answers, with the fields of its head.
-fn ask(network: &Path, address: &str) -> Result<String> {
+pub(super) fn ask(network: &Path, address: &str) -> Result<String> {
     let url = format!("http://{address}/");
     let curl = ["curl", "--silent", "--show-error", "--max-time", "60", "--write-out", "%{header_json}", &url];
     process::output(Cluster::within(network).args(curl))
