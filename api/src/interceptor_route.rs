@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -12,8 +11,12 @@ use serde::{Deserialize, Serialize};
 use crate::{
     duration::GoDuration,
     readiness_probe::ReadinessProbe,
-    schema::{self, one_minute, one_second},
+    schema::{one_minute, one_second},
 };
+
+mod status;
+
+pub use self::status::{InterceptorRouteStatus, ShadowStatus};
 
 /// Routes requests to a Service and measures them for scaling.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, CustomResource, KubeSchema)]
@@ -470,38 +473,6 @@ pub struct InterceptorRouteTimeouts {
     /// How long a replica takes to begin its response.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub response_header: Option<GoDuration>,
-}
-
-/// What the operator found.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct InterceptorRouteStatus {
-    /// Conditions by type.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(schema_with = "schema::conditions")]
-    pub conditions: Vec<Condition>,
-    /// The readiness probe of the workload's pods, for interceptors to run.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub readiness_probe: Option<ReadinessProbe>,
-    /// How interceptors stand in for the target's Service, of a route with dataPath Direct.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub shadow: Option<ShadowStatus>,
-}
-
-/// How interceptors stand in for a Service whose clients reach the pods without a proxy.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct ShadowStatus {
-    /// After how many seconds without demand the Service's EndpointSlices list interceptors, so that they do when KEDA takes
-    /// the last replica away; absent where KEDA never does.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0))]
-    pub after_seconds: Option<i64>,
-    /// The port of interceptors that stands for the Service.
-    #[schemars(range(min = 1, max = 65535))]
-    pub port: i32,
-    /// Whether the Service's EndpointSlices list interceptors.
-    pub published: bool,
 }
 
 // === impl InterceptorRoute ===

@@ -5,7 +5,6 @@ use std::{
     cell::{Cell, RefCell},
     collections::{HashMap, hash_map::Entry},
     fmt,
-    num::NonZeroU16,
     rc::Rc,
     sync::{
         Arc,
@@ -19,7 +18,7 @@ use interceptor_core::{
     Route, RouteEntry, RouteId, UpstreamId,
     index::Snapshot,
     inflight::{HeldGuard, Share},
-    route::{Backend, Headers, PortRef, Timeouts, Traffic},
+    route::{Backend, Headers, PortRef, Timeouts},
     upstream::Resolution,
 };
 use opentelemetry_sdk::trace::SdkTracer;
@@ -30,6 +29,7 @@ use runtime::{
 use smallvec::SmallVec;
 use tokio::{sync::Notify, time::Instant};
 
+mod entrance;
 mod hosts;
 mod received;
 
@@ -260,29 +260,6 @@ impl Worker {
             self.shared.metrics.hosts_forgotten.inc();
         }
         Some(local)
-    }
-
-    /// The route of a request that came by an entrance; `None` once it has gone.
-    pub(crate) fn route_at(
-        &self,
-        entrance: NonZeroU16,
-        host: &[u8],
-        path: &[u8],
-        headers: &impl Headers,
-    ) -> Option<Rc<LocalRoute>> {
-        self.generation();
-        let seen = self.seen.borrow();
-        let entrance = seen.entrances.get(&entrance)?;
-        let found = std::str::from_utf8(host).map(|name| entrance.lookup(name, path, headers));
-        Some(self.local(found.unwrap_or_else(|_| entrance.first())))
-    }
-
-    /// The route of what comes by an entrance and is no request, and what its clients speak.
-    pub(crate) fn entrance(&self, port: NonZeroU16) -> Option<(Rc<LocalRoute>, Traffic)> {
-        self.generation();
-        let seen = self.seen.borrow();
-        let entrance = seen.entrances.get(&port)?;
-        Some((self.local(entrance.first()), entrance.traffic()))
     }
 
     fn local(&self, entry: &Arc<RouteEntry>) -> Rc<LocalRoute> {

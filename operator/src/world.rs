@@ -3,7 +3,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    ops::RangeInclusive,
     sync::Arc,
 };
 
@@ -143,18 +142,6 @@ impl World {
     pub fn guarded(guard: HostGuard) -> Self {
         let world = Self::default();
         Self { guard, index: world.index.guarded(guard), ..world }
-    }
-
-    /// The same with shadow slices, for which interceptors have these ports.
-    #[must_use]
-    pub fn shadowed(mut self, ports: RangeInclusive<u16>) -> Self {
-        self.shadows = Some(Shadows::new(ports));
-        self
-    }
-
-    /// It is later now.
-    pub fn advance(&mut self, now: Instant) {
-        self.now = now;
     }
 
     /// Takes a batch of changes in.

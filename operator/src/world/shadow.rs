@@ -1,8 +1,9 @@
 //! The world's part in shadow slices: passes on what they depend on, and tells which routes have to be looked at because of it.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use interceptor_core::{ObjectKey, route::RouteKind};
+use tokio::time::Instant;
 
 use super::{Kind, World, is_older};
 use crate::{
@@ -15,6 +16,18 @@ use crate::{
 const AHEAD: Duration = Duration::from_secs(15);
 
 impl World {
+    /// The same with shadow slices, for which interceptors have these ports.
+    #[must_use]
+    pub fn shadowed(mut self, ports: RangeInclusive<u16>) -> Self {
+        self.shadows = Some(Shadows::new(ports));
+        self
+    }
+
+    /// It is later now.
+    pub fn advance(&mut self, now: Instant) {
+        self.now = now;
+    }
+
     /// The routes whose demand has to be known.
     pub fn demanded(&self) -> BTreeSet<ObjectKey> {
         self.shadows.as_ref().filter(|_| self.has_slices()).map(Shadows::routes).unwrap_or_default()
