@@ -54,6 +54,11 @@ pub(crate) async fn is_shown(authority: &Authority, interceptor: &Interceptor, h
     .await;
 }
 
+/// Waits until the log says this.
+async fn is_logged(interceptor: &Interceptor, text: &str) {
+    eventually(&format!("{text} in the log"), async || interceptor.log().contains(text).then_some(())).await;
+}
+
 #[tokio::test]
 async fn a_client_gets_the_certificate_of_a_secret_by_the_name_it_asks_for() {
     let authority = Authority::new();
@@ -130,7 +135,7 @@ async fn a_malformed_secret_hurts_only_itself_and_tells_nothing_of_its_key() {
     ] {
         let problem = interceptor.problem(&format!("Secret shop/{name}")).await;
         assert!(problem.contains(why), "{problem}");
-        assert!(interceptor.log().contains(&format!("Secret shop/{name}")), "it is logged too");
+        is_logged(&interceptor, &format!("Secret shop/{name}")).await;
     }
     assert_eq!(shown(&authority, &interceptor, HOST).await, Some(leaf(&good)));
     assert_eq!(shown(&authority, &interceptor, "first.test").await, Some(leaf(&first)), "what was served stays");

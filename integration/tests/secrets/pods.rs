@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::{leaf, secret};
+use super::{is_logged, leaf, secret};
 use crate::{HOST, tls::Authority};
 
 /// A pod that asks each client for a certificate of one authority, keeps connections open, and notes who sent each request.
@@ -157,7 +157,7 @@ async fn a_secret_that_is_missing_or_malformed_is_an_error_that_is_told() {
     assert_eq!(interceptor.get(HOST, "/").await.status(), 502);
     let problem = interceptor.problem("InterceptorRoute shop/app").await;
     assert!(problem.contains("Secret shop/client is not there"), "{problem}");
-    assert!(interceptor.log().contains("Secret shop/client is not there"), "it is logged too");
+    is_logged(&interceptor, "Secret shop/client is not there").await;
     world.object(&client(&pair, &pods));
     let answers = async |status: u16| {
         eventually(&format!("it answers {status}"), async || {

@@ -7,7 +7,11 @@ use std::{
 };
 
 use api::convert;
-use interceptor_core::{ObjectKey, index::Event, route::RouteKind};
+use interceptor_core::{
+    ObjectKey,
+    index::{Event, MAX_PROBLEMS},
+    route::RouteKind,
+};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use prometheus_client::{
     metrics::{family::Family, gauge::Gauge},
@@ -39,6 +43,7 @@ pub(crate) struct Secrets {
     named: BTreeMap<ObjectKey, ObjectKey>,
     next: u64,
     changed: bool,
+    faults: Vec<Problem>,
     counts: Family<[(&'static str, &'static str); 2], Gauge>,
 }
 
@@ -79,7 +84,9 @@ impl Secrets {
             known: BTreeMap::new(),
             named: BTreeMap::new(),
             next: 0,
-            changed: false,
+            // Nothing is known yet, which may be wrong too.
+            changed: true,
+            faults: Vec::new(),
             counts,
         }
     }
@@ -153,6 +160,7 @@ impl Secrets {
             identities.insert(key.clone(), identity.clone().ok_or_else(fault));
         }
         self.identities.replace(identities);
+        self.faults = self.find_faults();
         self.counts.clear();
         for known in self.known.values() {
             let (used, state) = (known.content.is_for(), if known.fault.is_some() { "unusable" } else { "used" });
@@ -161,26 +169,25 @@ impl Secrets {
         }
     }
 
-    /// What is wrong with which Secret, and which routes lack theirs.
-    pub(crate) fn problems(&self) -> Vec<Problem> {
-        let problem = |object: String, message: String| Problem { object, message };
-        let about = |key: &ObjectKey, message: String| problem(format!("Secret {key}"), message);
-        let mut all: Vec<_> = self
-            .known
-            .iter()
-            .filter_map(|(key, known)| Some(about(key, known.fault.as_ref()?.to_string())))
-            .take(interceptor_core::index::MAX_PROBLEMS)
-            .collect();
-        if let Some(default) = self.sources.default.as_ref().filter(|key| !self.known.contains_key(*key)) {
-            all.push(about(default, "is not there: clients that no certificate fits get none".to_owned()));
-        }
-        all.extend(self.names_taken().into_iter().map(|(key, message)| about(&key, message)));
+    /// What is wrong with which Secret, as of the last [`settle`](Self::settle), and which routes lack theirs.
+    pub(crate) fn problems(&self) -> impl Iterator<Item = Problem> {
         let lacking =
             self.named.iter().filter_map(|(route, secret)| Some((route, self.identities.find(secret).err()?)));
-        let lacking = lacking
-            .map(|(route, why)| problem(format!("InterceptorRoute {route}"), format!("{why}: its requests get 502")));
-        all.extend(lacking.take(interceptor_core::index::MAX_PROBLEMS));
-        all
+        let lacking = lacking.map(|(route, why)| Problem {
+            object: format!("InterceptorRoute {route}"),
+            message: format!("{why}: its requests get 502"),
+        });
+        self.faults.iter().cloned().chain(lacking.take(MAX_PROBLEMS))
+    }
+
+    fn find_faults(&self) -> Vec<Problem> {
+        let about = |key: &ObjectKey, message: String| Problem { object: format!("Secret {key}"), message };
+        let unusable = self.known.iter().filter_map(|(key, known)| Some(about(key, known.fault.as_ref()?.to_string())));
+        let default = self.sources.default.as_ref().filter(|key| !self.known.contains_key(*key));
+        let missing =
+            default.map(|key| about(key, "is not there: clients that no certificate fits get none".to_owned()));
+        let taken = self.names_taken().into_iter().map(|(key, message)| about(&key, message));
+        unusable.take(MAX_PROBLEMS).chain(missing).chain(taken).collect()
     }
 
     fn read(&mut self, object: &Secret, wanted: Use) -> Result<Content, String> {
@@ -223,7 +230,7 @@ impl Secrets {
         for (key, pair) in self.oldest_first() {
             for name in tls::names(pair) {
                 match owners.get(&name) {
-                    Some(owner) if *owner != key && taken.len() < interceptor_core::index::MAX_PROBLEMS => {
+                    Some(owner) if *owner != key && taken.len() < MAX_PROBLEMS => {
                         let message = format!("is not served for {name}: Secret {owner} is older");
                         taken.entry(key.clone()).or_insert(message);
                     }
