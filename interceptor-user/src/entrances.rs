@@ -234,6 +234,8 @@ fn listen(port: NonZeroU16) -> io::Result<TcpListener> {
     let addr = everywhere(port.get());
     let socket = if addr.is_ipv6() { TcpSocket::new_v6()? } else { TcpSocket::new_v4()? };
     socket.set_reuseaddr(true)?;
+    // Inherited by what it accepts.
+    socket.set_nodelay(true)?;
     socket.bind(addr)?;
     socket.listen(BACKLOG)
 }

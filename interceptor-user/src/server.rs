@@ -43,7 +43,7 @@ pub(crate) async fn accept_loop(worker: Rc<Worker>, listener: TcpListener, tls: 
                 let peer = canonical(peer);
                 let trust = Trust::of(peer.ip(), &worker.shared.config.trusted_proxies);
                 let connection = Rc::new(Connection::new(peer, tls.is_some(), trust));
-                serve(Rc::clone(&worker), connection, stream_options(stream), tls.clone());
+                serve(Rc::clone(&worker), connection, stream, tls.clone());
             }
             Err(error) if is_clients_fault(&error) => {}
             Err(error) => {
@@ -84,14 +84,6 @@ fn serve(worker: Rc<Worker>, connection: Rc<Connection>, stream: TcpStream, tls:
         });
         Serve { inner: served, connection: &connection }.await;
     });
-}
-
-fn stream_options(stream: TcpStream) -> TcpStream {
-    // Without it a small response may wait for the acknowledgement of the one before.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "cannot set TCP_NODELAY");
-    }
-    stream
 }
 
 fn is_clients_fault(error: &io::Error) -> bool {

@@ -9,7 +9,7 @@ use tokio::{net::TcpStream, sync::mpsc};
 use super::{
     Ended, Stream,
     connection::{Connection, Serve},
-    h1, h2, stream_options,
+    h1, h2,
 };
 use crate::{proxy::raw, trust::Trust, worker::Worker};
 
@@ -27,7 +27,7 @@ pub(crate) async fn serve_loop(worker: Rc<Worker>, mut entered: mpsc::Receiver<E
         worker.room_for_connection().await;
         let Some(Entered { stream, peer, port }) = entered.recv().await else { return };
         match TcpStream::from_std(stream) {
-            Ok(stream) => serve(&worker, stream_options(stream), canonical(peer), port),
+            Ok(stream) => serve(&worker, stream, canonical(peer), port),
             Err(error) => {
                 worker.shared.metrics.accept_failed();
                 tracing::debug!(%error, "a connection cannot be handed over");
