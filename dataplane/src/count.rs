@@ -11,12 +11,16 @@ use std::{
     time::Duration,
 };
 
-use aya::{Ebpf, EbpfError, EbpfLoader, programs::ProgramError, util::nr_cpus};
+use aya::{
+    Ebpf, EbpfError, EbpfLoader,
+    programs::{CgroupSkb, ProgramError, TestRun as _, TestRunOptions},
+    util::nr_cpus,
+};
 use interceptor_common::{Run, Subject};
 use interceptor_core::{Endpoint, Upstream, UpstreamId, direct::Pod, mapops::Slot};
 
 use crate::{
-    LeftOut, Limits, RepairReport, SyncError, SyncReport,
+    Direction, LeftOut, Limits, RepairReport, SyncError, SyncReport,
     ledger::Ledger,
     loading::{monotonic, raise_locked_memory, read_object},
     object, pins,
@@ -240,6 +244,18 @@ impl Count {
     /// What the programs could not tell because there was no room, ever.
     pub fn untold(&self) -> u64 {
         self.maps.untold().unwrap_or_default()
+    }
+
+    /// Whether the program that sees segments of a direction lets one pass, as it has to with any: for tests.
+    pub fn passes(&mut self, direction: Direction, packet: &[u8]) -> io::Result<bool> {
+        let name = match direction {
+            Direction::In => attached::RECEIVED,
+            Direction::Out => attached::SENT,
+        };
+        let program = self.ebpf.program(name).ok_or_else(|| io::Error::other("the object has no such program"))?;
+        let program: &CgroupSkb = program.try_into().map_err(io::Error::other)?;
+        let options = TestRunOptions { data_in: Some(packet), repeat: 1, ..Default::default() };
+        Ok(program.test_run(options).map_err(io::Error::other)?.return_value == 1)
     }
 
     /// Whether requests of HTTP/2 are counted: without `CAP_PERFMON` the verifier follows what a processor might do after a wrong

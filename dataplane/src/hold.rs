@@ -41,13 +41,14 @@ mod attach;
 mod maps;
 mod syn;
 
+pub use self::{
+    attach::Hooks,
+    maps::{Sighting, What},
+    syn::Syn,
+};
 use self::{
     attach::{Attached, EGRESS, INGRESS, classifier},
     maps::HoldMaps,
-};
-pub use self::{
-    maps::{Sighting, What},
-    syn::Syn,
 };
 
 const SEND: &str = "send";
@@ -71,6 +72,7 @@ pub struct Hold {
     maps: HoldMaps,
     conntrack: Conntrack,
     attached: BTreeMap<u32, Attached>,
+    hooks: Hooks,
     pins: Option<PathBuf>,
     installed: Table,
     ebpf: Ebpf,
@@ -152,8 +154,8 @@ enum Toward {
 impl Hold {
     /// Loads the programs and attaches none. Everything happens in the network namespace that the calling thread is in. Where
     /// bpffs is given, maps and links are pinned there and outlive this process, and those of one before are taken over.
-    pub fn open(bpffs: Option<&Path>) -> Result<Self, HoldError> {
-        Self::start(bpffs).map_err(|error| HoldError(words(&error)))
+    pub fn open(bpffs: Option<&Path>, hooks: Hooks) -> Result<Self, HoldError> {
+        Self::start(bpffs, hooks).map_err(|error| HoldError(words(&error)))
     }
 
     /// Takes away what an agent before has left pinned or attached.
@@ -162,7 +164,7 @@ impl Hold {
         attach::remove(bpffs.map(|bpffs| bpffs.join(PINS)).as_deref(), devices)
     }
 
-    fn start(bpffs: Option<&Path>) -> Result<Self, Unavailable> {
+    fn start(bpffs: Option<&Path>, hooks: Hooks) -> Result<Self, Unavailable> {
         let object = object::HOLD.ok_or(ProbeError::NoObject)?;
         probe::probe()?;
         raise_locked_memory();
@@ -178,7 +180,7 @@ impl Hold {
             loaded.map_err(|error| Unavailable::Load { name, source: Box::new(error) })?;
         }
         let conntrack = Conntrack::open().map_err(Unavailable::Conntrack)?;
-        let mut hold = Self { maps, conntrack, attached: BTreeMap::new(), pins, installed, ebpf };
+        let mut hold = Self { maps, conntrack, attached: BTreeMap::new(), hooks, pins, installed, ebpf };
         hold.beat().map_err(Unavailable::Beat)?;
         Ok(hold)
     }
@@ -242,7 +244,7 @@ impl Hold {
             if self.attached.contains_key(index) {
                 continue;
             }
-            match Attached::new(&mut self.ebpf, (*index, &device.name), self.pins.as_deref()) {
+            match Attached::new(&mut self.ebpf, (*index, &device.name), self.hooks, self.pins.as_deref()) {
                 Ok(attached) => {
                     self.attached.insert(*index, attached);
                 }

@@ -40,7 +40,7 @@ mod wake;
 pub use self::{
     conntrack::{Conntrack, ConntrackError, Translation},
     devices::{Changes, Device, Devices, addresses, devices},
-    hold::{Attachment, Direction, Hold, HoldError, ROOM, SendError, Sighting, Syn, What, is_hairpin},
+    hold::{Attachment, Direction, Hold, HoldError, Hooks, ROOM, SendError, Sighting, Syn, What, is_hairpin},
     kernel::Kernel,
     ledger::{Limits, SyncError},
     loading::monotonic,

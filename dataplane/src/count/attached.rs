@@ -25,8 +25,8 @@ use super::CountError;
 use crate::syscall;
 
 const ACCEPTED: &str = "count_accepted";
-const RECEIVED: &str = "count_received";
-const SENT: &str = "count_sent";
+pub(super) const RECEIVED: &str = "count_received";
+pub(super) const SENT: &str = "count_sent";
 /// Those to which the others jump, and by which map.
 const STREAMS: [(&str, &str); 2] = [("streams_received", "GO_ON_RECEIVED"), ("streams_sent", "GO_ON_SENT")];
 

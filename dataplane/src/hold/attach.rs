@@ -25,6 +25,16 @@ pub(super) const EGRESS: &str = "hold_egress";
 const PREFIXES: [(&str, &str, TcAttachType); 2] =
     [("egress-", EGRESS, TcAttachType::Egress), ("ingress-", INGRESS, TcAttachType::Ingress)];
 
+/// By what the programs are on devices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Hooks {
+    /// By links where the kernel has them (6.6), by filters where it has not.
+    #[default]
+    Auto,
+    /// By filters below `clsact`, as before 6.6: where others expect to be first among the links.
+    Filters,
+}
+
 /// The programs on one device; dropping it takes them off unless they are pinned.
 #[derive(Debug)]
 pub(super) struct Attached {
@@ -42,15 +52,20 @@ enum Link {
 
 impl Attached {
     /// Attaches both programs; with a folder, to the links that are pinned there for the device, or pins new ones.
-    pub(super) fn new(ebpf: &mut Ebpf, (index, name): (u32, &str), pins: Option<&Path>) -> Result<Self, ProgramError> {
+    pub(super) fn new(
+        ebpf: &mut Ebpf,
+        (index, name): (u32, &str),
+        hooks: Hooks,
+        pins: Option<&Path>,
+    ) -> Result<Self, ProgramError> {
         let (mut links, mut all) = (Vec::new(), Vec::new());
         // The way out first: what is held needs it at once.
         for (prefix, program, direction) in PREFIXES {
             let program: &mut SchedClassifier = classifier(ebpf, program)?;
-            let pin = pins.filter(|_| has_links()).map(|folder| folder.join(format!("{prefix}{index}")));
+            let pin = pins.filter(|_| hooks.has_links()).map(|folder| folder.join(format!("{prefix}{index}")));
             links.push(match &pin {
                 Some(pin) => pinned(program, name, direction, pin)?,
-                None => Link::Own { _link: attach(program, name, direction)? },
+                None => Link::Own { _link: attach(program, name, direction, hooks)? },
             });
             all.extend(pin);
         }
@@ -93,12 +108,10 @@ pub(super) fn remove(folder: Option<&Path>, devices: impl IntoIterator<Item = St
     if let Some(folder) = folder {
         pins::remove(folder)?;
     }
-    if !has_links() {
-        for device in devices {
-            for (_, program, direction) in PREFIXES {
-                // Most devices have none.
-                _ = tc::qdisc_detach_program(&device, direction, program);
-            }
+    for device in devices {
+        for (_, program, direction) in PREFIXES {
+            // Most devices have none.
+            _ = tc::qdisc_detach_program(&device, direction, program);
         }
     }
     Ok(())
@@ -109,24 +122,34 @@ pub(super) fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut S
     ebpf.program_mut(name).ok_or_else(unknown)?.try_into()
 }
 
-/// Whether programs attach by links that know their order and end with their descriptor. Before that they are filters of a
-/// queueing discipline.
-fn has_links() -> bool {
-    KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 6, 0))
+// === impl Hooks ===
+
+impl Hooks {
+    /// Whether programs attach by links that know their order and end with their descriptor. Before that they are filters of a
+    /// queueing discipline.
+    fn has_links(self) -> bool {
+        self == Self::Auto && KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 6, 0))
+    }
 }
 
 fn attach(
     program: &mut SchedClassifier,
     device: &str,
     direction: TcAttachType,
+    hooks: Hooks,
 ) -> Result<SchedClassifierLink, ProgramError> {
-    let id = if has_links() {
+    let id = if hooks.has_links() {
         program.attach_with_options(device, direction, TcAttachOptions::TcxOrder(LinkOrder::first()))?
     } else {
         match tc::qdisc_add_clsact(device) {
-            Ok(()) | Err(TcError::AlreadyAttached) => {}
+            Ok(()) => {}
+            // One is enough, whosoever it is.
+            Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => {}
             Err(error) => return Err(error.into()),
         }
+        // One that an agent before has left there would be the first to see a packet, and keep it for nobody.
+        let name = program.info()?.name_as_str().unwrap_or_default().to_owned();
+        _ = tc::qdisc_detach_program(device, direction, &name);
         let first = NlOptions { priority: 1, ..NlOptions::default() };
         program.attach_with_options(device, direction, TcAttachOptions::Netlink(first))?
     };
@@ -149,7 +172,7 @@ fn pinned(
         }
         _ = fs::remove_file(pin);
     }
-    let link = FdLink::try_from(attach(program, device, direction)?)
+    let link = FdLink::try_from(attach(program, device, direction, Hooks::Auto)?)
         .map_err(|error| ProgramError::IOError(io::Error::other(error)))?;
     let link = link.pin(pin).map_err(|error| ProgramError::IOError(io::Error::other(error)))?;
     Ok(Link::Pinned { _link: link })

@@ -287,20 +287,20 @@ fn a_websocket_is_one_request_for_as_long_as_it_lives() {
 fn nothing_is_lost_or_counted_twice_while_what_counts_is_replaced_under_load() {
     let bpffs = Bpffs::mount();
     let mut nginx = Nginx::start_on(Node::pinned(bpffs.path()));
-    for (id, args) in [(HTTP1, &["--h1", "-n200000", "-c40"][..]), (HTTP2, &["-n200000", "-c10", "-m10"])] {
+    for (id, args) in [(HTTP1, &["--h1", "-n60000", "-c40"][..]), (HTTP2, &["-n60000", "-c10", "-m10"])] {
         let url = nginx.url(id, "/");
-        let mut load = Command::new("h2load").args(args).arg(&url).stdout(Stdio::piped()).spawn().unwrap();
-        eventually("the load has begun", || nginx.node.counted(id).requests() > 1000);
-        let mut replaced = 0;
-        while load.try_wait().unwrap().is_none() {
-            nginx.node.replace();
-            replaced += 1;
+        let (mut rounds, mut replaced) = (0, 0);
+        while replaced < 3 {
+            let mut load = Command::new("h2load").args(args).arg(&url).stdout(Stdio::piped()).spawn().unwrap();
+            rounds += 1;
+            while load.try_wait().unwrap().is_none() {
+                nginx.node.replace();
+                replaced += 1;
+            }
+            let text = std::io::read_to_string(load.stdout.take().unwrap()).unwrap();
+            assert!(text.contains("status codes: 60000 2xx, 0 3xx, 0 4xx, 0 5xx"), "{text}");
         }
-        assert!(replaced >= 2, "it was under load");
-        let text = std::io::read_to_string(load.stdout.take().unwrap()).unwrap();
-        assert!(text.contains("status codes: 200000 2xx, 0 3xx, 0 4xx, 0 5xx"), "{text}");
         let sum = nginx.node.settles(id);
-        assert_eq!((sum.requests(), sum.failed), (200_000, 0));
+        assert_eq!((sum.requests(), sum.failed), (rounds * 60_000, 0));
     }
-    assert_eq!([HTTP1, HTTP2].map(|id| nginx.node.counted(id).opened), [40, 10]);
 }

@@ -7,5 +7,6 @@ mod connections;
 mod foreign;
 mod node;
 mod notices;
+mod others;
 mod pins;
 mod requests;

@@ -124,6 +124,16 @@ impl Node {
         self.pods.iter().find(|(of, _)| of.0 == id).expect("it was listed").1.addr
     }
 
+    /// Somebody else's programs of the same kind on the cgroups of the same pods, until they are dropped.
+    pub(crate) fn foreign(&self) -> Count {
+        let mut foreign = open(CountConfig { bpffs: None, ..self.config.clone() });
+        let ids: std::collections::BTreeSet<_> = self.pods.iter().map(|(id, _)| *id).collect();
+        let upstreams: Vec<_> = ids.into_iter().map(|id| self.upstream(id)).collect();
+        foreign.sync(&mut upstreams.iter()).unwrap();
+        foreign.follow().unwrap();
+        foreign
+    }
+
     /// Lists it no more, when there is nobody whom that would concern.
     pub(crate) fn forget(&mut self, addr: SocketAddr) {
         self.pods.retain(|(_, pod)| pod.addr != addr);

@@ -6,7 +6,7 @@ mod frames;
 
 use std::{net::SocketAddr, time::Duration};
 
-use dataplane::{Direction, Hold, What, monotonic};
+use dataplane::{Direction, Hold, Hooks, What, monotonic};
 use interceptor_common::hold::{HEARTBEAT_NS, MARK};
 use interceptor_core::{
     frontends::{Heat, Table},
@@ -20,7 +20,7 @@ const SERVICES: [&str; 2] = ["10.96.0.1:80", "[fd00:96::1]:80"];
 
 /// A hold that knows a Service of two addresses.
 fn hold(heat: Heat) -> Hold {
-    let mut hold = Hold::open(None).expect("a test that needs root has the kernel");
+    let mut hold = Hold::open(None, Hooks::Auto).expect("a test that needs root has the kernel");
     let frontends = SERVICES.map(|address| (address.parse().unwrap(), 7));
     hold.sync(&Table { services: [(7, heat)].into(), frontends: frontends.into() }).unwrap();
     hold

@@ -7,6 +7,7 @@ mod bench;
 mod clients;
 mod count;
 mod flaps;
+mod foreign;
 mod hold;
 mod listens;
 mod peers;

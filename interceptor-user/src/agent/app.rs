@@ -68,7 +68,7 @@ pub enum AgentError {
 
 /// Binds the port and starts nothing else. Must be called within the runtime.
 pub async fn build(config: Config) -> Result<Bound, AgentError> {
-    let Config { admin: addr, log, sources, node, required, bpffs, cgroup_root, interceptors } = config;
+    let Config { admin: addr, log, sources, node, required, bpffs, hooks, cgroup_root, interceptors } = config;
     let ready = Ready::new();
     let edges = Arc::new(Edges::default());
     // All that is held is counted on one thread.
@@ -82,7 +82,7 @@ pub async fn build(config: Config) -> Result<Bound, AgentError> {
     let (_, found) = mpsc::channel(1);
     let mut discover =
         Discover::new((sources, watch_metrics), (verdicts, found), index, writer, &ready, registry.registry());
-    let loaded = Hold::open(bpffs.as_deref());
+    let loaded = Hold::open(bpffs.as_deref(), hooks);
     if required && let Err(error) = loaded {
         return Err(AgentError::Hold(error));
     }

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use anyhow::Context as _;
 use api::names::SERVICE_NAME_LABEL;
-use dataplane::count::Count;
+use dataplane::{Hooks, count::Count};
 use interceptor_core::ObjectKey;
 use runtime::{
     args::{KubeArgs, LogArgs},
@@ -29,6 +29,10 @@ const ADMIN_PORT: u16 = 9097;
     KEDA_HTTP_SCALER_TARGET_ADMIN_NAMESPACE, _SERVICE   where interceptors are found: what comes from them to\n  \
                                                pods they have counted themselves\n  \
     ROUSE_CGROUP_ROOT (where cgroup v2 is mounted)   the folder below which the pods' cgroups are\n  \
+    ROUSE_TC_HOOKS (auto)                      auto or filters: whether programs on devices are filters below clsact, also
+  \
+                                               where the kernel has links (from 6.6), of which ours would be the first
+  \
     ROUSE_LOG                                  a log filter such as info,dataplane=debug")]
 pub struct Args {
     /// Where routes, Services and EndpointSlices come from, instead of the Kubernetes API; may be given several times.
@@ -74,6 +78,8 @@ pub struct Config {
     pub required: bool,
     /// Where what the kernel holds is pinned.
     pub bpffs: Option<PathBuf>,
+    /// By what the hold's programs are on devices.
+    pub hooks: Hooks,
     /// Below which folder pods' cgroups are, if it is not where cgroup v2 is mounted.
     pub cgroup_root: Option<PathBuf>,
     /// The Service of the interceptors' admin ports, if there are any.
@@ -119,6 +125,7 @@ impl Config {
             node,
             required,
             bpffs: self::bpffs(bpffs, env)?,
+            hooks: env.one_of("ROUSE_TC_HOOKS", &[("auto", Hooks::Auto), ("filters", Hooks::Filters)], Hooks::Auto)?,
             cgroup_root: env.optional_string("ROUSE_CGROUP_ROOT")?.map(PathBuf::from),
             interceptors,
         })
