@@ -82,9 +82,11 @@ impl Progress {
         if input.is_empty() || !self.is_due(input) {
             return Self::pending(input);
         }
-        let mut room = [const { MaybeUninit::uninit() }; USUAL_LINES];
-        let parsed = match parse_response(input, &mut room) {
-            Err(httparse::Error::TooManyHeaders) => parse_response(input, &mut vec![MaybeUninit::uninit(); MAX_LINES]),
+        let parsed = match parse_response_of_any_length(input) {
+            Err(_) if unfold(input) => {
+                self.seen = input.len();
+                parse_response_of_any_length(input)
+            }
             parsed => parsed,
         };
         let Some(RawResponse { length, code, version, list }) = parsed.map_err(malformed)? else {
@@ -129,6 +131,14 @@ fn parse_request<'a>(
     Ok(Some(RawRequest { length, method, target, version, list: list(input, request.headers) }))
 }
 
+fn parse_response_of_any_length(input: &[u8]) -> Result<Option<RawResponse>, httparse::Error> {
+    let mut room = [const { MaybeUninit::uninit() }; USUAL_LINES];
+    match parse_response(input, &mut room) {
+        Err(httparse::Error::TooManyHeaders) => parse_response(input, &mut vec![MaybeUninit::uninit(); MAX_LINES]),
+        parsed => parsed,
+    }
+}
+
 fn parse_response<'a>(
     input: &'a [u8],
     room: &mut [MaybeUninit<Header<'a>>],
@@ -138,6 +148,37 @@ fn parse_response<'a>(
     let Status::Complete(length) = status else { return Ok(None) };
     let (code, version) = (response.code.unwrap_or_default(), version(response.version));
     Ok(Some(RawResponse { length, code, version, list: list(input, response.headers) }))
+}
+
+/// Makes one line of each field that goes on in a line that begins with blanks, as RFC 9112 §5.2 leaves to proxies for responses, and
+/// Go does it: with one space between. Whether there was any.
+fn unfold(input: &mut BytesMut) -> bool {
+    let mut unfolded = BytesMut::with_capacity(input.len());
+    let (mut changed, mut rest) = (false, &input[..]);
+    for (number, line) in input.split_inclusive(|byte| *byte == b'\n').enumerate() {
+        let text = line.trim_ascii();
+        // The status line is none that could go on.
+        if number > 1 && matches!(line.first(), Some(b' ' | b'\t')) {
+            unfolded.truncate(unfolded.trim_ascii_end().len());
+            unfolded.extend_from_slice(b" ");
+            unfolded.extend_from_slice(line.trim_ascii_start());
+            if text.is_empty() {
+                unfolded.extend_from_slice(b"\r\n");
+            }
+            changed = true;
+        } else {
+            unfolded.extend_from_slice(line);
+        }
+        rest = &rest[line.len()..];
+        if text.is_empty() && line.len() <= 2 {
+            break;
+        }
+    }
+    if changed {
+        unfolded.extend_from_slice(rest);
+        *input = unfolded;
+    }
+    changed
 }
 
 fn list(input: &[u8], headers: &[Header<'_>]) -> Vec<Field> {
@@ -236,6 +277,35 @@ mod tests {
         let mut input = BytesMut::from("HTTP/1.0 204\r\nA: b\r\n\r\n");
         let head = Progress::default().response(&mut input).unwrap().unwrap();
         assert_eq!((head.status, head.version), (StatusCode::NO_CONTENT, Version::HTTP_10));
+    }
+
+    #[test]
+    fn fields_of_a_response_that_go_on_in_another_line_are_one_line() {
+        let mut input = BytesMut::from("HTTP/1.1 200 OK\r\nA: b \r\n \t c\r\n\td\r\nLast: x\n y\n\r\nthe\r\n body");
+        let head = Progress::default().response(&mut input).unwrap().unwrap();
+        assert_eq!((head.fields.find("a"), head.fields.find("last")), (Some(&b"b c d"[..]), Some(&b"x y"[..])));
+        assert_eq!(&input[..], b"the\r\n body");
+        for text in ["HTTP/1.1 200 OK\r\n A: b\r\n\r\n", "HTTP/1.1 200 OK\r\nA b\r\n c\r\n\r\n"] {
+            assert_eq!(
+                Progress::default().response(&mut BytesMut::from(text)).unwrap_err(),
+                Malformed::Head,
+                "{text:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_response_that_goes_on_in_other_lines_may_come_byte_by_byte() {
+        let (mut input, mut progress) = (BytesMut::new(), Progress::default());
+        let text = b"HTTP/1.1 200 OK\r\nA: b\r\n c\r\nD: e\r\n\r\n";
+        for (number, byte) in text.iter().enumerate() {
+            input.extend_from_slice(&[*byte]);
+            let head = progress.response(&mut input).unwrap();
+            assert_eq!(head.is_some(), number + 1 == text.len());
+            if let Some(head) = head {
+                assert_eq!((head.fields.find("a"), head.fields.find("d")), (Some(&b"b c"[..]), Some(&b"e"[..])));
+            }
+        }
     }
 
     #[test]
