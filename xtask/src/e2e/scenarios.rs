@@ -13,6 +13,7 @@ mod readiness;
 mod release;
 mod rights;
 mod routing;
+mod services;
 mod tenant;
 mod tls;
 
@@ -54,6 +55,7 @@ pub(crate) const ALL: &[Scenario] = &[
     scenario("node-drained", disruption::node_drained),
     scenario("rights", rights::of_interceptors),
     scenario("tls", tls::served),
+    scenario("by-service-name", services::by_name),
     scenario("taken-over", release::taken_over),
     scenario("upgraded", release::upgraded),
     scenario("removed", release::removed),

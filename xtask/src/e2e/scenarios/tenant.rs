@@ -19,7 +19,8 @@ pub(super) const SOON: Duration = Duration::from_secs(10);
 pub(super) const SCALING: Duration = Duration::from_mins(2);
 
 const DEMO: &str = "docker.io/rouse/demo-app:0.1.0";
-const PORT: u16 = 8000;
+/// Where apps listen.
+pub(super) const PORT: u16 = 8000;
 
 /// A namespace that goes with the scenario, once that has passed; after a failure it stays, to be looked at.
 #[derive(Debug)]
