@@ -125,16 +125,26 @@ impl Net {
                 _ = writeln!(services, "{to} dnat {family} addr . port to {}", dotted(&map));
             }
         }
+        // Chains that are hooked in stay, as kube-proxy's do: a packet that passes while they were replaced might meet neither.
         let text = format!(
-            "table inet kube-proxy\ndelete table inet kube-proxy\ntable inet kube-proxy {{\n\
+            "table inet kube-proxy {{\n\
+             chain services {{ }}\n\
+             chain refuse {{ }}\n\
+             chain nat-prerouting {{ type nat hook prerouting priority dstnat; }}\n\
+             chain nat-output {{ type nat hook output priority -100; }}\n\
+             chain nat-postrouting {{ type nat hook postrouting priority srcnat; }}\n\
+             chain filter-forward {{ type filter hook forward priority filter - 101; }}\n\
+             chain filter-input {{ type filter hook input priority filter - 101; }}\n\
+             chain filter-output {{ type filter hook output priority filter - 101; }}\n}}\n\
+             flush table inet kube-proxy\n\
+             table inet kube-proxy {{\n\
              chain services {{\n{services}}}\n\
              chain refuse {{\n{refused}}}\n\
-             chain nat-prerouting {{ type nat hook prerouting priority dstnat; jump services; }}\n\
-             chain nat-output {{ type nat hook output priority -100; jump services; }}\n\
-             chain nat-postrouting {{ type nat hook postrouting priority srcnat; }}\n\
-             chain filter-forward {{ type filter hook forward priority filter - 101; {more} jump refuse; }}\n\
-             chain filter-input {{ type filter hook input priority filter - 101; jump refuse; }}\n\
-             chain filter-output {{ type filter hook output priority filter - 101; jump refuse; }}\n}}\n"
+             chain nat-prerouting {{ jump services; }}\n\
+             chain nat-output {{ jump services; }}\n\
+             chain filter-forward {{ {more} jump refuse; }}\n\
+             chain filter-input {{ jump refuse; }}\n\
+             chain filter-output {{ jump refuse; }}\n}}\n"
         );
         self.node().nft(&text);
     }
