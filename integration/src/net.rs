@@ -120,9 +120,13 @@ impl Net {
             if pods.is_empty() {
                 _ = writeln!(refused, "ct state new {to} reject");
             } else {
-                let pods: Vec<_> = pods.iter().enumerate().map(|(at, pod)| format!("{at} : {pod}")).collect();
-                let map = format!("numgen random mod {} map {{ {} }}", pods.len(), pods.join(", "));
-                _ = writeln!(services, "{to} dnat {family} addr . port to {}", dotted(&map));
+                // One after the other by chance, as with iptables: elements of a map may be gone for a packet that is in the middle
+                // of a change.
+                for (at, pod) in pods.iter().enumerate() {
+                    let left = pods.len() - at;
+                    let chance = if left > 1 { format!("numgen random mod {left} 0 ") } else { String::new() };
+                    _ = writeln!(services, "{to} {chance}dnat {family} to {pod}");
+                }
             }
         }
         // Chains that are hooked in stay, as kube-proxy's do: a packet that passes while they were replaced might meet neither.
@@ -243,17 +247,6 @@ impl Host {
     pub async fn json(&self, port: u16, path: &str) -> Value {
         serde_json::from_str(&self.get(port, path).await).unwrap()
     }
-}
-
-/// As nft's maps write an address with a port.
-fn dotted(map: &str) -> String {
-    let words = map.split(' ').map(|word| {
-        let (socket, comma) = word.strip_suffix(',').map_or((word, ""), |word| (word, ","));
-        socket
-            .parse::<SocketAddr>()
-            .map_or_else(|_| word.to_owned(), |at| format!("{} . {}{comma}", at.ip(), at.port()))
-    });
-    words.collect::<Vec<_>>().join(" ")
 }
 
 fn ip(args: &[&str]) {
