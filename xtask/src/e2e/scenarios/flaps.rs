@@ -47,7 +47,8 @@ pub(super) fn under_load(cluster: &Cluster) -> Result<()> {
 fn with_agents(cluster: &Cluster) -> Result<()> {
     until_agents(cluster)?;
     let tenant = Tenant::new(cluster, "flaps")?;
-    tenant.apply(&App::new("flaps").objects())?;
+    // As any pod must: kube-proxy hears a moment later than the pod that it ends.
+    tenant.apply(&App::new("flaps").lingers(2).objects())?;
     let mut scaled = scaled_object("flaps", 1);
     scaled["spec"]["cooldownPeriod"] = json!(1);
     tenant.apply(&[patient_route("flaps"), scaled])?;

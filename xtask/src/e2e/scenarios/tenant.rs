@@ -39,6 +39,7 @@ pub(super) struct App {
     probe: Value,
     probe_period: u32,
     protocol: Option<&'static str>,
+    linger: u32,
 }
 
 /// How a route's demand is measured.
@@ -158,6 +159,7 @@ impl App {
             probe: json!({ "httpGet": { "path": "/healthz", "port": "http" } }),
             probe_period: 1,
             protocol: None,
+            linger: 0,
         }
     }
 
@@ -182,9 +184,14 @@ impl App {
         Self { start_delay_ms, probe_period, ..self }
     }
 
+    /// Goes on for so many seconds once it is to end: until then somebody may not know yet that it does.
+    pub(super) fn lingers(self, linger: u32) -> Self {
+        Self { linger, ..self }
+    }
+
     /// Its objects.
     pub(super) fn objects(&self) -> [Value; 2] {
-        let Self { name, image, replicas, start_delay_ms, probe, probe_period, protocol } = self;
+        let Self { name, image, replicas, start_delay_ms, probe, probe_period, protocol, linger } = self;
         let mut probe = probe.clone();
         probe["periodSeconds"] = json!(probe_period);
         let mut port = json!({ "name": "http", "port": 80, "targetPort": "http" });
@@ -193,7 +200,7 @@ impl App {
         }
         // The demo's workload is told by its environment, gRPC's server by its arguments.
         let args = if *image == DEMO { json!([]) } else { json!([format!("--port={PORT}")]) };
-        let container = json!({
+        let mut container = json!({
             "name": "app",
             "args": args,
             "image": image,
@@ -207,6 +214,9 @@ impl App {
             "ports": [{ "name": "http", "containerPort": PORT }],
             "readinessProbe": probe,
         });
+        if *linger > 0 {
+            container["lifecycle"] = json!({ "preStop": { "sleep": { "seconds": linger } } });
+        }
         let deployment = json!({
             "apiVersion": "apps/v1",
             "kind": "Deployment",
