@@ -17,8 +17,8 @@ use super::{
 };
 use crate::{cluster::Cluster, e2e::release};
 
-/// How often the workload goes to zero and comes back; `ROUSE_FLAPS` says otherwise.
-const FLAPS: usize = 50;
+/// How often the workload goes to zero and comes back, some ten seconds each; `ROUSE_FLAPS` says otherwise.
+const FLAPS: usize = 20;
 
 /// For how long nobody asks, in milliseconds: around the time at which KEDA takes the last replica away, which is some three
 /// seconds until interceptors are listed, a second of cool-down and what Kubernetes takes.
