@@ -236,7 +236,8 @@ impl<'a> Loss<'a> {
     fn begin(cluster: &'a Cluster, node: u8, of: SocketAddr) -> Result<Self> {
         let loss = Self { cluster, node };
         loss.nft(&format!(
-            "table ip rouse_bench {{ chain lost {{ type filter hook prerouting priority raw; ip daddr {} tcp dport {} drop; }} }}",
+            "add table ip rouse_bench; add chain ip rouse_bench lost {{ type filter hook prerouting priority raw; }}; \
+             add rule ip rouse_bench lost ip daddr {} tcp dport {} drop",
             of.ip(),
             of.port()
         ))?;
