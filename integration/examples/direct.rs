@@ -299,9 +299,10 @@ fn lua(case: Case) -> String {
     )
 }
 
+/// One process, which ends when it is killed.
 fn nginx_conf(pod: &Host, folder: &str) -> String {
     format!(
-        "daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/nginx.log;\n\
+        "daemon off; master_process off; pid {folder}/nginx.pid; error_log {folder}/nginx.log;\n\
          events {{ worker_connections 1024; }}\n\
          http {{ access_log off; keepalive_requests 100000000;\n\
          upstream pod {{ server {}:{PORT}; keepalive 64; keepalive_requests 100000000; }}\n\
