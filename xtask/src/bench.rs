@@ -8,10 +8,12 @@
 
 mod case;
 mod clock;
+mod cluster;
 mod coldstart;
 mod cpu;
 mod direct;
 mod effect;
+mod files;
 mod hold;
 mod load;
 mod machine;

@@ -6,7 +6,6 @@ mod watch;
 mod workload;
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -21,12 +20,13 @@ use self::{
 use crate::{
     bench::{
         clock::Moment,
+        cluster::{ClusterArgs, Wanted},
+        files,
         request::{self, Moments},
     },
     cluster::{Cluster, Machine},
     e2e::release::{self, NAMESPACE},
-    image::{self, Arch, Effort},
-    process, setup,
+    process,
 };
 
 /// How long one phase may take.
@@ -41,9 +41,6 @@ pub(crate) struct ColdstartArgs {
     /// How many cold starts.
     #[arg(long, default_value_t = 12)]
     rounds: usize,
-    /// Images without link-time optimisation, built in a fraction of the time.
-    #[arg(long)]
-    quick: bool,
     /// Install this chart instead of ours: another implementation of the same routes and Services.
     #[arg(long, value_name = "FOLDER")]
     chart: Option<PathBuf>,
@@ -59,12 +56,8 @@ pub(crate) struct ColdstartArgs {
     /// Milliseconds from the workload's start until it listens.
     #[arg(long, default_value_t = 0)]
     start_delay: u64,
-    /// The cluster's name.
-    #[arg(long, value_name = "NAME", default_value = "bench")]
-    name: String,
-    /// Leave the cluster up; a second run with the same name uses it as it is.
-    #[arg(long)]
-    keep: bool,
+    #[command(flatten)]
+    cluster: ClusterArgs,
     /// Folder for the results.
     #[arg(long, value_name = "FOLDER", default_value = "target/bench")]
     out: PathBuf,
@@ -73,44 +66,19 @@ pub(crate) struct ColdstartArgs {
 /// Runs the bench.
 pub(crate) fn run(root: &Path, args: &ColdstartArgs) -> Result<()> {
     ensure!(args.rounds > 0, "--rounds 0, expected at least one");
-    setup::for_cluster()?;
-    let name = args.name.parse()?;
-    let cluster = match Cluster::find(root, &name) {
-        Ok(cluster) if args.keep => cluster,
-        _ => install(root, args)?,
+    let wanted = Wanted { nodes: 2, archives: &args.archive };
+    let install = |cluster: &Cluster| match &args.chart {
+        Some(chart) => release::install_chart(cluster, &root.join(chart), args.values.as_deref()),
+        None => release::upgrade(cluster, &["logging.scaler.level=debug"]),
     };
-    let rounds = measure(&cluster, args);
-    if !args.keep {
-        Cluster::down_to_nothing(root, &args.name)?;
-    }
-    let results = Results { rounds: rounds?, probe_period: args.probe_period, start_delay: args.start_delay };
-    let out = root.join(&args.out);
-    fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
+    let rounds = args.cluster.measured(root, &wanted, install, |cluster| measure(cluster, args))?;
+    let results = Results { rounds, probe_period: args.probe_period, start_delay: args.start_delay };
     let page = results.markdown();
-    for (name, text) in [
-        ("coldstart.md", page.clone()),
-        ("coldstart.json", format!("{:#}\n", results.json())),
-        ("coldstart.svg", results.svg()),
-    ] {
-        fs::write(out.join(name), text).with_context(|| format!("cannot write {name} in {}", out.display()))?;
-    }
+    let out = root.join(&args.out);
+    let json = format!("{:#}\n", results.json());
+    files::write(&out, [("coldstart.md", page.clone()), ("coldstart.json", json), ("coldstart.svg", results.svg())])?;
     println!("\n{page}\nwritten to {}", out.display());
     Ok(())
-}
-
-/// A fresh cluster with what is to be measured.
-fn install(root: &Path, args: &ColdstartArgs) -> Result<Cluster> {
-    let effort = if args.quick { Effort::Quick } else { Effort::Release };
-    let mut archives = image::build(root, &root.join("target/images"), Arch::HOST, effort)?;
-    archives.extend(args.archive.iter().map(|archive| root.join(archive)));
-    let cluster = Cluster::up(root, &args.name, 2, true)?;
-    cluster.programs().build_all()?;
-    archives.iter().try_for_each(|archive| cluster.load_everywhere(archive))?;
-    match &args.chart {
-        Some(chart) => release::install_chart(&cluster, &root.join(chart), args.values.as_deref())?,
-        None => release::upgrade(&cluster, &["logging.scaler.level=debug"])?,
-    }
-    Ok(cluster)
 }
 
 fn measure(cluster: &Cluster, args: &ColdstartArgs) -> Result<Vec<Round>> {

@@ -4,7 +4,6 @@
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
-    fs,
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::Stdio,
@@ -16,7 +15,7 @@ use serde_json::Value;
 
 use crate::{
     bench::{
-        machine,
+        files, machine,
         plot::{self, rounded},
         summary::Spread,
     },
@@ -87,12 +86,8 @@ pub(crate) fn run(root: &Path, args: &DirectArgs) -> Result<()> {
         "machine": machine::describe(), "disturbance": disturbance, "runs": runs.iter().map(|(_, value)| value).collect::<Vec<_>>(),
     });
     let out = root.join(out);
-    fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
-    for (name, text) in
-        [("direct.md", page.clone()), ("direct.json", format!("{json:#}\n")), ("direct.svg", svg(&runs))]
-    {
-        fs::write(out.join(name), text).with_context(|| format!("cannot write {name} in {}", out.display()))?;
-    }
+    let json = format!("{json:#}\n");
+    files::write(&out, [("direct.md", page.clone()), ("direct.json", json), ("direct.svg", svg(&runs))])?;
     println!("\n{page}\nwritten to {}", out.display());
     Ok(())
 }

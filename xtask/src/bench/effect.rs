@@ -4,7 +4,6 @@
 use std::{
     collections::HashMap,
     fmt::Write as _,
-    fs,
     io::{self, BufRead as _, BufReader, Write as _},
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -19,11 +18,15 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::{
-    bench::{clock::Moment, machine, probe::Client, summary::Spread},
+    bench::{
+        clock::Moment,
+        cluster::{ClusterArgs, Wanted},
+        files, machine,
+        probe::Client,
+        summary::Spread,
+    },
     cluster::{Cluster, Machine},
     e2e::release,
-    image::{self, Arch, Effort},
-    setup,
 };
 
 const NAMESPACE: &str = "effect";
@@ -40,15 +43,8 @@ pub(crate) struct EffectArgs {
     /// How many there are before.
     #[arg(long, default_value_t = 100)]
     routes: usize,
-    /// Images without link-time optimisation, built in a fraction of the time.
-    #[arg(long)]
-    quick: bool,
-    /// The cluster's name.
-    #[arg(long, value_name = "NAME", default_value = "bench")]
-    name: String,
-    /// Leave the cluster up; a second run with the same name uses it as it is.
-    #[arg(long)]
-    keep: bool,
+    #[command(flatten)]
+    cluster: ClusterArgs,
     /// Folder for the results.
     #[arg(long, value_name = "FOLDER", default_value = "target/bench")]
     out: PathBuf,
@@ -56,18 +52,10 @@ pub(crate) struct EffectArgs {
 
 /// Runs the bench.
 pub(crate) fn run(root: &Path, args: &EffectArgs) -> Result<()> {
-    setup::for_cluster()?;
-    let name = args.name.parse()?;
     let disturbance = machine::disturbance();
-    let cluster = match Cluster::find(root, &name) {
-        Ok(cluster) if args.keep => cluster,
-        _ => install(root, args)?,
-    };
-    let delays = measure(&cluster, args);
-    if !args.keep {
-        Cluster::down_to_nothing(root, &args.name)?;
-    }
-    let delays = delays?;
+    let install = |cluster: &Cluster| release::upgrade(cluster, &[]);
+    let wanted = Wanted { nodes: 1, archives: &[] };
+    let delays = args.cluster.measured(root, &wanted, install, |cluster| measure(cluster, args))?;
     let mut sorted = delays.clone();
     sorted.sort_by(f64::total_cmp);
     let spread = Spread::of(delays.iter().copied()).context("no route was added")?;
@@ -75,22 +63,9 @@ pub(crate) fn run(root: &Path, args: &EffectArgs) -> Result<()> {
     let page = page(args, spread, p99, disturbance.as_deref());
     let json = json!({ "machine": machine::describe(), "routes": args.routes, "delaysMs": delays });
     let out = root.join(&args.out);
-    fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
-    for (name, text) in [("effect.md", page.clone()), ("effect.json", format!("{json:#}\n"))] {
-        fs::write(out.join(name), text).with_context(|| format!("cannot write {name} in {}", out.display()))?;
-    }
+    files::write(&out, [("effect.md", page.clone()), ("effect.json", format!("{json:#}\n"))])?;
     println!("\n{page}\nwritten to {}", out.display());
     Ok(())
-}
-
-fn install(root: &Path, args: &EffectArgs) -> Result<Cluster> {
-    let effort = if args.quick { Effort::Quick } else { Effort::Release };
-    let archives = image::build(root, &root.join("target/images"), Arch::HOST, effort)?;
-    let cluster = Cluster::up(root, &args.name, 1, true)?;
-    cluster.programs().build_all()?;
-    archives.iter().try_for_each(|archive| cluster.load_everywhere(archive))?;
-    release::upgrade(&cluster, &[])?;
-    Ok(cluster)
 }
 
 /// Milliseconds of each change.

@@ -3,7 +3,6 @@
 
 use std::{
     fmt::Write as _,
-    fs,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -17,14 +16,14 @@ use serde_json::{Value, json};
 use crate::{
     bench::{
         clock::Moment,
-        machine, plot,
+        cluster::{ClusterArgs, Wanted},
+        files, machine, plot,
         request::{self, Moments},
         summary::Spread,
     },
     cluster::{Cluster, Machine},
     e2e::release,
-    image::{self, Arch, Effort},
-    process, setup,
+    process,
 };
 
 const NAMESPACE: &str = "hold";
@@ -43,15 +42,8 @@ pub(crate) struct HoldArgs {
     /// How many cold starts of each kind.
     #[arg(long, default_value_t = 8)]
     rounds: usize,
-    /// Images without link-time optimisation, built in a fraction of the time.
-    #[arg(long)]
-    quick: bool,
-    /// The cluster's name.
-    #[arg(long, value_name = "NAME", default_value = "bench")]
-    name: String,
-    /// Leave the cluster up; a second run with the same name uses it as it is.
-    #[arg(long)]
-    keep: bool,
+    #[command(flatten)]
+    cluster: ClusterArgs,
     /// Folder for the results.
     #[arg(long, value_name = "FOLDER", default_value = "target/bench")]
     out: PathBuf,
@@ -101,46 +93,24 @@ struct Round {
 /// Runs the bench.
 pub(crate) fn run(root: &Path, args: &HoldArgs) -> Result<()> {
     ensure!(args.rounds > 0, "--rounds 0, expected at least one");
-    setup::for_cluster()?;
-    let name = args.name.parse()?;
     let disturbance = machine::disturbance();
-    let cluster = match Cluster::find(root, &name) {
-        Ok(cluster) if args.keep => cluster,
-        _ => install(root, args)?,
-    };
-    let rounds = measure(&cluster, args.rounds);
-    if !args.keep {
-        Cluster::down_to_nothing(root, &args.name)?;
-    }
-    let rounds = rounds?;
-    let out = root.join(&args.out);
-    fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
+    let install = |cluster: &Cluster| release::upgrade(cluster, &["agent.enabled=true"]);
+    let measure = |cluster: &Cluster| measure(cluster, args.rounds);
+    let rounds = args.cluster.measured(root, &Wanted { nodes: 2, archives: &[] }, install, measure)?;
     let page = page(&rounds, disturbance.as_deref());
-    for (name, text) in
-        [("hold.md", page.clone()), ("hold.json", format!("{:#}\n", json(&rounds))), ("hold.svg", svg(&rounds))]
-    {
-        fs::write(out.join(name), text).with_context(|| format!("cannot write {name} in {}", out.display()))?;
-    }
+    let out = root.join(&args.out);
+    let json = format!("{:#}\n", json(&rounds));
+    files::write(&out, [("hold.md", page.clone()), ("hold.json", json), ("hold.svg", svg(&rounds))])?;
     println!("\n{page}\nwritten to {}", out.display());
     Ok(())
 }
 
-fn install(root: &Path, args: &HoldArgs) -> Result<Cluster> {
-    let effort = if args.quick { Effort::Quick } else { Effort::Release };
-    let archives = image::build(root, &root.join("target/images"), Arch::HOST, effort)?;
-    let cluster = Cluster::up(root, &args.name, 2, true)?;
-    cluster.programs().build_all()?;
-    archives.iter().try_for_each(|archive| cluster.load_everywhere(archive))?;
-    release::upgrade(&cluster, &["agent.enabled=true"])?;
+/// All rounds of all ways, which take turns.
+fn measure(cluster: &Cluster, rounds: usize) -> Result<Vec<(Way, Vec<Round>)>> {
     cluster.wait_for("an agent on each node", PATIENCE, || {
         let agents = cluster.json(&["get", "--namespace", release::NAMESPACE, AGENTS])?;
         Ok((agents["status"]["numberReady"] == cluster.nodes()).then_some(()))
     })?;
-    Ok(cluster)
-}
-
-/// All rounds of all ways, which take turns.
-fn measure(cluster: &Cluster, rounds: usize) -> Result<Vec<(Way, Vec<Round>)>> {
     cluster
         .apply(&json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE } }).to_string())?;
     let mut items: Vec<Value> = [1, 2].map(client).to_vec();

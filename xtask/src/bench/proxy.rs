@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::{
     bench::{
         case::{self, Case},
-        cpu, load, machine,
+        cpu, files, load, machine,
         page::Results,
         peer::{self, Contender, Kind, Peer},
         plot,
@@ -209,8 +209,5 @@ fn version(contender: &Contender) -> String {
 
 fn write(out: &Path, results: &Results) -> Result<()> {
     let json = format!("{:#}\n", results.json());
-    for (name, text) in [("proxy.md", results.markdown()), ("proxy.svg", plot::svg(results)), ("proxy.json", json)] {
-        fs::write(out.join(name), text).with_context(|| format!("cannot write {name} in {}", out.display()))?;
-    }
-    Ok(())
+    files::write(out, [("proxy.md", results.markdown()), ("proxy.svg", plot::svg(results)), ("proxy.json", json)])
 }

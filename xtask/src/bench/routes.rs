@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::{
     bench::{
-        cpu, machine, manifests,
+        cpu, files, machine, manifests,
         peer::{self, Peer},
         probe::{self, Client},
         proxy,
@@ -85,9 +85,8 @@ pub(crate) fn run(root: &Path, args: &RoutesArgs) -> Result<()> {
     println!("\n── look-up");
     let lookup = lookup(root)?;
     let page = page(&measured, &lookup);
-    for (name, text) in [("routes.md", page.clone()), ("routes.json", format!("{:#}\n", json(&measured, &lookup)))] {
-        fs::write(out.join(name), text).with_context(|| format!("cannot write {name} in {}", out.display()))?;
-    }
+    let json = format!("{:#}\n", json(&measured, &lookup));
+    files::write(&out, [("routes.md", page.clone()), ("routes.json", json)])?;
     println!("\n{page}\nwritten to {}", out.display());
     Ok(())
 }
