@@ -26,13 +26,9 @@ const ADMIN_PORT: u16 = 9097;
     ROUSE_AGENT_PORT (9097)                    probes, counts, state and metrics\n  \
     KEDA_HTTP_WATCH_NAMESPACE (all)            the routes' namespace\n  \
     ROUSE_BPFFS                                where bpffs is mounted, as --bpffs\n  \
-    KEDA_HTTP_SCALER_TARGET_ADMIN_NAMESPACE, _SERVICE   where interceptors are found: what comes from them to\n  \
-                                               pods they have counted themselves\n  \
+    KEDA_HTTP_SCALER_TARGET_ADMIN_NAMESPACE, _SERVICE   the interceptors' Service: what comes from them is not counted\n  \
     ROUSE_CGROUP_ROOT (where cgroup v2 is mounted)   the folder below which the pods' cgroups are\n  \
-    ROUSE_TC_HOOKS (auto)                      auto or filters: whether programs on devices are filters below clsact, also
-  \
-                                               where the kernel has links (from 6.6), of which ours would be the first
-  \
+    ROUSE_TC_HOOKS (auto)                      auto, or filters: below clsact, also where the kernel has links (from 6.6)\n  \
     ROUSE_LOG                                  a log filter such as info,dataplane=debug")]
 pub struct Args {
     /// Where routes, Services and EndpointSlices come from, instead of the Kubernetes API; may be given several times.
