@@ -185,6 +185,10 @@ mod tests {
         "Forwarded: for=a\r\n",
         "X-Forwarded-For: b\r\n",
         " ",
+        "\t",
+        " \n",
+        " goes on\r\n",
+        "\r",
         "\n",
         "\r\n",
     ];

@@ -82,13 +82,17 @@ impl Progress {
         if input.is_empty() || !self.is_due(input) {
             return Self::pending(input);
         }
-        let parsed = match parse_response_of_any_length(input) {
-            Err(_) if unfold(input) => {
-                self.seen = input.len();
-                parse_response_of_any_length(input)
+        let mut parsed = parse_response_of_any_length(input);
+        if parsed.is_err() {
+            match unfold(input) {
+                Folds::None => {}
+                Folds::Unfinished => return Self::pending(input),
+                Folds::Unfolded(unfolded) => {
+                    *input = unfolded;
+                    parsed = parse_response_of_any_length(input);
+                }
             }
-            parsed => parsed,
-        };
+        }
         let Some(RawResponse { length, code, version, list }) = parsed.map_err(malformed)? else {
             return Self::pending(input);
         };
@@ -150,35 +154,50 @@ fn parse_response<'a>(
     Ok(Some(RawResponse { length, code, version, list: list(input, response.headers) }))
 }
 
-/// Makes one line of each field that goes on in a line that begins with blanks, as RFC 9112 §5.2 leaves to proxies for responses, and
-/// Go does it: with one space between. Whether there was any.
-fn unfold(input: &mut BytesMut) -> bool {
-    let mut unfolded = BytesMut::with_capacity(input.len());
-    let (mut changed, mut rest) = (false, &input[..]);
-    for (number, line) in input.split_inclusive(|byte| *byte == b'\n').enumerate() {
-        let text = line.trim_ascii();
-        // The status line is none that could go on.
-        if number > 1 && matches!(line.first(), Some(b' ' | b'\t')) {
-            unfolded.truncate(unfolded.trim_ascii_end().len());
-            unfolded.extend_from_slice(b" ");
-            unfolded.extend_from_slice(line.trim_ascii_start());
-            if text.is_empty() {
-                unfolded.extend_from_slice(b"\r\n");
+/// What a response's head has of fields that go on in a line that begins with a blank.
+enum Folds {
+    None,
+    /// Some, but the head's end is not there yet: what comes may belong to the last.
+    Unfinished,
+    /// The input with one line for each field.
+    Unfolded(BytesMut),
+}
+
+/// Makes one line of each folded field, as RFC 9112 §5.2 leaves to proxies for responses, and Go does it: with one space between. Only
+/// of a head that is there to its end, so that it is the same however its bytes come.
+fn unfold(input: &[u8]) -> Folds {
+    let mut unfolded = BytesMut::with_capacity(input.len() + 2);
+    let (mut rest, mut lines, mut folds) = (input, 0, false);
+    while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+        let line = rest[..end].strip_suffix(b"\r").unwrap_or(&rest[..end]);
+        rest = &rest[end + 1..];
+        if line.is_empty() && lines > 0 {
+            if !folds {
+                return Folds::None;
             }
-            changed = true;
+            unfolded.extend_from_slice(b"\r\n\r\n");
+            unfolded.extend_from_slice(rest);
+            return Folds::Unfolded(unfolded);
+        }
+        if goes_on(line, lines) {
+            folds = true;
+            while let Some(b' ' | b'\t') = unfolded.last() {
+                unfolded.truncate(unfolded.len() - 1);
+            }
+            unfolded.extend_from_slice(b" ");
+            unfolded.extend(line.iter().skip_while(|byte| matches!(byte, b' ' | b'\t')));
         } else {
+            unfolded.extend_from_slice(if lines == 0 { b"" } else { b"\r\n" });
             unfolded.extend_from_slice(line);
         }
-        rest = &rest[line.len()..];
-        if text.is_empty() && line.len() <= 2 {
-            break;
-        }
+        lines += usize::from(lines > 0 || !line.is_empty());
     }
-    if changed {
-        unfolded.extend_from_slice(rest);
-        *input = unfolded;
-    }
-    changed
+    if folds || goes_on(rest, lines) { Folds::Unfinished } else { Folds::None }
+}
+
+/// Whether a line behind so many others goes on with the one before it: the status line is none that could.
+fn goes_on(line: &[u8], lines: usize) -> bool {
+    lines > 1 && matches!(line.first(), Some(b' ' | b'\t'))
 }
 
 fn list(input: &[u8], headers: &[Header<'_>]) -> Vec<Field> {
@@ -285,7 +304,11 @@ mod tests {
         let head = Progress::default().response(&mut input).unwrap().unwrap();
         assert_eq!((head.fields.find("a"), head.fields.find("last")), (Some(&b"b c d"[..]), Some(&b"x y"[..])));
         assert_eq!(&input[..], b"the\r\n body");
-        for text in ["HTTP/1.1 200 OK\r\n A: b\r\n\r\n", "HTTP/1.1 200 OK\r\nA b\r\n c\r\n\r\n"] {
+        for text in [
+            "HTTP/1.1 200 OK\r\n A: b\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nA b\r\n c\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nA: b\r\n \rc\r\n\r\n",
+        ] {
             assert_eq!(
                 Progress::default().response(&mut BytesMut::from(text)).unwrap_err(),
                 Malformed::Head,
