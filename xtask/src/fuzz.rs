@@ -61,12 +61,21 @@ pub(crate) fn run(root: &Path, args: &FuzzArgs) -> Result<()> {
     setup::for_fuzz()?;
     build(root)?;
     for target in &targets {
-        println!("fuzz: {target} ran {} inputs", fuzz(root, target, *time)?);
+        println!("fuzz: {target} ran {} inputs", fuzz(root, target, *time, Search::Onward)?);
     }
     Ok(())
 }
 
-/// Each target for this many seconds, as a step of a report.
+/// What a target is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Search {
+    /// The same inputs in the same order each time, as far as they get: so that a test fails by what changed in the code.
+    Same,
+    /// Others each time, from all that was found before.
+    Onward,
+}
+
+/// Each target for this many seconds, as a step of a report: with the same inputs each time.
 pub(crate) fn briefly(root: &Path, time: u32) -> Result<Outcome> {
     if let Err(error) = setup::for_fuzz() {
         return Ok(Outcome::NotRun(format!("{error:#}")));
@@ -75,7 +84,7 @@ pub(crate) fn briefly(root: &Path, time: u32) -> Result<Outcome> {
     let targets = targets(root)?;
     let mut inputs = 0;
     for target in &targets {
-        inputs += fuzz(root, target, time)?;
+        inputs += fuzz(root, target, time, Search::Same)?;
     }
     Ok(Outcome::Passed(format!("{} targets, {inputs} inputs", targets.len())))
 }
@@ -119,13 +128,19 @@ fn lock(root: &Path) -> Result<()> {
 }
 
 /// Runs one target; returns how many inputs it was given. What it finds goes to target/fuzz.
-fn fuzz(root: &Path, target: &str, time: u32) -> Result<u64> {
-    let kept = folder(root.join(TARGET).join("corpus").join(target))?;
+fn fuzz(root: &Path, target: &str, time: u32, search: Search) -> Result<u64> {
+    let kept = match search {
+        Search::Onward => folder(root.join(TARGET).join("corpus").join(target))?,
+        Search::Same => empty(root.join(TARGET).join("brief").join(target))?,
+    };
     let found = folder(root.join(TARGET).join("found").join(target))?;
     let log = root.join(TARGET).join(format!("{target}.log"));
     let mut command = Command::new(root.join(TARGET).join(TRIPLE).join("debug").join(target));
     command.arg(format!("-max_total_time={time}")).arg(format!("-artifact_prefix={}/", found.display()));
     command.args([format!("-rss_limit_mb={MEMORY}"), format!("-timeout={SLOWEST}"), "-print_final_stats=1".to_owned()]);
+    if search == Search::Same {
+        command.arg("-seed=1");
+    }
     command.arg(kept).arg(root.join(FOLDER).join("corpus").join(target));
     let output = fs::File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
     println!("$ {}", process::shown(&command));
@@ -138,6 +153,13 @@ fn fuzz(root: &Path, target: &str, time: u32) -> Result<u64> {
         bail!("fuzz target {target} failed, {status}; all it said is in {}:\n{last}", log.display());
     }
     inputs(&said).with_context(|| format!("fuzz target {target} did not say how many inputs it ran: {}", log.display()))
+}
+
+fn empty(path: PathBuf) -> Result<PathBuf> {
+    if path.exists() {
+        fs::remove_dir_all(&path).with_context(|| format!("cannot empty {}", path.display()))?;
+    }
+    folder(path)
 }
 
 fn folder(path: PathBuf) -> Result<PathBuf> {
