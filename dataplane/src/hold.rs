@@ -19,6 +19,7 @@ use std::{
 use crate::{
     conntrack::{Conntrack, ConntrackError, Translation},
     devices::{Devices, devices},
+    frontends,
     loading::{monotonic, raise_locked_memory, read_object},
     maps::WrongMap,
     object,
@@ -33,7 +34,7 @@ use aya::{
 };
 use interceptor_common::hold::{HoldStats, MARK};
 use interceptor_core::{
-    frontends::{Room, Table, Write, plan},
+    frontends::{Table, Write},
     holding::Flow,
 };
 
@@ -64,9 +65,6 @@ const MARK_AT: usize = 8;
 /// Below where bpffs is mounted; the number changes with the maps' layout, which programs of two versions must not share.
 const PINS: &str = "rouse/hold-1";
 
-/// How much the maps have room for: half of what they hold, so that what is new can be added before what is old goes.
-pub const ROOM: Room = Room { frontends: 65_536, services: 65_536 };
-
 /// The hold of this node.
 pub struct Hold {
     maps: HoldMaps,
@@ -74,7 +72,6 @@ pub struct Hold {
     attached: BTreeMap<u32, Attached>,
     hooks: Hooks,
     pins: Option<PathBuf>,
-    installed: Table,
     ebpf: Ebpf,
 }
 
@@ -174,13 +171,12 @@ impl Hold {
         let mut maps = HoldMaps::take(&mut ebpf)?;
         // Nobody waits any more for what an agent before has tried.
         maps.nobody_tried().map_err(Unavailable::Read)?;
-        let installed = maps.read(&Table::default()).map_err(Unavailable::Read)?;
         for name in [INGRESS, EGRESS, SEND] {
             let loaded = classifier(&mut ebpf, name).and_then(SchedClassifier::load);
             loaded.map_err(|error| Unavailable::Load { name, source: Box::new(error) })?;
         }
         let conntrack = Conntrack::open().map_err(Unavailable::Conntrack)?;
-        let mut hold = Self { maps, conntrack, attached: BTreeMap::new(), hooks, pins, installed, ebpf };
+        let mut hold = Self { maps, conntrack, attached: BTreeMap::new(), hooks, pins, ebpf };
         hold.beat().map_err(Unavailable::Beat)?;
         Ok(hold)
     }
@@ -202,7 +198,7 @@ impl Hold {
 
     /// The same, at another time: for tests.
     pub fn beat_as_of(&mut self, at: Duration) -> io::Result<()> {
-        self.maps.beat(at)
+        self.maps.frontends.beat(at)
     }
 
     /// Whether the program of a direction drops a frame that bears a mark, after so many runs: for tests.
@@ -221,8 +217,8 @@ impl Hold {
 
     /// Takes one address out of the map and puts another in, as somebody else might: for tests.
     pub fn tamper(&mut self, gone: SocketAddr, foreign: SocketAddr) -> io::Result<()> {
-        self.maps.write(Write::Lead(foreign, 0))?;
-        self.maps.write(Write::Forget(gone))
+        self.maps.frontends.write(Write::Lead(foreign, 0))?;
+        self.maps.frontends.write(Write::Forget(gone))
     }
 
     /// Notes a connection as tried, as [`send`](Self::send) does: for tests.
@@ -258,24 +254,12 @@ impl Hold {
 
     /// Makes the maps hold `desired`.
     pub fn sync(&mut self, desired: &Table) -> io::Result<usize> {
-        let writes = plan(desired, &self.installed);
-        for write in &writes {
-            self.maps.write(*write)?;
-            note(&mut self.installed, *write);
-        }
-        Ok(writes.len())
+        self.maps.frontends.sync(desired)
     }
 
     /// Reads back what the maps hold and mends what differs from the last sync: how many entries did.
     pub fn repair(&mut self) -> io::Result<usize> {
-        let desired = std::mem::take(&mut self.installed);
-        self.installed = self.maps.read(&desired)?;
-        let drifted = self.sync(&desired);
-        if drifted.is_err() {
-            // What could not be mended is to be mended the next time.
-            self.installed = desired;
-        }
-        drifted
+        self.maps.frontends.repair()
     }
 
     /// What the programs did, ever.
@@ -335,7 +319,7 @@ impl std::fmt::Debug for Hold {
 fn load(object: &[u8], pins: Option<&Path>) -> Result<Ebpf, EbpfError> {
     let mut loader = EbpfLoader::new();
     loader.btf(None);
-    for map in maps::NAMES {
+    for map in frontends::NAMES.into_iter().chain(maps::NAMES) {
         if let Some(pins) = pins {
             loader.map_pin_path(map, pins.join(map));
         }
@@ -346,15 +330,6 @@ fn load(object: &[u8], pins: Option<&Path>) -> Result<Ebpf, EbpfError> {
 /// Whether the address a connection comes from is the pod's that it is to go to.
 pub fn is_hairpin(flow: &Flow, pod: IpAddr) -> bool {
     flow.client.ip() == pod
-}
-
-fn note(table: &mut Table, write: Write) {
-    match write {
-        Write::Heat(service, heat) => drop(table.services.insert(service, heat)),
-        Write::Lead(addr, service) => drop(table.frontends.insert(addr, service)),
-        Write::Forget(addr) => drop(table.frontends.remove(&addr)),
-        Write::Off(service) => drop(table.services.remove(&service)),
-    }
 }
 
 /// The control words of `send` in a `struct __sk_buff` that is zero but for them and the mark.

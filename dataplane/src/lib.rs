@@ -19,6 +19,7 @@ mod cgroup;
 mod conntrack;
 pub mod count;
 mod devices;
+mod frontends;
 mod hold;
 mod kernel;
 mod ledger;
@@ -40,7 +41,8 @@ mod wake;
 pub use self::{
     conntrack::{Conntrack, ConntrackError, Translation},
     devices::{Changes, Device, Devices, addresses, devices},
-    hold::{Attachment, Direction, Hold, HoldError, Hooks, ROOM, SendError, Sighting, Syn, What, is_hairpin},
+    frontends::ROOM,
+    hold::{Attachment, Direction, Hold, HoldError, Hooks, SendError, Sighting, Syn, What, is_hairpin},
     kernel::Kernel,
     ledger::{Limits, SyncError},
     loading::monotonic,

@@ -37,6 +37,17 @@ impl WrongMap {
     pub(crate) fn new(name: &'static str, source: Option<MapError>) -> Self {
         Self { name, source }
     }
+
+    /// What it holds cannot be read.
+    pub(crate) fn unread(name: &'static str, error: io::Error) -> Self {
+        Self::new(name, Some(MapError::IoError(error)))
+    }
+}
+
+/// Takes a map of the object, typed.
+pub(crate) fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, WrongMap> {
+    let map = ebpf.take_map(name).ok_or(WrongMap::new(name, None))?;
+    map.try_into().map_err(|source| WrongMap::new(name, Some(source)))
 }
 
 // === impl KernelMaps ===

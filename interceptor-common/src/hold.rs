@@ -21,8 +21,8 @@ const _: () = assert!(size_of::<Flow>() == 40);
 pub struct ServiceSlot {
     /// A [`Heat`].
     pub heat: u32,
-    /// Always zero.
-    pub reserved: u32,
+    /// The port of interceptors that stands for the Service, where connections are steered; zero where they are held.
+    pub port: u32,
 }
 
 const _: () = assert!(size_of::<ServiceSlot>() == 8);

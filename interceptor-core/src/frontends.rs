@@ -1,5 +1,5 @@
-//! Which addresses the kernel's hold has to know, to which Service each leads, and in which order to get there: desired ×
-//! present → writes. Pure; `dataplane` carries the writes out, and mends with the same function.
+//! Which addresses the kernel has to know to hold or to steer connections, to which Service each leads, and in which order to
+//! get there: desired × present → writes. Pure; `dataplane` carries the writes out, and mends with the same function.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,26 +17,26 @@ pub enum Heat {
     Warm,
 }
 
-/// What the kernel's maps hold or should hold.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Table {
+/// What the kernel's maps hold or should hold; `S` is what they say of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table<S = Heat> {
     /// Services by their index, which is the upstream's id.
-    pub services: BTreeMap<u32, Heat>,
+    pub services: BTreeMap<u32, S>,
     /// Where clients connect, and the index of the Service it leads to.
     pub frontends: BTreeMap<SocketAddr, u32>,
 }
 
-/// One write to a map. Each leaves the maps in a state in which no address leads to a Service without heat, and none that
-/// stays is missing.
+/// One write to a map. Each leaves the maps in a state in which no address leads to a Service of which nothing is said, and
+/// none that stays is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Write {
-    /// Sets a Service's heat.
-    Heat(u32, Heat),
+pub enum Write<S = Heat> {
+    /// Says something of a Service.
+    Say(u32, S),
     /// Makes an address lead to a Service.
     Lead(SocketAddr, u32),
     /// Takes an address out.
     Forget(SocketAddr),
-    /// Takes a Service's heat away.
+    /// Says nothing of a Service any more.
     Off(u32),
 }
 
@@ -49,7 +49,7 @@ pub struct Room {
     pub services: u32,
 }
 
-/// Why connections to a Service are not held.
+/// Why the kernel does not know a Service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Full {
     /// Its addresses, all together, would exceed [`Room::frontends`].
@@ -59,10 +59,10 @@ pub enum Full {
 }
 
 /// What the maps should hold, and what of it is beyond them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Claims {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claims<S = Heat> {
     /// What they should hold.
-    pub table: Table,
+    pub table: Table<S>,
     /// All upstreams that an address in the table stands for; the first is the one whose index the kernel knows. More than
     /// one when routes name the same port of a Service differently.
     pub upstreams: BTreeMap<SocketAddr, Vec<UpstreamId>>,
@@ -70,14 +70,43 @@ pub struct Claims {
     pub left_out: Vec<(UpstreamId, Full)>,
 }
 
-/// What the maps should hold for `upstreams`, of which those without [`Upstream::direct`] are passed over. Lower ids come
-/// before higher when room is short. `node` are the node's own addresses, at which node ports are reached.
-pub fn claim<'a>(
+// === impl Table ===
+
+impl<S: Copy> Table<S> {
+    /// Takes a write in.
+    pub fn note(&mut self, write: Write<S>) {
+        match write {
+            Write::Say(service, said) => drop(self.services.insert(service, said)),
+            Write::Lead(addr, service) => drop(self.frontends.insert(addr, service)),
+            Write::Forget(addr) => drop(self.frontends.remove(&addr)),
+            Write::Off(service) => drop(self.services.remove(&service)),
+        }
+    }
+}
+
+impl<S> Default for Table<S> {
+    fn default() -> Self {
+        Self { services: BTreeMap::new(), frontends: BTreeMap::new() }
+    }
+}
+
+// === impl Claims ===
+
+impl<S> Default for Claims<S> {
+    fn default() -> Self {
+        Self { table: Table::default(), upstreams: BTreeMap::new(), left_out: Vec::new() }
+    }
+}
+
+/// What the maps should hold for `upstreams`, of which those without [`Upstream::direct`] are passed over, and what they say
+/// of each. Lower ids come before higher when room is short. `node` are the node's own addresses, at which node ports are
+/// reached.
+pub fn claim<'a, S>(
     upstreams: impl IntoIterator<Item = &'a Upstream>,
     node: &[IpAddr],
-    heat: impl Fn(UpstreamId) -> Heat,
+    say: impl Fn(UpstreamId) -> S,
     room: Room,
-) -> Claims {
+) -> Claims<S> {
     let mut direct: Vec<_> =
         upstreams.into_iter().filter_map(|upstream| Some((upstream.id, upstream.direct.as_deref()?))).collect();
     direct.sort_unstable_by_key(|(id, _)| *id);
@@ -95,7 +124,7 @@ pub fn claim<'a>(
             continue;
         }
         if new > 0 {
-            claims.table.services.insert(id.0, heat(id));
+            claims.table.services.insert(id.0, say(id));
         }
         for addr in addresses {
             claims.table.frontends.entry(addr).or_insert(id.0);
@@ -105,15 +134,14 @@ pub fn claim<'a>(
     claims
 }
 
-/// The writes that lead from `present` to `desired`: heats before the addresses that lead to them, what is added before
-/// what is taken out.
-pub fn plan(desired: &Table, present: &Table) -> Vec<Write> {
-    let heats = desired.services.iter().filter(|(service, heat)| present.services.get(service) != Some(heat));
+/// The writes that lead from `present` to `desired`: what is said of Services before the addresses that lead to them, what
+/// is added before what is taken out.
+pub fn plan<S: Copy + PartialEq>(desired: &Table<S>, present: &Table<S>) -> Vec<Write<S>> {
+    let said = desired.services.iter().filter(|(service, said)| present.services.get(service) != Some(said));
     let leads = desired.frontends.iter().filter(|(addr, service)| present.frontends.get(addr) != Some(service));
     let forgotten = present.frontends.keys().filter(|addr| !desired.frontends.contains_key(addr));
     let off = present.services.keys().filter(|service| !desired.services.contains_key(service));
-    heats
-        .map(|(service, heat)| Write::Heat(*service, *heat))
+    said.map(|(service, said)| Write::Say(*service, *said))
         .chain(leads.map(|(addr, service)| Write::Lead(*addr, *service)))
         .chain(forgotten.map(|addr| Write::Forget(*addr)))
         .chain(off.map(|service| Write::Off(*service)))
@@ -208,21 +236,12 @@ mod tests {
         })
     }
 
-    fn apply(table: &mut Table, write: Write) {
-        match write {
-            Write::Heat(service, heat) => drop(table.services.insert(service, heat)),
-            Write::Lead(addr, service) => drop(table.frontends.insert(addr, service)),
-            Write::Forget(addr) => drop(table.frontends.remove(&addr)),
-            Write::Off(service) => drop(table.services.remove(&service)),
-        }
-    }
-
     proptest! {
         #[test]
         fn writes_lead_to_what_is_desired_and_every_step_on_the_way_is_sound(desired in table(), present in table()) {
             let mut table = present.clone();
             for write in plan(&desired, &present) {
-                apply(&mut table, write);
+                table.note(write);
                 for (addr, service) in &table.frontends {
                     prop_assert!(table.services.contains_key(service), "{addr} leads to nothing after {write:?}");
                 }

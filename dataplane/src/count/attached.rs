@@ -2,8 +2,7 @@
 
 use std::{
     collections::HashSet,
-    fs, io,
-    os::fd::AsFd as _,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -22,7 +21,7 @@ use aya::{
 use interceptor_core::UpstreamId;
 
 use super::CountError;
-use crate::syscall;
+use crate::pins;
 
 const ACCEPTED: &str = "count_accepted";
 pub(super) const RECEIVED: &str = "count_received";
@@ -95,14 +94,14 @@ impl Programs {
             return Ok(Links::Own { _segments: seen, _accepted: accepted(ebpf, dir)? });
         };
         let [sent, received, accepts] = &pins;
-        if !replaced(sent, program(ebpf, SENT)?) {
-            pin(FdLink::try_from(segments(ebpf, SENT, dir, Egress)?), sent)?;
+        if !pins::replaced(sent, program(ebpf, SENT)?) {
+            pins::pin(FdLink::try_from(segments(ebpf, SENT, dir, Egress)?), sent)?;
         }
-        if !replaced(received, program(ebpf, RECEIVED)?) {
-            pin(FdLink::try_from(segments(ebpf, RECEIVED, dir, Ingress)?), received)?;
+        if !pins::replaced(received, program(ebpf, RECEIVED)?) {
+            pins::pin(FdLink::try_from(segments(ebpf, RECEIVED, dir, Ingress)?), received)?;
         }
-        if !replaced(accepts, program(ebpf, ACCEPTED)?) {
-            pin(FdLink::try_from(accepted(ebpf, dir)?), accepts)?;
+        if !pins::replaced(accepts, program(ebpf, ACCEPTED)?) {
+            pins::pin(FdLink::try_from(accepted(ebpf, dir)?), accepts)?;
         }
         Ok(Links::Pinned(pins))
     }
@@ -123,24 +122,6 @@ fn accepted(ebpf: &mut Ebpf, dir: &fs::File) -> Result<SockOpsLink, ProgramError
     let accepted: &mut SockOps = program(ebpf, ACCEPTED)?.try_into()?;
     let id = accepted.attach(dir, CgroupAttachMode::Single)?;
     accepted.take_link(id)
-}
-
-/// Whether there was a link at the pin, which has the program now. One whose cgroup has gone is no use.
-fn replaced(pin: &Path, program: &Program) -> bool {
-    if !pin.exists() {
-        return false;
-    }
-    let done = program.fd().is_ok_and(|fd| syscall::replace_at(pin, fd.as_fd()).is_ok());
-    if !done {
-        _ = fs::remove_file(pin);
-    }
-    done
-}
-
-/// Before 5.7 there is no link that could be pinned.
-fn pin<E: std::error::Error + Send + Sync + 'static>(link: Result<FdLink, E>, pin: &Path) -> Result<(), ProgramError> {
-    let failed = |error| ProgramError::IOError(io::Error::other::<Box<dyn std::error::Error + Send + Sync>>(error));
-    link.map_err(|error| failed(error.into()))?.pin(pin).map(drop).map_err(|error| failed(error.into()))
 }
 
 /// Where a pod's links are pinned.

@@ -1,22 +1,22 @@
 //! The hold programs' maps, typed.
 
-use std::{io, net::SocketAddr, os::fd::AsFd, time::Duration};
+use std::{io, os::fd::AsFd, time::Duration};
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
+    maps::{HashMap, MapData, PerCpuArray, RingBuf},
 };
 use interceptor_common::{
     AddrKey,
     hold::{self as abi, HoldStats, ServiceSlot},
 };
-use interceptor_core::{
-    frontends::{Heat, Table, Write},
-    holding::Flow,
-};
+use interceptor_core::{frontends::Heat, holding::Flow};
 
 use super::syn::Syn;
-use crate::maps::WrongMap;
+use crate::{
+    frontends::{Frontends, Say, gone},
+    maps::{WrongMap, os_error, take},
+};
 
 /// What a program saw.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,31 +41,23 @@ pub enum What {
 }
 
 pub(super) struct HoldMaps {
-    frontends: HashMap<MapData, AddrKey, u32>,
-    services: Array<MapData, ServiceSlot>,
+    pub(super) frontends: Frontends<Heat>,
     tried: HashMap<MapData, abi::Flow, u32>,
     seen: RingBuf<MapData>,
-    alive: Array<MapData, u64>,
     stats: PerCpuArray<MapData, HoldStats>,
 }
 
-/// All maps of the object that are shared with it.
-pub(super) const NAMES: [&str; 6] = ["FRONTENDS", "SERVICES", "TRIED", "SEEN", "ALIVE", "STATS"];
+/// All maps of the object that are shared with it, besides those by which it knows Services.
+pub(super) const NAMES: [&str; 3] = ["TRIED", "SEEN", "STATS"];
 
 // === impl HoldMaps ===
 
 impl HoldMaps {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, WrongMap> {
-        fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, WrongMap> {
-            let map = ebpf.take_map(name).ok_or(WrongMap::new(name, None))?;
-            map.try_into().map_err(|source| WrongMap::new(name, Some(source)))
-        }
         Ok(Self {
-            frontends: take(ebpf, "FRONTENDS")?,
-            services: take(ebpf, "SERVICES")?,
+            frontends: Frontends::take(ebpf)?,
             tried: take(ebpf, "TRIED")?,
             seen: take(ebpf, "SEEN")?,
-            alive: take(ebpf, "ALIVE")?,
             stats: take(ebpf, "STATS")?,
         })
     }
@@ -82,40 +74,6 @@ impl HoldMaps {
                 return Some(sighting);
             }
         }
-    }
-
-    pub(super) fn beat(&mut self, at: Duration) -> io::Result<()> {
-        let at = u64::try_from(at.as_nanos()).unwrap_or(u64::MAX);
-        self.alive.set(0, at, 0).map_err(os_error)
-    }
-
-    pub(super) fn write(&mut self, write: Write) -> io::Result<()> {
-        match write {
-            Write::Heat(service, heat) => self.heat(service, number(heat)),
-            Write::Off(service) => self.heat(service, abi::Heat::OFF),
-            Write::Lead(addr, service) => self.frontends.insert(AddrKey::new(addr), service, 0).map_err(os_error),
-            Write::Forget(addr) => gone(self.frontends.remove(&AddrKey::new(addr))),
-        }
-    }
-
-    fn heat(&mut self, service: u32, heat: u32) -> io::Result<()> {
-        self.services.set(service, ServiceSlot { heat, reserved: 0 }, 0).map_err(os_error)
-    }
-
-    /// What the maps hold. Of the slots of Services only those are looked at that `known` names, or an address leads to: of
-    /// the others nothing comes.
-    pub(super) fn read(&self, known: &Table) -> io::Result<Table> {
-        let frontends = self.frontends.iter().map(|entry| entry.map(|(key, service)| (key.socket_addr(), service)));
-        let frontends: std::collections::BTreeMap<SocketAddr, u32> =
-            frontends.collect::<Result<_, _>>().map_err(os_error)?;
-        let mut services = std::collections::BTreeMap::new();
-        for service in known.services.keys().chain(frontends.values()) {
-            let slot = self.services.get(service, 0).map_err(os_error)?;
-            if let Some(heat) = heat(slot.heat) {
-                services.insert(*service, heat);
-            }
-        }
-        Ok(Table { services, frontends })
     }
 
     pub(super) fn tried(&mut self, flow: &Flow) -> io::Result<()> {
@@ -175,40 +133,26 @@ impl Sighting {
     }
 }
 
+// === impl Heat ===
+
+impl Say for Heat {
+    fn slot(self) -> ServiceSlot {
+        let heat = match self {
+            Self::Cold => abi::Heat::COLD,
+            Self::Warm => abi::Heat::WARM,
+        };
+        ServiceSlot { heat, port: 0 }
+    }
+
+    fn read(slot: ServiceSlot) -> Option<Self> {
+        match slot.heat {
+            abi::Heat::COLD => Some(Self::Cold),
+            abi::Heat::WARM => Some(Self::Warm),
+            _ => None,
+        }
+    }
+}
+
 fn key(flow: &Flow) -> abi::Flow {
     abi::Flow { client: AddrKey::new(flow.client), service: AddrKey::new(flow.service) }
-}
-
-fn number(heat: Heat) -> u32 {
-    match heat {
-        Heat::Cold => abi::Heat::COLD,
-        Heat::Warm => abi::Heat::WARM,
-    }
-}
-
-fn heat(number: u32) -> Option<Heat> {
-    match number {
-        abi::Heat::COLD => Some(Heat::Cold),
-        abi::Heat::WARM => Some(Heat::Warm),
-        _ => None,
-    }
-}
-
-/// What is not there need not be removed.
-fn gone(result: Result<(), MapError>) -> io::Result<()> {
-    match result {
-        Err(MapError::KeyNotFound) => Ok(()),
-        result => result.map_err(os_error).or_else(|error| match error.raw_os_error() {
-            Some(libc::ENOENT) => Ok(()),
-            _ => Err(error),
-        }),
-    }
-}
-
-/// The kernel's own error, if that is what it was.
-pub(super) fn os_error(error: MapError) -> io::Error {
-    match error {
-        MapError::SyscallError(error) => error.io_error,
-        other => io::Error::other(other),
-    }
 }

@@ -1,0 +1,121 @@
+//! The maps by which programs know Services, which those that hold and those that steer have of their own: where clients
+//! connect, what is said of the Service there, and the agent's last sign of life.
+
+use std::{collections::BTreeMap, io, net::SocketAddr, time::Duration};
+
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, MapData, MapError},
+};
+use interceptor_common::{AddrKey, hold::ServiceSlot};
+use interceptor_core::frontends::{Room, Table, Write, plan};
+
+use crate::maps::{WrongMap, os_error, take};
+
+/// How much the maps have room for: half of what they hold, so that what is new can be added before what is old goes.
+pub const ROOM: Room = Room { frontends: 65_536, services: 65_536 };
+
+/// All maps of an object that this is about.
+pub(crate) const NAMES: [&str; 3] = [FRONTENDS, SERVICES, ALIVE];
+
+const FRONTENDS: &str = "FRONTENDS";
+const SERVICES: &str = "SERVICES";
+const ALIVE: &str = "ALIVE";
+
+/// What is said of a Service, as its slot has it.
+pub(crate) trait Say: Copy + PartialEq {
+    fn slot(self) -> ServiceSlot;
+
+    /// `None` if nothing is said.
+    fn read(slot: ServiceSlot) -> Option<Self>;
+}
+
+/// The maps, and what they were left with.
+pub(crate) struct Frontends<S> {
+    leads: HashMap<MapData, AddrKey, u32>,
+    services: Array<MapData, ServiceSlot>,
+    alive: Array<MapData, u64>,
+    installed: Table<S>,
+}
+
+// === impl Frontends ===
+
+impl<S: Say> Frontends<S> {
+    /// Takes them, with what a process before has left in them.
+    pub(crate) fn take(ebpf: &mut Ebpf) -> Result<Self, WrongMap> {
+        let mut maps = Self {
+            leads: take(ebpf, FRONTENDS)?,
+            services: take(ebpf, SERVICES)?,
+            alive: take(ebpf, ALIVE)?,
+            installed: Table::default(),
+        };
+        maps.installed = maps.read(&Table::default()).map_err(|error| WrongMap::unread(FRONTENDS, error))?;
+        Ok(maps)
+    }
+
+    /// Gives the sign of life without which the programs leave everything alone.
+    pub(crate) fn beat(&mut self, at: Duration) -> io::Result<()> {
+        let at = u64::try_from(at.as_nanos()).unwrap_or(u64::MAX);
+        self.alive.set(0, at, 0).map_err(os_error)
+    }
+
+    /// Makes the maps hold `desired`: how many writes that took.
+    pub(crate) fn sync(&mut self, desired: &Table<S>) -> io::Result<usize> {
+        let writes = plan(desired, &self.installed);
+        for write in &writes {
+            self.write(*write)?;
+            self.installed.note(*write);
+        }
+        Ok(writes.len())
+    }
+
+    /// Reads back what the maps hold and mends what differs from the last sync: how many entries did.
+    pub(crate) fn repair(&mut self) -> io::Result<usize> {
+        let desired = std::mem::take(&mut self.installed);
+        let drifted = self.read(&desired).and_then(|found| {
+            self.installed = found;
+            self.sync(&desired)
+        });
+        if drifted.is_err() {
+            // What could not be mended is to be mended the next time.
+            self.installed = desired;
+        }
+        drifted
+    }
+
+    /// One write, of which nothing is noted.
+    pub(crate) fn write(&mut self, write: Write<S>) -> io::Result<()> {
+        match write {
+            Write::Say(service, said) => self.services.set(service, said.slot(), 0).map_err(os_error),
+            Write::Off(service) => self.services.set(service, ServiceSlot::default(), 0).map_err(os_error),
+            Write::Lead(addr, service) => self.leads.insert(AddrKey::new(addr), service, 0).map_err(os_error),
+            Write::Forget(addr) => gone(self.leads.remove(&AddrKey::new(addr))),
+        }
+    }
+
+    /// What the maps hold. Of the slots of Services only those are looked at that `known` names, or an address leads to: of
+    /// the others nothing comes.
+    fn read(&self, known: &Table<S>) -> io::Result<Table<S>> {
+        let frontends = self.leads.iter().map(|entry| entry.map(|(key, service)| (key.socket_addr(), service)));
+        let frontends: BTreeMap<SocketAddr, u32> = frontends.collect::<Result<_, _>>().map_err(os_error)?;
+        let mut services = BTreeMap::new();
+        for service in known.services.keys().chain(frontends.values()) {
+            let slot = self.services.get(service, 0).map_err(os_error)?;
+            if let Some(said) = S::read(slot) {
+                services.insert(*service, said);
+            }
+        }
+        Ok(Table { services, frontends })
+    }
+}
+
+/// What is not there need not be removed.
+pub(crate) fn gone(result: Result<(), MapError>) -> io::Result<()> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        result => result.map_err(os_error).or_else(|error| match error.raw_os_error() {
+            Some(libc::ENOENT) => Ok(()),
+            _ => Err(error),
+        }),
+    }
+}
