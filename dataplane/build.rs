@@ -3,7 +3,7 @@
 use std::{env, fs, path::PathBuf};
 
 /// `xtask` has the same list.
-const OBJECTS: [&str; 3] = ["own", "count", "hold"];
+const OBJECTS: [&str; 4] = ["own", "count", "hold", "steer"];
 
 fn main() {
     println!("cargo:rustc-check-cfg=cfg(ebpf_object)");

@@ -35,6 +35,7 @@ pub mod pods;
 mod probe;
 mod selftest;
 mod slots;
+pub mod steer;
 mod syscall;
 mod wake;
 

@@ -31,3 +31,7 @@ object!(
     /// Level `node`: holding.
     HOLD, "hold"
 );
+object!(
+    /// Level `node`: steering.
+    STEER, "steer"
+);

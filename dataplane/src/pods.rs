@@ -12,7 +12,7 @@ mod changes;
 mod name;
 
 pub use self::changes::Changes;
-use self::name::{leads_nowhere, uid};
+use self::name::{is_kubelets, leads_nowhere, uid};
 use crate::cgroup;
 
 /// How many folders above the pods' there may be: a kubelet's own prefix, `kubepods`, and the quality of service, with
@@ -30,6 +30,20 @@ pub struct Found {
     pub parents: Vec<PathBuf>,
     /// Whether there was more than is looked at.
     pub truncated: bool,
+}
+
+// === impl Found ===
+
+impl Found {
+    /// The folders that kubelets make for all of their pods, but for those that are below another.
+    pub fn kubelets(&self) -> Vec<PathBuf> {
+        let name = |path: &Path| path.file_name().and_then(|name| name.to_str()).is_some_and(is_kubelets);
+        let all: Vec<_> = self.parents.iter().filter(|path| name(path)).collect();
+        let below = |path: &Path| all.iter().any(|other| path != other.as_path() && path.starts_with(other));
+        let mut topmost: Vec<_> = all.iter().filter(|path| !below(path)).map(|path| (*path).clone()).collect();
+        topmost.sort();
+        topmost
+    }
 }
 
 /// Where pods' cgroups are looked for: what was asked for, or where cgroup v2 is mounted.
@@ -116,6 +130,24 @@ mod tests {
             ("c", "kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-podc.slice"),
         ];
         assert_eq!(found(&folders), expected.map(|(uid, path)| (uid.to_owned(), path.to_owned())));
+    }
+
+    #[test]
+    fn a_kubelets_own_folder_is_found_under_either_driver_also_without_a_pod() {
+        let kubelets = |folders: &[&str]| {
+            let root = tree(folders);
+            let found = scan(root.path()).unwrap().kubelets().into_iter();
+            let within = |path: PathBuf| path.strip_prefix(root.path()).unwrap().display().to_string();
+            found.map(within).collect::<Vec<_>>()
+        };
+        assert_eq!(kubelets(&["kubepods/besteffort/poda"]), ["kubepods"]);
+        assert_eq!(kubelets(&["kubepods.slice/kubepods-burstable.slice", "system.slice"]), ["kubepods.slice"]);
+        let nested = "kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-podc.slice";
+        assert_eq!(kubelets(&[nested]), ["kubelet.slice/kubelet-kubepods.slice"]);
+        let two = ["a.node1/kubepods/poda", "a.node2/kubepods/burstable"];
+        assert_eq!(kubelets(&two), ["a.node1/kubepods", "a.node2/kubepods"]);
+        assert_eq!(kubelets(&["kubepods/x/kubepods", "system.slice"]), ["kubepods"]);
+        assert_eq!(kubelets(&["system.slice"]), [""; 0]);
     }
 
     #[test]

@@ -29,10 +29,24 @@ pub(crate) fn bpf_allowed() -> io::Result<()> {
 
 /// The ids of the sockops programs that are attached to a cgroup itself, not those of its ancestors.
 pub(crate) fn sockops_of(cgroup: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
-    const BPF_PROG_QUERY: libc::c_int = 16;
     const BPF_CGROUP_SOCK_OPS: u32 = 3;
-    /// The kernel allows no more on one cgroup.
-    const MOST: u32 = 64;
+    programs_of(cgroup, BPF_CGROUP_SOCK_OPS, 0)
+}
+
+/// The ids of the programs that run when a process in a cgroup connects, those of its ancestors included.
+pub(crate) fn connect_programs_of(cgroup: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+    const BPF_CGROUP_INET4_CONNECT: u32 = 10;
+    const BPF_CGROUP_INET6_CONNECT: u32 = 11;
+    const BPF_F_QUERY_EFFECTIVE: u32 = 1;
+    let mut ids = programs_of(cgroup, BPF_CGROUP_INET4_CONNECT, BPF_F_QUERY_EFFECTIVE)?;
+    ids.extend(programs_of(cgroup, BPF_CGROUP_INET6_CONNECT, BPF_F_QUERY_EFFECTIVE)?);
+    Ok(ids)
+}
+
+fn programs_of(cgroup: BorrowedFd<'_>, kind: u32, which: u32) -> io::Result<Vec<u32>> {
+    const BPF_PROG_QUERY: libc::c_int = 16;
+    /// The kernel allows 64 on one cgroup. With those of ancestors there may be more, and nobody has as many as this.
+    const MOST: u32 = 256;
 
     /// The part of `union bpf_attr` that this command uses.
     #[repr(C)]
@@ -47,15 +61,8 @@ pub(crate) fn sockops_of(cgroup: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     }
 
     let mut ids = [0_u32; MOST as usize];
-    let mut query = Query {
-        cgroup: cgroup.as_raw_fd(),
-        kind: BPF_CGROUP_SOCK_OPS,
-        which: 0,
-        mode: 0,
-        ids: ids.as_mut_ptr() as u64,
-        count: MOST,
-        zero: 0,
-    };
+    let mut query =
+        Query { cgroup: cgroup.as_raw_fd(), kind, which, mode: 0, ids: ids.as_mut_ptr() as u64, count: MOST, zero: 0 };
     // SAFETY: the kernel writes into `query`, and at most `count` ids into `ids`; both live through the call.
     let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, &raw mut query, size_of::<Query>()) };
     if result < 0 {

@@ -47,6 +47,13 @@ impl AddrKey {
         }
     }
 
+    /// Whether it is an IPv4 address, mapped or not.
+    #[inline]
+    pub const fn is_v4(&self) -> bool {
+        let [a, b, c, _] = self.addr_be;
+        a == 0 && b == 0 && c == 0xffff_u32.to_be()
+    }
+
     /// The address as bytes in network order.
     #[inline]
     pub const fn octets(&self) -> [u8; 16] {

@@ -17,6 +17,7 @@ pub mod http2;
 mod notice;
 mod served;
 mod stats;
+pub mod steer;
 pub mod tls;
 
 pub use self::{

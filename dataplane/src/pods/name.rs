@@ -12,6 +12,11 @@ pub(super) fn uid(name: &str) -> Option<String> {
     is_uid.then_some(uid)
 }
 
+/// Whether a kubelet makes all of its pods' cgroups below a folder of this name.
+pub(super) fn is_kubelets(name: &str) -> bool {
+    name == "kubepods" || name == "kubepods.slice" || name.ends_with("-kubepods.slice")
+}
+
 /// A UID has 36 characters, a hash 32; nobody's has more than this.
 const LONGEST: usize = 64;
 

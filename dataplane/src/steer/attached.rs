@@ -1,0 +1,150 @@
+//! The steering programs, and the cgroups that they are attached to.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Ebpf,
+    programs::{
+        CgroupAttachMode, CgroupSockAddr, Program, ProgramError, cgroup_sock_addr::CgroupSockAddrLink, links::FdLink,
+    },
+};
+
+use crate::pins;
+
+/// With what a pinned link's name begins; it continues with the cgroup's id. In the order in which they are attached: who is
+/// steered is also told of the Service.
+const PROGRAMS: [(&str, &str); 4] = [
+    ("peer4-", "steer_peer4"),
+    ("peer6-", "steer_peer6"),
+    ("connect4-", "steer_connect4"),
+    ("connect6-", "steer_connect6"),
+];
+
+/// The loaded programs' ids.
+pub(super) struct Programs([u32; 4]);
+
+/// The programs on one cgroup: held, so that they stay, or pinned.
+#[derive(Debug)]
+pub(super) enum Links {
+    Own { _links: Vec<CgroupSockAddrLink> },
+    Pinned([PathBuf; 4]),
+}
+
+// === impl Programs ===
+
+impl Programs {
+    /// Hands the programs to the verifier.
+    pub(super) fn load(ebpf: &mut Ebpf) -> Result<Self, (&'static str, ProgramError)> {
+        let mut ids = [0; 4];
+        for (id, (_, name)) in ids.iter_mut().zip(PROGRAMS) {
+            let mut load = || {
+                let program: &mut CgroupSockAddr = program(ebpf, name)?.try_into()?;
+                program.load()?;
+                Ok(program.info()?.id())
+            };
+            *id = load().map_err(|error| (name, error))?;
+        }
+        Ok(Self(ids))
+    }
+
+    pub(super) fn ids(&self) -> &[u32] {
+        &self.0
+    }
+}
+
+// === impl Links ===
+
+impl Links {
+    /// Attaches all of them. Links always allow several programs on a cgroup; the flag for it is refused together with them.
+    pub(super) fn new(ebpf: &mut Ebpf, cgroup: &Path, pins: Option<[PathBuf; 4]>) -> Result<Self, ProgramError> {
+        let dir = fs::File::open(cgroup).map_err(ProgramError::IOError)?;
+        let Some(pins) = pins else {
+            let links = PROGRAMS.iter().map(|(_, name)| attach(ebpf, name, &dir)).collect::<Result<_, _>>()?;
+            return Ok(Self::Own { _links: links });
+        };
+        for ((_, name), pin) in PROGRAMS.iter().zip(&pins) {
+            if !pins::replaced(pin, program(ebpf, name)?) {
+                pins::pin(FdLink::try_from(attach(ebpf, name, &dir)?), pin)?;
+            }
+        }
+        Ok(Self::Pinned(pins))
+    }
+
+    /// Takes the programs off, also those that are pinned: first those that steer.
+    pub(super) fn detach(self) {
+        if let Self::Pinned(pins) = &self {
+            for pin in pins.iter().rev() {
+                // What is not there any more is as good as removed.
+                _ = fs::remove_file(pin);
+            }
+        }
+    }
+}
+
+/// Where a cgroup's links are pinned.
+pub(super) fn pins(folder: &Path, id: u64) -> [PathBuf; 4] {
+    PROGRAMS.map(|(prefix, _)| folder.join(format!("{prefix}{id}")))
+}
+
+/// Gives the pinned links of a process before these programs. What is not complete is taken off.
+pub(super) fn taken_over(ebpf: &Ebpf, folder: &Path) -> BTreeMap<u64, Links> {
+    let mut found: BTreeMap<u64, usize> = BTreeMap::new();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let Some((id, program)) = name.to_str().and_then(parse) else { continue };
+        let replaced = ebpf.program(program).is_some_and(|program| pins::replaced(&entry.path(), program));
+        *found.entry(id).or_default() += usize::from(replaced);
+    }
+    let mut taken = BTreeMap::new();
+    for (id, replaced) in found {
+        let links = Links::Pinned(pins(folder, id));
+        if replaced == PROGRAMS.len() {
+            taken.insert(id, links);
+        } else {
+            links.detach();
+        }
+    }
+    taken
+}
+
+/// The cgroup's id and the program's name in the name of a pin.
+fn parse(name: &str) -> Option<(u64, &'static str)> {
+    PROGRAMS.iter().find_map(|(prefix, program)| Some((name.strip_prefix(prefix)?.parse().ok()?, *program)))
+}
+
+fn attach(ebpf: &mut Ebpf, name: &'static str, dir: &fs::File) -> Result<CgroupSockAddrLink, ProgramError> {
+    let program = ebpf.program_mut(name).ok_or_else(|| unknown(name))?;
+    let program: &mut CgroupSockAddr = program.try_into()?;
+    let id = program.attach(dir, CgroupAttachMode::Single)?;
+    program.take_link(id)
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Program, ProgramError> {
+    ebpf.program_mut(name).ok_or_else(|| unknown(name))
+}
+
+fn unknown(name: &str) -> ProgramError {
+    ProgramError::InvalidName { name: name.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pins_name_tells_the_cgroup_and_the_program() {
+        for pin in pins(Path::new("/folder"), 7) {
+            let name = pin.file_name().unwrap().to_str().unwrap();
+            let (id, program) = parse(name).unwrap();
+            assert_eq!(id, 7);
+            assert!(program.ends_with(name.split('-').next().unwrap()), "{name} {program}");
+        }
+        for other in ["FRONTENDS", "connect4-", "connect4-x", "sent-7"] {
+            assert_eq!(parse(other), None);
+        }
+    }
+}
