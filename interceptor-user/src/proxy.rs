@@ -84,13 +84,12 @@ const READINESS_WITH_FALLBACK: Duration = Duration::from_secs(30);
 /// Serves one request.
 ///
 /// Dropping the future, as the servers do when the client leaves, ends the request everywhere.
-pub(crate) async fn handle(worker: Rc<Worker>, connection: Rc<Connection>, ask: Ask) -> Reply {
+pub(crate) async fn handle(worker: Rc<Worker>, connection: Rc<Connection>, mut ask: Ask) -> Reply {
     let line = Line::of(&ask, worker.shared.config.access_log);
     let trace = worker.shared.tracer.as_ref().map(|tracer| Trace::begin(tracer, &ask, &connection));
     let told = Told { line, trace };
     let mut in_flight = InFlight::new(Rc::clone(&worker), Rc::clone(&connection), &ask.method, told);
     let mut exchange = Exchange { worker, connection, route: None, cold: None, pod: None };
-    let mut ask = ask;
     let mut reply = match exchange.run(&mut ask, &mut in_flight).await {
         Ok(reply) => {
             in_flight.set_status(reply.status);

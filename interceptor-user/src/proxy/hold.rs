@@ -106,6 +106,18 @@ pub(crate) async fn acquire(
         remember(worker, &balancer, manner, (lease.addr(), now));
         return Ok(Acquired { lease, at: now, backend: Backend::Target, cold: None });
     }
+    // Few requests wait, and the future of one that does is large.
+    Box::pin(wait(worker, route, balancer, (limits, manner), (body, in_flight))).await
+}
+
+/// Waits for an open connection.
+async fn wait(
+    worker: &Rc<Worker>,
+    route: &Rc<LocalRoute>,
+    balancer: Rc<Balancer>,
+    (limits, manner): (Limits, Manner),
+    (body, in_flight): (&RequestBody, &InFlight),
+) -> Result<Acquired, AcquireError> {
     let mut wait = Wait {
         worker,
         route,

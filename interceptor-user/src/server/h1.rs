@@ -4,7 +4,7 @@
 use std::{
     cell::RefCell,
     future::poll_fn,
-    pin::pin,
+    pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll, ready},
     time::Duration,
@@ -174,8 +174,11 @@ async fn exchange(
     // After CONNECT a client may go on with what is no HTTP, although nobody has opened a tunnel for it.
     let keep = head.method != Method::CONNECT && framing::is_persistent(head.version, &head.fields);
     let (version, is_head) = (head.version, head.method == Method::HEAD);
-    let handled = proxy::handle(Rc::clone(worker), Rc::clone(connection), ask(wire, head, framing));
-    let Some(reply) = attend(wire, connection, handled).await else { return After::Close };
+    let reply = {
+        let handled = pin!(proxy::handle(Rc::clone(worker), Rc::clone(connection), ask(wire, head, framing)));
+        attend(wire, connection, handled).await
+    };
+    let Some(mut reply) = reply else { return After::Close };
     if reply.tunnel.is_some() {
         return After::Tunnel(Box::new(reply));
     }
@@ -187,7 +190,10 @@ async fn exchange(
         plan.keep &= !wire.broken && (!wire.awaits_continue || wire.decoder.is_done());
         plan.keep &= wire.decoder.left().is_none_or(|left| left <= MAX_DISCARDED as u64);
     }
-    if respond(wire, reply, &plan).await.is_none() {
+    let whole = respond(wire, &mut reply, &plan).await;
+    // The request ends here, with the connection to its pod.
+    drop(reply);
+    if whole.is_none() {
         return After::Close;
     }
     if plan.keep && discard(wire).await {
@@ -200,8 +206,11 @@ async fn exchange(
 
 /// Waits for the reply while it watches the client, and sends interim responses; `None` when the client has left. A client
 /// that still waits when the connection is cut is told that there will be none.
-async fn attend(wire: &RefCell<Wire>, connection: &Connection, handled: impl Future<Output = Reply>) -> Option<Reply> {
-    let mut handled = pin!(handled);
+async fn attend(
+    wire: &RefCell<Wire>,
+    connection: &Connection,
+    mut handled: Pin<&mut impl Future<Output = Reply>>,
+) -> Option<Reply> {
     poll_fn(|cx| {
         let polled = handled.as_mut().poll(cx);
         let mut wire = wire.borrow_mut();
@@ -282,14 +291,14 @@ impl Plan {
 }
 
 /// Writes a response to its end; `None` when it broke off.
-async fn respond(wire: &RefCell<Wire>, mut reply: Reply, plan: &Plan) -> Option<()> {
+async fn respond(wire: &RefCell<Wire>, reply: &mut Reply, plan: &Plan) -> Option<()> {
     {
         let mut wire = wire.borrow_mut();
         wire.responding = true;
-        plan.head(&reply, wire.io.output());
+        plan.head(reply, wire.io.output());
     }
     let mut encoder = (!plan.bodiless).then(|| Encoder::new(plan.framing));
-    poll_fn(|cx| poll_respond(wire, &mut reply, &mut encoder, cx)).await
+    poll_fn(|cx| poll_respond(wire, reply, &mut encoder, cx)).await
 }
 
 /// Moves a response's body; the encoder is gone once all of it lies in the buffer.

@@ -98,8 +98,11 @@ async fn exchange(
     let is_head = request.method() == Method::HEAD;
     let responder = Rc::new(Responder::new(respond, worker.shared.metrics.interim_dropped.clone()));
     let (ask, tunnel) = Ask::http2(request, &responder);
-    let handled = proxy::handle(Rc::clone(&worker), connection, ask);
-    let Some(mut reply) = attend(&responder, handled).await else { return };
+    let reply = {
+        let handled = pin!(proxy::handle(Rc::clone(&worker), connection, ask));
+        attend(&responder, handled).await
+    };
+    let Some(mut reply) = reply else { return };
     if let Some((client, upstream)) = tunnel.zip(reply.tunnel.take()) {
         return switch(&worker, &responder, &reply, client, *upstream).await;
     }
@@ -142,8 +145,7 @@ async fn switch(worker: &Worker, responder: &Responder, reply: &Reply, client: R
 }
 
 /// Waits for the reply while it watches the client; `None` when the client has left.
-async fn attend(responder: &Responder, handled: impl Future<Output = Reply>) -> Option<Reply> {
-    let mut handled = pin!(handled);
+async fn attend(responder: &Responder, mut handled: Pin<&mut impl Future<Output = Reply>>) -> Option<Reply> {
     poll_fn(|cx| match handled.as_mut().poll(cx) {
         Poll::Ready(reply) => Poll::Ready(Some(reply)),
         Poll::Pending => responder.poll_gone(cx).map(|()| None),
