@@ -318,6 +318,16 @@ fn an_older_connection_counts_from_its_next_request() {
     assert_eq!((peers.outstanding(), peers.sum.closed), (0, 1));
 }
 
+#[test]
+fn an_older_connection_s_request_counts_when_it_is_answered() {
+    let mut peers = Peers::adopted();
+    peers.server(OK);
+    assert_eq!((peers.sum.opened, peers.sum.started, peers.outstanding()), (1, 1, 0));
+    peers.client(GET);
+    peers.server(OK);
+    assert_eq!((peers.sum.started, peers.outstanding()), (2, 0));
+}
+
 /// What one side sends.
 #[derive(Clone, Debug)]
 enum Sent {

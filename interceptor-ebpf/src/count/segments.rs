@@ -21,7 +21,7 @@ pub(crate) fn try_ingress(ctx: &SkBuffContext) {
     let flow = match known {
         // What was none of ours may have become so, and what is older than the programs was never looked at.
         Some(flow) if !flow.is_outdated(maps::version()) => flow,
-        _ => match adopt(sk, &tcp) {
+        _ => match adopt(sk, &tcp, Way::In) {
             Some(flow) => flow,
             None => return,
         },
@@ -41,11 +41,24 @@ pub(crate) fn try_ingress(ctx: &SkBuffContext) {
 #[inline(always)]
 pub(crate) fn try_egress(ctx: &SkBuffContext) {
     let sk = segment::socket(ctx);
-    let Some(flow) = maps::flow(sk) else { return };
-    if flow.kind == Kind::IGNORED {
+    if sk.is_null() {
+        return;
+    }
+    let known = maps::flow(sk);
+    if let Some(flow) = &known
+        && flow.kind == Kind::IGNORED
+    {
         return;
     }
     let Some(tcp) = Tcp::read(ctx) else { return };
+    let flow = match known {
+        Some(flow) => flow,
+        // What is answered here may have been asked before the programs were there.
+        None => match adopt(sk, &tcp, Way::Out) {
+            Some(flow) => flow,
+            None => return,
+        },
+    };
     // Of a connection that is older than the programs the kernel does not tell that it ends. Of HTTP/2 none is old.
     let ends = tcp.is_reset() || (tcp.is_last() && flow.traits & Trait::ADOPTED != 0);
     if tcp.len > 0 {
@@ -118,9 +131,17 @@ fn tls_data(payload: &Payload<'_>, len: u32, head: &[u8; http1::HEAD]) -> bool {
     }
 }
 
-/// Takes a connection that was not tagged when it was established into account, if it is to one of our addresses.
+/// Which way a segment goes, seen from the pod.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    In,
+    Out,
+}
+
+/// Takes a connection that was not tagged when it was established into account, if it is to one of our addresses. What goes out to the
+/// machine itself may be the answer to a probe, and is left alone.
 #[inline(always)]
-fn adopt<'a>(sk: *mut bpf_sock, tcp: &Tcp) -> Option<&'a mut Flow> {
+fn adopt<'a>(sk: *mut bpf_sock, tcp: &Tcp, way: Way) -> Option<&'a mut Flow> {
     if tcp.len == 0 || tcp.is_reset() {
         return None;
     }
@@ -128,6 +149,9 @@ fn adopt<'a>(sk: *mut bpf_sock, tcp: &Tcp) -> Option<&'a mut Flow> {
     let version = maps::version();
     let slot = maps::slot_of(&local);
     let origin = slot.map_or(0, |slot| maps::origin(slot, &client));
+    if way == Way::Out && origin == HOST {
+        return None;
+    }
     let Some(flow) = maps::flow_or_new(sk) else {
         maps::count_missed();
         return None;
@@ -137,7 +161,8 @@ fn adopt<'a>(sk: *mut bpf_sock, tcp: &Tcp) -> Option<&'a mut Flow> {
         return None;
     };
     let now = maps::now();
-    let moved = maps::locked(flow, |flow| flow.adopt(slot, origin == HOST, tcp.seq, tcp.ack));
+    let (rx_first, tx_next) = if way == Way::In { (tcp.seq, tcp.ack) } else { (tcp.ack, tcp.seq) };
+    let moved = maps::locked(flow, |flow| flow.adopt(slot, origin == HOST, rx_first, tx_next));
     maps::count(slot, &moved, now);
     Some(flow)
 }
