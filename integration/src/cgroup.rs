@@ -48,6 +48,16 @@ impl Cgroup {
     pub fn enter(&self) -> String {
         format!("echo $$ > '{}/cgroup.procs' && ", self.0.display())
     }
+
+    /// The same within a network namespace.
+    pub fn enter_from_namespace(&self) -> String {
+        format!("{MOUNT_CGROUPS}echo $$ > '{}/cgroup.procs' && ", self.mounted())
+    }
+
+    /// Where it is for a process that has begun with [`MOUNT_CGROUPS`].
+    fn mounted(&self) -> String {
+        format!("/sys/fs/cgroup/{}", self.0.file_name().unwrap().display())
+    }
 }
 
 impl Default for Cgroup {
@@ -72,7 +82,7 @@ impl PodTree {
 
     /// Its root, for a process that has begun with [`MOUNT_CGROUPS`].
     pub fn within(&self) -> String {
-        format!("/sys/fs/cgroup/{}", self.0.path().file_name().unwrap().display())
+        self.0.mounted()
     }
 
     /// Makes the cgroups of a pod, unless they are there.
