@@ -52,6 +52,7 @@ http.server.ThreadingHTTPServer(("", int(sys.argv[2])), Handler).serve_forever()
 
 /// A level of the data plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(ebpf_object), expect(dead_code, reason = "the others need eBPF programs"))]
 pub(crate) enum Level {
     None,
     Own,
@@ -161,7 +162,7 @@ impl Site {
 
     /// Starts curl at the client with these arguments before the address.
     pub(crate) fn curl(&self, args: &[&str], path: &str) -> tokio::process::Child {
-        let mut command = tokio::process::Command::from(self.client.command("curl"));
+        let mut command = self.client.command("curl");
         command.args(["-sS", "-m", "30"]).args(args).arg(self.url(path));
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap()
     }
