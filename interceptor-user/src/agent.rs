@@ -4,6 +4,7 @@
 //! ```text
 //! args ─► Config ─► build ─► Bound::run, one thread
 //!                              ├─ discover ─► snapshot ─► hold (tc: held connections) ─► Edges ─► counts (gRPC), /state, /metrics
+//!                              │                 ├─► steer (connect: what is an interceptor's while cold)
 //!                              │                 └─► count (pods' cgroups) ─► Taken ─► the same
 //!                              └─ probe (pods of held connections) ─► discover
 //! ```
@@ -12,9 +13,12 @@ mod app;
 mod config;
 mod count;
 mod hold;
+mod settle;
 mod state;
+mod steer;
 
 pub use self::{
     app::{AgentError, Bound, build},
     config::{Args, Config},
+    steer::Steering,
 };

@@ -7,7 +7,7 @@ use dataplane::{
     count::{Count, CountConfig, CountError},
 };
 use interceptor_core::index::Index;
-use runtime::{admin, metrics::Metrics, ready::Ready, signal::Shutdown, snapshot, task, watch::WatchMetrics};
+use runtime::{admin, log, metrics::Metrics, ready::Ready, signal::Shutdown, snapshot, task, watch::WatchMetrics};
 use tokio::sync::mpsc;
 
 use super::{
@@ -15,6 +15,7 @@ use super::{
     count::{self, CountMetrics, Wakes},
     hold::{self, HoldMetrics},
     state::State,
+    steer::{self, SteerMetrics},
 };
 use crate::{
     coldstart::Signals,
@@ -41,6 +42,7 @@ pub struct Bound {
     publisher: Publisher,
     hold: hold::Task,
     count: count::Task,
+    steer: steer::Task,
 }
 
 /// Why an agent could not start, or stopped by itself.
@@ -68,7 +70,8 @@ pub enum AgentError {
 
 /// Binds the port and starts nothing else. Must be called within the runtime.
 pub async fn build(config: Config) -> Result<Bound, AgentError> {
-    let Config { admin: addr, log, sources, node, required, bpffs, hooks, cgroup_root, interceptors } = config;
+    let Config { admin: addr, log, sources, node, required, bpffs, hooks, cgroup_root, interceptors, steering } =
+        config;
     let ready = Ready::new();
     let edges = Arc::new(Edges::default());
     // All that is held is counted on one thread.
@@ -86,6 +89,7 @@ pub async fn build(config: Config) -> Result<Bound, AgentError> {
     if required && let Err(error) = loaded {
         return Err(AgentError::Hold(error));
     }
+    let steering_by = steer::open(steering, bpffs.as_deref(), cgroup_root.as_deref());
     let counting = Count::open(CountConfig { node: node.clone(), cgroup_root, bpffs, limits: None });
     // Holding needs fewer rights: who gives no more of them has said that it is enough.
     if required && let Err(error @ (CountError::Object(_) | CountError::Load { .. })) = counting {
@@ -96,7 +100,8 @@ pub async fn build(config: Config) -> Result<Bound, AgentError> {
     let (listens, listening) = mpsc::channel(LISTENS);
     let wakes = Wakes { edges: Arc::clone(&edges), hold: listens, prober: asked };
     let namespaces = discover.follow_namespaces();
-    let origins = (discover.follow(interceptors), namespaces.clone());
+    let interceptors = discover.follow(interceptors);
+    let origins = (interceptors.clone(), namespaces.clone());
     let count = count::Task::new(counting, reader.clone(), origins, wakes, count_metrics);
     CountMetrics::register_routes(registry.registry(), reader.clone(), count.taken());
     let hold_metrics = HoldMetrics::register(registry.registry());
@@ -106,6 +111,8 @@ pub async fn build(config: Config) -> Result<Bound, AgentError> {
         (listening, namespaces),
         hold_metrics,
     );
+    let metrics = SteerMetrics::register(registry.registry());
+    let steer = steer::Task::new(steering_by, steering, reader.clone(), interceptors, metrics);
     let state = State {
         node: node.clone(),
         ready: ready.clone(),
@@ -114,19 +121,29 @@ pub async fn build(config: Config) -> Result<Bound, AgentError> {
         hold: hold.report(),
         count: count.report(),
         taken: count.taken(),
+        steer: steer.report(),
     };
     let kernel = Kernel::of_pods(reader.clone(), count.taken());
     let publisher = Publisher::of_run(run, edges, reader, kernel, Signals::default());
-    let exposition = registry.into_exposition();
-    let grpc = tonic::service::Routes::new(CountsService::server(&publisher)).prepare();
-    let server =
-        admin::Server::new().probes(&ready).metrics(&exposition).path("/state", move |_| state.respond()).grpc(grpc);
-    let server = match &log {
+    let server = server(log.as_ref(), (&ready, registry), state, &publisher);
+    let admin = server.bind(addr).await.map_err(|source| AgentError::Bind { addr, source })?;
+    Ok(Bound { admin, node, ready, discover, prober, publisher, hold, count, steer })
+}
+
+/// What is served at the agent's port.
+fn server(
+    log: Option<&log::Handle>,
+    (ready, registry): (&Ready, Metrics),
+    state: State,
+    publisher: &Publisher,
+) -> admin::Server {
+    let grpc = tonic::service::Routes::new(CountsService::server(publisher)).prepare();
+    let server = admin::Server::new().probes(ready).metrics(&registry.into_exposition());
+    let server = server.path("/state", move |_| state.respond()).grpc(grpc);
+    match log {
         Some(log) => server.log(log),
         None => server,
-    };
-    let admin = server.bind(addr).await.map_err(|source| AgentError::Bind { addr, source })?;
-    Ok(Bound { admin, node, ready, discover, prober, publisher, hold, count })
+    }
 }
 
 // === impl Bound ===
@@ -139,10 +156,12 @@ impl Bound {
 
     /// Serves until `shutdown` is requested.
     pub async fn run(self, mut shutdown: Shutdown) -> Result<(), AgentError> {
-        let Self { admin, node, ready, discover, prober, publisher, hold, count } = self;
+        let Self { admin, node, ready, discover, prober, publisher, hold, count, steer } = self;
         let holds = hold.report().load().off.map_or_else(|| "yes".to_owned(), |why| format!("no: {why}"));
         let counts = count.report().load().off.map_or_else(|| "yes".to_owned(), |why| format!("no: {why}"));
-        tracing::info!(version = env!("CARGO_PKG_VERSION"), node, admin = %admin.addr(), holds, counts, "agent starts");
+        let steers = steer.report().load().off.map_or_else(|| "yes".to_owned(), |why| format!("no: {why}"));
+        let (version, admin_addr) = (env!("CARGO_PKG_VERSION"), admin.addr());
+        tracing::info!(version, node, admin = %admin_addr, holds, counts, steers, "agent starts");
         let complete = discover.complete();
         let mut tasks = task::Group::new();
         tasks.spawn("admin", admin.serve());
@@ -150,6 +169,7 @@ impl Bound {
         tasks.spawn("probe", prober.run());
         tasks.spawn("counts", publisher.run());
         tasks.spawn("hold", hold.run(complete.clone()));
+        tasks.spawn("steer", steer.run(complete.clone()));
         tasks.spawn("count", count.run(complete));
         let ended = tokio::select! {
             () = shutdown.requested() => None,

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use anyhow::Context as _;
 use api::names::SERVICE_NAME_LABEL;
-use dataplane::{Hooks, count::Count};
+use dataplane::{Hooks, count::Count, steer::Steer};
 use interceptor_core::ObjectKey;
 use runtime::{
     args::{KubeArgs, LogArgs},
@@ -13,6 +13,8 @@ use runtime::{
     log,
     watch::{Cluster, Kind, Source, Sources, Watch},
 };
+
+use super::Steering;
 
 /// Where the agent serves unless told: free of the ports that the add-on, Kubernetes and common exporters take, for a node's
 /// ports are everybody's.
@@ -29,6 +31,7 @@ const ADMIN_PORT: u16 = 9097;
     KEDA_HTTP_SCALER_TARGET_ADMIN_NAMESPACE, _SERVICE   the interceptors' Service: what comes from them is not counted\n  \
     ROUSE_CGROUP_ROOT (where cgroup v2 is mounted)   the folder below which the pods' cgroups are\n  \
     ROUSE_TC_HOOKS (auto)                      auto, or filters: below clsact, also where the kernel has links (from 6.6)\n  \
+    ROUSE_STEER (auto)                         auto, all or off: connections to cold Services that go to interceptors\n  \
     ROUSE_LOG                                  a log filter such as info,dataplane=debug")]
 pub struct Args {
     /// Where routes, Services and EndpointSlices come from, instead of the Kubernetes API; may be given several times.
@@ -80,7 +83,11 @@ pub struct Config {
     pub cgroup_root: Option<PathBuf>,
     /// The Service of the interceptors' admin ports, if there are any.
     pub interceptors: Option<ObjectKey>,
+    /// Which connections to cold Services are steered to interceptors.
+    pub steering: Steering,
 }
+
+const STEERINGS: [(&str, Steering); 3] = [("auto", Steering::Auto), ("all", Steering::All), ("off", Steering::Off)];
 
 // === impl Args ===
 
@@ -89,6 +96,7 @@ impl Args {
     pub fn remove(self, env: &Env) -> anyhow::Result<()> {
         let bpffs = bpffs(self.bpffs, env)?;
         dataplane::Hold::remove(bpffs.as_deref()).context("cannot remove what an agent has left to hold")?;
+        Steer::remove(bpffs.as_deref()).context("cannot remove what an agent has left to steer")?;
         Count::remove(bpffs.as_deref()).context("cannot remove what an agent has left to count")
     }
 }
@@ -124,6 +132,7 @@ impl Config {
             hooks: env.one_of("ROUSE_TC_HOOKS", &[("auto", Hooks::Auto), ("filters", Hooks::Filters)], Hooks::Auto)?,
             cgroup_root: env.optional_string("ROUSE_CGROUP_ROOT")?.map(PathBuf::from),
             interceptors,
+            steering: env.one_of("ROUSE_STEER", &STEERINGS, Steering::Auto)?,
         })
     }
 }
@@ -171,6 +180,16 @@ mod tests {
         let config = parse(&[("NODE_NAME", "a"), ("ROUSE_NODE_NAME", "b"), ("ROUSE_AGENT_PORT", "1234")]).unwrap();
         assert_eq!((config.node.as_str(), config.admin.port()), ("b", 1234));
         assert_eq!(parse(&[("NODE_NAME", "a")]).unwrap().admin.port(), ADMIN_PORT);
+    }
+
+    #[test]
+    fn what_is_steered_is_one_of_three() {
+        let steering = |pairs: &[_]| parse(&[&[("NODE_NAME", "a")], pairs].concat()).map(|config| config.steering);
+        assert_eq!(steering(&[]), Ok(Steering::Auto));
+        assert_eq!(steering(&[("ROUSE_STEER", "all")]), Ok(Steering::All));
+        assert_eq!(steering(&[("ROUSE_STEER", "off")]), Ok(Steering::Off));
+        let error = steering(&[("ROUSE_STEER", "on")]).unwrap_err().to_string();
+        assert!(error.ends_with("expected one of auto, all, off"), "{error}");
     }
 
     #[test]

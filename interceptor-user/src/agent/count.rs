@@ -40,6 +40,7 @@ use super::hold::Listens;
 use crate::{
     control::{
         counts::Edges,
+        discover::FollowedPod,
         namespaces::Addresses,
         taken::{Pods, Taken},
     },
@@ -84,7 +85,7 @@ pub(crate) struct Known {
 pub(crate) struct Task {
     count: Result<Count, String>,
     reader: Reader,
-    interceptors: watch::Receiver<Vec<IpAddr>>,
+    interceptors: watch::Receiver<Vec<FollowedPod>>,
     namespaces: watch::Receiver<Addresses>,
     taken: Taken,
     report: Report,
@@ -127,7 +128,7 @@ impl Task {
     pub(crate) fn new(
         count: Result<Count, CountError>,
         reader: Reader,
-        (interceptors, namespaces): (watch::Receiver<Vec<IpAddr>>, watch::Receiver<Addresses>),
+        (interceptors, namespaces): (watch::Receiver<Vec<FollowedPod>>, watch::Receiver<Addresses>),
         wakes: Wakes,
         metrics: CountMetrics,
     ) -> Self {
@@ -265,7 +266,9 @@ impl Task {
         let Ok(count) = &mut self.count else { return };
         let mut own: Vec<_> = addresses().unwrap_or_default().into_iter().map(|(ip, _)| ip).collect();
         own.extend([IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()]);
-        let interceptors = self.interceptors.borrow_and_update().clone();
+        // Whatever their state: one that is not ready any more may still be sending.
+        let mut interceptors: Vec<_> = self.interceptors.borrow_and_update().iter().map(|pod| pod.address).collect();
+        interceptors.dedup();
         let ignored = ignored(&self.reader.load(), &self.namespaces.borrow_and_update());
         let origins = Origins { own, interceptors, ignored };
         // The kernel may know by now of Services that it did not when they were left out.

@@ -35,10 +35,13 @@ use tokio::{
 mod metrics;
 mod services;
 
-pub(crate) use self::{metrics::HoldMetrics, services::is_left_to_interceptors};
+pub(crate) use self::{
+    metrics::HoldMetrics,
+    services::{is_left_to_interceptors, leads_to, left_out, left_to_interceptors},
+};
 use self::{
     metrics::{End, Failure},
-    services::{Change, Services, left_out, routes_of},
+    services::{Change, Services, routes_of},
 };
 use crate::control::namespaces::Addresses;
 

@@ -17,6 +17,7 @@ use serde::Serialize;
 use super::{
     count,
     hold::{self, Known, Way, is_left_to_interceptors},
+    steer,
 };
 use crate::control::{
     discover::{Problem, Problems},
@@ -33,6 +34,7 @@ pub(crate) struct State {
     pub(crate) hold: hold::Report,
     pub(crate) count: count::Report,
     pub(crate) taken: Taken,
+    pub(crate) steer: steer::Report,
 }
 
 #[derive(Serialize)]
@@ -43,6 +45,7 @@ struct Report<'a> {
     pending: Vec<&'static str>,
     hold: HoldReport,
     count: CountReport,
+    steer: SteerReport,
     routes: Vec<RouteReport>,
     problems: Vec<Problem>,
 }
@@ -75,6 +78,24 @@ struct CountReport {
     interceptors: Vec<String>,
 }
 
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SteerReport {
+    active: bool,
+    /// Why not.
+    reason: Option<String>,
+    /// `all` cold Services of direct routes, or only those that are `left` to interceptors.
+    services: &'static str,
+    /// Programs of others that see what pods connect to.
+    other_programs: usize,
+    /// Where the programs are attached; nowhere while nothing is steered.
+    cgroups: Vec<String>,
+    refused_cgroups: Vec<Named>,
+    /// Those that connections are spread over.
+    interceptors: Vec<String>,
+    left_out: Vec<Named>,
+}
+
 /// What the route's pods on this node take without a proxy.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -104,6 +125,8 @@ struct RouteReport {
     /// `unknown` is one that the kernel knows nothing of.
     heat: &'static str,
     held: u64,
+    /// Whether connections of this node's pods go to an interceptor now.
+    steered: bool,
     frontends: Vec<String>,
     node_port: Option<u16>,
     pods: Vec<PodReport>,
@@ -128,7 +151,7 @@ impl State {
     /// The answer to `GET /state`.
     pub(crate) fn respond(&self) -> Response<Full<Bytes>> {
         let snapshot = self.reader.load();
-        let known = self.hold.load();
+        let (known, steer) = (self.hold.load(), self.steer.load());
         let heat = |id| match known.services.get(&id) {
             Some(Heat::Cold) => "cold",
             Some(Heat::Warm) => "warm",
@@ -148,9 +171,11 @@ impl State {
                     let taken = self.taken.of(entry.upstream).map(|pods| TakenReport::new(&pods));
                     let heat =
                         if is_left_to_interceptors(&entry.route) { "interceptors" } else { heat(entry.upstream) };
-                    RouteReport { taken, ..RouteReport::new(entry, upstream, heat) }
+                    let steered = steer.services.contains(&entry.upstream);
+                    RouteReport { steered, taken, ..RouteReport::new(entry, upstream, heat) }
                 })
                 .collect(),
+            steer: SteerReport::new(&steer),
             problems: self.problems.all(),
         };
         reply::json(serde_json::to_vec(&report).expect("the report is made of names and numbers"))
@@ -194,6 +219,25 @@ impl CountReport {
     }
 }
 
+// === impl SteerReport ===
+
+impl SteerReport {
+    fn new(known: &steer::Known) -> Self {
+        let steer::Known { off, all, others, cgroups, refused, services: _, left_out, interceptors } = known;
+        let named = |(name, why): (String, &String)| Named { name, reason: why.clone() };
+        Self {
+            active: off.is_none(),
+            reason: off.clone(),
+            services: if *all { "all" } else { "left" },
+            other_programs: *others,
+            cgroups: cgroups.iter().map(|path| path.display().to_string()).collect(),
+            refused_cgroups: refused.iter().map(|(path, why)| named((path.clone(), why))).collect(),
+            interceptors: interceptors.addresses.iter().map(ToString::to_string).collect(),
+            left_out: left_out.iter().map(|(service, why)| named((service.to_string(), why))).collect(),
+        }
+    }
+}
+
 // === impl TakenReport ===
 
 impl TakenReport {
@@ -218,6 +262,7 @@ impl RouteReport {
             name: key.name().to_owned(),
             heat,
             held: entry.counters.counts().held,
+            steered: false,
             frontends: frontends.iter().map(ToString::to_string).collect(),
             node_port: *node_port,
             pods: pods

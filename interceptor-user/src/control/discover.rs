@@ -9,6 +9,7 @@ use std::{
 use interceptor_core::{
     ObjectKey,
     index::{Event, Index, ProblemKind},
+    service::SliceEndpoint,
 };
 use parking_lot::Mutex;
 use prometheus_client::{
@@ -71,8 +72,18 @@ pub(crate) struct Discover {
 #[derive(Debug)]
 struct Followed {
     service: ObjectKey,
-    slices: HashMap<ObjectKey, BTreeSet<IpAddr>>,
-    addresses: latest::Sender<Vec<IpAddr>>,
+    slices: HashMap<ObjectKey, BTreeSet<FollowedPod>>,
+    pods: latest::Sender<Vec<FollowedPod>>,
+}
+
+/// One of them.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct FollowedPod {
+    pub(crate) address: IpAddr,
+    /// Whether it takes connections.
+    pub(crate) is_ready: bool,
+    /// Its UID, if the slice tells it.
+    pub(crate) uid: Option<Arc<str>>,
 }
 
 // === impl Problems ===
@@ -123,10 +134,10 @@ impl Discover {
         }
     }
 
-    /// Tells of the addresses of a Service's pods, whatever their state.
-    pub(crate) fn follow(&mut self, service: Option<ObjectKey>) -> latest::Receiver<Vec<IpAddr>> {
-        let (addresses, told) = latest::channel(Vec::new());
-        self.followed = service.map(|service| Followed { service, slices: HashMap::new(), addresses });
+    /// Tells of a Service's pods, by their addresses.
+    pub(crate) fn follow(&mut self, service: Option<ObjectKey>) -> latest::Receiver<Vec<FollowedPod>> {
+        let (pods, told) = latest::channel(Vec::new());
+        self.followed = service.map(|service| Followed { service, slices: HashMap::new(), pods });
         told
     }
 
@@ -284,18 +295,23 @@ impl Followed {
     fn take(&mut self, change: &Event) {
         match change {
             Event::Slice(slice) if slice.service == self.service => {
-                let pods = slice.endpoints.iter().flat_map(|endpoint| &endpoint.addresses).copied();
+                let pods = slice.endpoints.iter().flat_map(|endpoint| {
+                    let SliceEndpoint { addresses, ready, terminating, pod: _, uid, node: _ } = endpoint;
+                    let is_ready = *ready && !terminating;
+                    let pod = move |address: &IpAddr| FollowedPod { address: *address, is_ready, uid: uid.clone() };
+                    addresses.iter().map(pod)
+                });
                 self.slices.insert(slice.key.clone(), pods.collect());
             }
             Event::Slice(slice) if self.slices.remove(&slice.key).is_some() => {}
             Event::SliceGone(key) if self.slices.remove(key).is_some() => {}
             _ => return,
         }
-        let all: BTreeSet<_> = self.slices.values().flatten().copied().collect();
-        self.addresses.send_if_modified(|known| {
-            let differs = !known.iter().eq(&all);
+        let all: BTreeSet<_> = self.slices.values().flatten().collect();
+        self.pods.send_if_modified(|known| {
+            let differs = !known.iter().eq(all.iter().copied());
             if differs {
-                *known = all.into_iter().collect();
+                *known = all.into_iter().cloned().collect();
             }
             differs
         });

@@ -13,15 +13,12 @@ use interceptor_core::{
     route::DataPath,
 };
 
-/// A Service stays cold for so long after its first pod got ready: until then the node's rules may not lead there, and would
-/// refuse. kube-proxy writes its rules once a second unless told otherwise.
-pub(super) const SETTLE: Duration = Duration::from_secs(3);
+use crate::agent::settle::Settling;
 
 /// What is known of the direct Services.
 #[derive(Debug, Default)]
 pub(super) struct Services {
-    /// Since when each has had a ready pod.
-    ready: BTreeMap<UpstreamId, Duration>,
+    settling: Settling,
     pods: BTreeMap<UpstreamId, Vec<SocketAddr>>,
     claims: Claims,
 }
@@ -43,26 +40,19 @@ impl Services {
     /// Takes a snapshot in.
     pub(super) fn update(&mut self, snapshot: &Snapshot, node: &[IpAddr], room: Room, now: Duration) -> Change {
         let mut change = Change::default();
-        let (mut ready, mut pods) = (BTreeMap::new(), BTreeMap::new());
         let left = left_to_interceptors(snapshot);
         let held = || snapshot.upstreams().map(AsRef::as_ref).filter(|upstream| !leads_to(upstream, &left));
-        for upstream in held().filter(|upstream| upstream.direct.is_some()) {
-            let id = upstream.id;
+        let direct = || held().filter(|upstream| upstream.direct.is_some());
+        change.again = self.settling.update(direct(), now);
+        let mut pods = BTreeMap::new();
+        for upstream in direct() {
             let addresses: Vec<_> = upstream.endpoints.iter().map(|endpoint| endpoint.addr).collect();
-            if !addresses.is_empty() {
-                let since = self.ready.get(&id).copied();
-                if since.is_none_or(|since| !is_settled(since, now)) {
-                    let settles = since.unwrap_or(now) + SETTLE;
-                    change.again = Some(change.again.map_or(settles, |again| again.min(settles)));
-                }
-                ready.insert(id, since.unwrap_or(now));
+            if self.pods.get(&upstream.id) != Some(&addresses) {
+                change.pods.push(upstream.id);
             }
-            if self.pods.get(&id) != Some(&addresses) {
-                change.pods.push(id);
-            }
-            pods.insert(id, addresses);
+            pods.insert(upstream.id, addresses);
         }
-        (self.ready, self.pods) = (ready, pods);
+        self.pods = pods;
         let heat = |id| self.heat(id, now);
         let claims = claim(held(), node, heat, room);
         let warm = |table: &Claims, id: &u32| table.table.services.get(id) == Some(&Heat::Warm);
@@ -93,16 +83,13 @@ impl Services {
     }
 
     fn heat(&self, id: UpstreamId, now: Duration) -> Heat {
-        match self.ready.get(&id) {
-            Some(since) if is_settled(*since, now) => Heat::Warm,
-            _ => Heat::Cold,
-        }
+        self.settling.heat(id, now)
     }
 }
 
 /// Addresses of Services whose cold connections must be requests to interceptors, which are listed as their endpoints: the
 /// node's own rules lead there.
-fn left_to_interceptors(snapshot: &Snapshot) -> BTreeSet<SocketAddr> {
+pub(crate) fn left_to_interceptors(snapshot: &Snapshot) -> BTreeSet<SocketAddr> {
     let routes = snapshot.routes.values().filter(|entry| is_left_to_interceptors(&entry.route));
     let upstreams = routes.filter_map(|entry| snapshot.upstream_of(entry)?.direct.as_ref());
     upstreams.flat_map(|direct| direct.frontends.iter().copied()).collect()
@@ -113,12 +100,9 @@ pub(crate) fn is_left_to_interceptors(route: &Route) -> bool {
     route.entrance().is_some() && route.needs_proxy_while_cold()
 }
 
-fn leads_to(upstream: &Upstream, addresses: &BTreeSet<SocketAddr>) -> bool {
+/// Whether one of an upstream's addresses is among these.
+pub(crate) fn leads_to(upstream: &Upstream, addresses: &BTreeSet<SocketAddr>) -> bool {
     upstream.direct.as_ref().is_some_and(|direct| direct.frontends.iter().any(|addr| addresses.contains(addr)))
-}
-
-fn is_settled(since: Duration, now: Duration) -> bool {
-    now >= since + SETTLE
 }
 
 /// The routes that clients at an address are counted for, and how long a connection of theirs may wait: the longest that
@@ -138,7 +122,7 @@ pub(super) fn routes_of<'a>(
 }
 
 /// Names of the Services that the maps have no room for, and why.
-pub(super) fn left_out(snapshot: &Snapshot, claims: &Claims) -> Vec<(ObjectKey, String)> {
+pub(crate) fn left_out<S>(snapshot: &Snapshot, claims: &Claims<S>) -> Vec<(ObjectKey, String)> {
     let why = |full: &Full| match full {
         Full::Frontends => "the map of Services' addresses is full".to_owned(),
         Full::Services => "the map of Services is full".to_owned(),
@@ -159,6 +143,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::agent::settle::SETTLE;
 
     const ROOM: Room = Room { frontends: 10, services: 10 };
 

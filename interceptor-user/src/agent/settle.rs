@@ -1,0 +1,36 @@
+//! Since when direct Services have had a ready pod, and whether the node's own rules are sure to know of it. Pure.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use interceptor_core::{Upstream, UpstreamId, frontends::Heat};
+
+/// A Service stays cold for so long after its first pod got ready: until then the node's rules may not lead there, and would
+/// refuse. kube-proxy writes its rules once a second unless told otherwise.
+pub(super) const SETTLE: Duration = Duration::from_secs(3);
+
+/// Since when each has had a ready pod.
+#[derive(Debug, Default)]
+pub(super) struct Settling(BTreeMap<UpstreamId, Duration>);
+
+// === impl Settling ===
+
+impl Settling {
+    /// Takes in how these are now, and forgets all others; when the next one of them settles.
+    pub(super) fn update<'a>(
+        &mut self,
+        upstreams: impl Iterator<Item = &'a Upstream>,
+        now: Duration,
+    ) -> Option<Duration> {
+        let ready = upstreams.filter(|upstream| !upstream.endpoints.is_empty()).map(|upstream| upstream.id);
+        self.0 = ready.map(|id| (id, self.0.get(&id).copied().unwrap_or(now))).collect();
+        self.0.values().map(|since| *since + SETTLE).filter(|settles| *settles > now).min()
+    }
+
+    /// Whether a Service is cold: it has no ready pod, or the node's own rules may not know of it.
+    pub(super) fn heat(&self, id: UpstreamId, now: Duration) -> Heat {
+        match self.0.get(&id) {
+            Some(since) if now >= *since + SETTLE => Heat::Warm,
+            _ => Heat::Cold,
+        }
+    }
+}
