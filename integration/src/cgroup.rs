@@ -85,6 +85,11 @@ impl PodTree {
         self.0.mounted()
     }
 
+    /// Its root, for this process.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
     /// Makes the cgroups of a pod, unless they are there.
     pub fn pod(&self, uid: &str) {
         fs::create_dir_all(self.0.path().join(container(uid))).unwrap();

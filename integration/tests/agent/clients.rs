@@ -60,10 +60,15 @@ pub(crate) struct Listening {
 
 /// Listens in a pod for both families, and answers each line with a name and who asked.
 pub(crate) async fn listen(pod: &Host, name: &'static str) -> Listening {
+    listen_at(pod, PORT, name).await
+}
+
+/// The same at another port.
+pub(crate) async fn listen_at(pod: &Host, port: u16, name: &'static str) -> Listening {
     let (tell, clients) = mpsc::unbounded_channel();
     let since = pod.run(move || {
         let before = Instant::now();
-        let listener = TcpListener::bind(("::", PORT)).unwrap();
+        let listener = TcpListener::bind(("::", port)).unwrap();
         thread::spawn(move || {
             while let Ok((stream, client)) = listener.accept() {
                 let client = SocketAddr::new(client.ip().to_canonical(), client.port());

@@ -12,3 +12,4 @@ mod hold;
 mod listens;
 mod peers;
 mod pins;
+mod steer;

@@ -15,17 +15,17 @@ use crate::{
 };
 
 /// A bpffs of the test's own.
-struct Bpffs(TempDir);
+pub(crate) struct Bpffs(TempDir);
 
 impl Bpffs {
-    fn mount() -> Self {
+    pub(crate) fn mount() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mounted = Command::new("mount").args(["-t", "bpf", "bpf"]).arg(folder.path()).status().unwrap();
         assert!(mounted.success());
         Self(folder)
     }
 
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.0.path()
     }
 
