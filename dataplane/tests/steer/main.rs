@@ -22,7 +22,7 @@ use socket2::{Domain, Socket, Type};
 use self::node::{Node, SERVICE, SERVICE6, interceptors, lead, ports, steer};
 
 /// Asserts that a connection of a pod's is refused, as by whoever is at the address itself.
-pub(crate) fn refused(node: &Node, to: &str) {
+fn refused(node: &Node, to: &str) {
     assert_eq!(node.connect(to).unwrap_err().kind(), ConnectionRefused, "{to}");
 }
 
@@ -127,8 +127,8 @@ fn a_socket_that_connects_anew_is_told_of_its_new_peer() {
     let (port, [interceptor]) = interceptors(["127.0.9.1"]);
     let _steer = steer(&node, port, &["127.0.9.1"]);
     drop(interceptor);
-    let other = TcpListener::bind("127.0.9.4:0").unwrap().local_addr().unwrap();
-    let listener = TcpListener::bind(other).unwrap();
+    let listener = TcpListener::bind("127.0.9.4:0").unwrap();
+    let other = listener.local_addr().unwrap();
     let peer = node.within("a", || {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         let service: SocketAddr = SERVICE.parse().unwrap();
@@ -137,7 +137,6 @@ fn a_socket_that_connects_anew_is_told_of_its_new_peer() {
         socket.peer_addr().unwrap().as_socket().unwrap()
     });
     assert_eq!(peer, other);
-    drop(listener);
 }
 
 #[test]

@@ -9,10 +9,13 @@ use std::{
         OnceLock,
         atomic::{AtomicU32, Ordering::Relaxed},
     },
+    thread,
+    time::Duration,
 };
 
 use dataplane::steer::{Ports, Steer};
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 /// A process is in one cgroup at a time.
 static IN_A_POD: Mutex<()> = Mutex::new(());
@@ -26,7 +29,7 @@ pub(crate) struct Node(PathBuf);
 impl Node {
     pub(crate) fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let root = own().join(format!("rouse-steer-{}-{}", process::id(), COUNT.fetch_add(1, Relaxed)));
+        let root = home().join(format!("rouse-steer-{}-{}", process::id(), COUNT.fetch_add(1, Relaxed)));
         fs::create_dir_all(root.join("kubepods")).unwrap();
         Self(root)
     }
@@ -70,6 +73,16 @@ impl Drop for Node {
     }
 }
 
+/// Waits until a pod's connection is refused, as by whoever is at the address itself: links that were pinned go a moment after
+/// their pins.
+pub(crate) fn refused_at_last(node: &Node, to: &str) {
+    let late = Instant::now() + Duration::from_secs(30);
+    while node.connect(to).is_ok() {
+        assert!(Instant::now() < late, "still steered after 30 s: {to}");
+        thread::park_timeout(Duration::from_millis(1));
+    }
+}
+
 /// Interceptors at these addresses, which have one port.
 pub(crate) fn interceptors<const N: usize>(addresses: [&str; N]) -> (u16, [TcpListener; N]) {
     // Whether the port is free at all of them shows when they listen.
@@ -110,14 +123,18 @@ pub(crate) fn ports(services: &[(&str, u16)]) -> Ports {
 }
 
 fn at<T>(cgroup: &Path, act: impl FnOnce() -> T) -> T {
-    // Other tests must not look where this process is while it is elsewhere.
-    static HOME: OnceLock<PathBuf> = OnceLock::new();
+    let home = home();
     let _alone = IN_A_POD.lock();
-    let home = HOME.get_or_init(own);
     enter(cgroup);
     let done = act();
     enter(home);
     done
+}
+
+/// Where this process is when it is in no pod: whoever asks first is before all that go into one.
+fn home() -> &'static Path {
+    static HOME: OnceLock<PathBuf> = OnceLock::new();
+    HOME.get_or_init(own)
 }
 
 fn remove(folder: &Path) {

@@ -4,10 +4,7 @@ use std::{fs, path::Path, process::Command};
 
 use dataplane::steer::Steer;
 
-use crate::{
-    node::{Node, SERVICE, interceptors, lead},
-    refused,
-};
+use crate::node::{Node, SERVICE, interceptors, lead, refused_at_last};
 
 /// A bpffs of the test's own.
 struct Bpffs(tempfile::TempDir);
@@ -61,7 +58,7 @@ fn connections_are_steered_while_a_process_ends_and_another_takes_over() {
     assert_eq!(bpffs.links(), 4);
     assert_eq!(second.attach(&[]), []);
     assert_eq!(bpffs.links(), 0);
-    refused(&node, SERVICE);
+    refused_at_last(&node, SERVICE);
     drop(interceptor);
 }
 
@@ -78,13 +75,13 @@ fn what_was_left_pinned_can_be_removed_and_what_was_left_incomplete_is_not_taken
     fs::remove_file(pins.into_iter().find(|pin| pin.display().to_string().contains("/peer4-")).unwrap()).unwrap();
     let steer = Steer::open(Some(bpffs.path())).unwrap();
     assert_eq!((steer.attached(), bpffs.links()), (0, 0));
-    refused(&node, SERVICE);
+    refused_at_last(&node, SERVICE);
     let mut steer = steer;
     assert_eq!(steer.attach(&[node.kubepods()]), []);
     node.connect(SERVICE).unwrap();
     drop(steer);
     Steer::remove(Some(bpffs.path())).unwrap();
     assert!(!bpffs.path().join("rouse/steer-1").exists());
-    refused(&node, SERVICE);
+    refused_at_last(&node, SERVICE);
     assert!(Steer::remove(None).is_ok(), "nothing is pinned, so nothing is to be removed");
 }

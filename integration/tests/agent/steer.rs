@@ -109,9 +109,11 @@ impl Bench {
         Ok((SocketAddr::new(ip.parse().unwrap(), port.parse().unwrap()), line.trim_end().to_owned()))
     }
 
-    /// Asserts that a client's connection is refused by the node's own rules.
+    /// A client's connection is refused by the node's own rules: once programs that were pinned have gone, a moment after their
+    /// pins.
     async fn refused(&self, from: &Host, uid: &str) {
-        let error = self.ask(from, uid, FRONTEND).await.unwrap_err();
+        let ask = async || self.ask(from, uid, FRONTEND).await.err();
+        let error = eventually("the node's own rules refuse", ask).await;
         assert!(error.contains("ConnectionRefusedError"), "{error}");
     }
 
