@@ -108,7 +108,7 @@ pub async fn build(config: Config) -> Result<Bound, AgentError> {
     let hold = hold::Task::new(
         loaded.map_err(|error| error.to_string()),
         reader.clone(),
-        (listening, namespaces),
+        (listening, namespaces, count.seen()),
         hold_metrics,
     );
     let metrics = SteerMetrics::register(registry.registry());
@@ -168,7 +168,7 @@ impl Bound {
         tasks.spawn("discover", discover.run());
         tasks.spawn("probe", prober.run());
         tasks.spawn("counts", publisher.run());
-        tasks.spawn("hold", hold.run(complete.clone()));
+        tasks.spawn("hold", hold.run());
         tasks.spawn("steer", steer.run(complete.clone()));
         tasks.spawn("count", count.run(complete));
         let ended = tokio::select! {

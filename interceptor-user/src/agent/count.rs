@@ -101,7 +101,11 @@ pub(crate) struct Task {
     rested: Instant,
     origins: Origins,
     wakes: Wakes,
+    seen: watch::Sender<Seen>,
 }
+
+/// The last snapshot whose pods are counted, as far as they can be; none before all objects were read.
+pub(crate) type Seen = Option<Arc<Snapshot>>;
 
 /// Whom the programs' notices concern.
 #[derive(Debug)]
@@ -166,7 +170,13 @@ impl Task {
             rested: Instant::now(),
             origins: Origins::default(),
             wakes,
+            seen: watch::Sender::new(None),
         }
+    }
+
+    /// For who sends to pods, and lets them be counted first.
+    pub(crate) fn seen(&self) -> watch::Receiver<Seen> {
+        self.seen.subscribe()
     }
 
     /// What pods take, for those who tell of it.
@@ -180,11 +190,16 @@ impl Task {
 
     /// Runs until the process ends.
     pub(crate) async fn run(mut self, mut complete: watch::Receiver<bool>) -> io::Result<()> {
-        let Ok(count) = &self.count else { return std::future::pending().await };
         // Until then the programs go on as an agent before has left them: who is missing now may only not have been read.
         if complete.wait_for(|complete| *complete).await.is_err() {
             return std::future::pending().await;
         }
+        let Ok(count) = &self.count else {
+            loop {
+                self.seen.send_replace(Some(self.reader.load()));
+                self.reader.published().await;
+            }
+        };
         let arrivals = count.arrivals()?;
         let (mut reads, mut repairs) = (interval(READ), interval(REPAIR));
         reads.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -245,6 +260,7 @@ impl Task {
         self.rests.retain(|id| self.meters.contains_key(id));
         self.follow();
         self.leave_out();
+        self.seen.send_replace(Some(snapshot));
     }
 
     fn follow(&mut self) {

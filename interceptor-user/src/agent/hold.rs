@@ -43,6 +43,7 @@ use self::{
     metrics::{End, Failure},
     services::{Change, Services, routes_of},
 };
+use super::count::Seen;
 use crate::control::namespaces::Addresses;
 
 /// Connections that wait at once. Each costs some hundred bytes.
@@ -107,6 +108,8 @@ pub(crate) struct Task {
     way: Way,
     listens: mpsc::Receiver<Listens>,
     namespaces: watch::Receiver<Addresses>,
+    /// What is held goes to pods that are counted already, or their first request might not be.
+    counted: watch::Receiver<Seen>,
 }
 
 /// A pod of this node has begun to listen, there and then.
@@ -145,7 +148,7 @@ impl Task {
     pub(crate) fn new(
         hold: Result<Hold, String>,
         reader: Reader,
-        (listens, namespaces): (mpsc::Receiver<Listens>, watch::Receiver<Addresses>),
+        (listens, namespaces, counted): (mpsc::Receiver<Listens>, watch::Receiver<Addresses>, watch::Receiver<Seen>),
         metrics: HoldMetrics,
     ) -> Self {
         let report = Report::default();
@@ -164,6 +167,7 @@ impl Task {
             way: Way::default(),
             listens,
             namespaces,
+            counted,
         }
     }
 
@@ -172,7 +176,7 @@ impl Task {
     }
 
     /// Runs until the process ends.
-    pub(crate) async fn run(mut self, mut complete: watch::Receiver<bool>) -> io::Result<()> {
+    pub(crate) async fn run(mut self) -> io::Result<()> {
         let Ok(hold) = &self.hold else { return future::pending().await };
         let arrivals = hold.arrivals()?;
         let mut network = Changes::follow()?;
@@ -182,11 +186,12 @@ impl Task {
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         repairs.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.look_at_devices();
-        // Until then the programs go on as an agent before has left them, and what they hold waits to be read: a Service that
+        let mut counted = self.counted.clone();
+        // Until all objects are read the programs go on as an agent before has left them, and what they hold waits to be read: a Service that
         // is missing now may only not have been read.
         loop {
             tokio::select! {
-                _ = complete.wait_for(|complete| *complete) => break,
+                _ = counted.wait_for(Option::is_some) => break,
                 _ = beats.tick() => self.beat(),
             }
         }
@@ -200,7 +205,7 @@ impl Task {
                 () = future::ready(()), if more => {}
                 Some(listens) = self.listens.recv() => self.listens(listens),
                 rang = alarm.rang() => rang?,
-                () = self.reader.published() => again = self.sync(),
+                Ok(()) = self.counted.changed() => again = self.sync(),
                 changed = network.changed() => {
                     changed?;
                     tokio::time::sleep(GATHER).await;
@@ -392,7 +397,7 @@ impl Task {
     /// Brings the maps in step with the last snapshot; when to do so again though nothing is published.
     fn sync(&mut self) -> Option<Duration> {
         let Ok(hold) = &mut self.hold else { return None };
-        let snapshot = self.reader.load();
+        let snapshot = self.counted.borrow_and_update().clone()?;
         let node: Vec<_> = self.node.iter().map(|(ip, _)| *ip).collect();
         let now = monotonic();
         let Change { pods, settled, again } = self.services.update(&snapshot, &node, ROOM, now);
