@@ -3,7 +3,7 @@
 use std::{env, fs, path::PathBuf};
 
 /// `xtask` has the same list.
-const OBJECTS: [&str; 4] = ["own", "count", "hold", "steer"];
+const OBJECTS: [&str; 5] = ["own", "count", "hold", "queue", "steer"];
 
 fn main() {
     println!("cargo:rustc-check-cfg=cfg(ebpf_object)");

@@ -10,7 +10,7 @@ fn main() {
         println!("cargo:rerun-if-changed={}", folder.display());
     }
     let given = env::var_os("ROUSE_EBPF_OBJECTS").is_some_and(|path| !path.is_empty());
-    if given || ["own", "count", "hold", "steer"].iter().all(|object| folder.join(object).is_file()) {
+    if given || ["own", "count", "hold", "queue", "steer"].iter().all(|object| folder.join(object).is_file()) {
         println!("cargo:rustc-cfg=ebpf_object");
     }
 }

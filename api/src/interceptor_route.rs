@@ -43,6 +43,7 @@ pub use self::status::{InterceptorRouteStatus, ShadowStatus};
 #[x_kube(validation = Rule::new("!has(self.protocol) || self.protocol != 'TCP' || (has(self.dataPath) && self.dataPath == 'Direct')").message("protocol TCP needs dataPath Direct"))]
 #[x_kube(validation = Rule::new("!has(self.demand) || (has(self.dataPath) && self.dataPath == 'Direct')").message("demand needs dataPath Direct"))]
 #[x_kube(validation = Rule::new("!has(self.scalingMetric.connections) || (has(self.dataPath) && self.dataPath == 'Direct')").message("scalingMetric.connections needs dataPath Direct"))]
+#[x_kube(validation = Rule::new("!has(self.scalingMetric.acceptQueue) || (has(self.dataPath) && self.dataPath == 'Direct')").message("scalingMetric.acceptQueue needs dataPath Direct"))]
 pub struct InterceptorRouteSpec {
     /// What to do while no replica is ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -68,7 +69,7 @@ pub struct InterceptorRouteSpec {
     #[x_kube(validation = Rule::new("!has(self.maxReplicas) || self.minReplicas <= self.maxReplicas").message("minReplicas must not be above maxReplicas"))]
     pub scaling: Option<ScalingSpec>,
     /// How demand is measured.
-    #[x_kube(validation = Rule::new("has(self.concurrency) || has(self.requestRate) || has(self.connections)").message("at least one of 'concurrency', 'requestRate' or 'connections' must be set"))]
+    #[x_kube(validation = Rule::new("has(self.concurrency) || has(self.requestRate) || has(self.connections) || has(self.acceptQueue)").message("at least one of 'concurrency', 'requestRate', 'connections' or 'acceptQueue' must be set"))]
     pub scaling_metric: ScalingMetric,
     /// Keeps the requests of a client at the same replica, as long as it is ready; without it each request goes where least
     /// is to be done.
@@ -207,6 +208,9 @@ pub struct PathRule {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ScalingMetric {
+    /// By connections that are held or that the pods have not accepted yet; needs dataPath Direct.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accept_queue: Option<AcceptQueueTarget>,
     /// By requests in flight.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<ConcurrencyTarget>,
@@ -256,6 +260,15 @@ pub struct ScalingTargetRef {
     /// Its name.
     #[schemars(length(min = 1))]
     pub name: String,
+}
+
+/// Demand by connections that wait to be accepted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AcceptQueueTarget {
+    /// Waiting connections per replica.
+    #[schemars(range(min = 1))]
+    pub target_value: i32,
 }
 
 /// Demand by requests in flight.

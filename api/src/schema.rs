@@ -99,7 +99,10 @@ mod tests {
         let crd = crd::<InterceptorRoute>();
         let rule = |field: &str| spec(&crd, field)["x-kubernetes-validations"][0]["message"].clone();
         assert_eq!(rule("target"), "exactly one of 'port' or 'portName' must be set");
-        assert_eq!(rule("scalingMetric"), "at least one of 'concurrency', 'requestRate' or 'connections' must be set");
+        assert_eq!(
+            rule("scalingMetric"),
+            "at least one of 'concurrency', 'requestRate', 'connections' or 'acceptQueue' must be set"
+        );
         let cold_start = "at least one of 'fallback', 'placeholder', 'maxPendingRequests', 'maxRequestsPerPod' or 'probeReadiness' must be set";
         assert_eq!(rule("coldStart"), cold_start);
         assert_eq!(rule("coldStart.fallback.service"), "exactly one of 'port' or 'portName' must be set");

@@ -17,7 +17,7 @@ use aya::{
     util::nr_cpus,
 };
 use interceptor_common::{Run, Subject};
-use interceptor_core::{Endpoint, Upstream, UpstreamId, direct::Pod, mapops::Slot};
+use interceptor_core::{Endpoint, Upstream, UpstreamId, mapops::Slot};
 
 use crate::{
     Direction, LeftOut, Limits, RepairReport, SyncError, SyncReport,
@@ -275,7 +275,7 @@ impl Count {
         let mut ours = Vec::new();
         for upstream in upstreams {
             let Some(direct) = &upstream.direct else { continue };
-            let pods: Vec<_> = direct.pods.iter().filter(|pod| self.is_ours(pod)).collect();
+            let pods: Vec<_> = direct.pods.iter().filter(|pod| pod.is_on(&self.node)).collect();
             for uid in pods.iter().filter_map(|pod| pod.uid.as_ref()) {
                 wanted.entry(Arc::clone(uid)).or_default().insert(upstream.id);
             }
@@ -380,11 +380,6 @@ impl Count {
             }
         });
         (now, counters.collect())
-    }
-
-    /// A pod without a node's name is of a list that somebody wrote by hand.
-    fn is_ours(&self, pod: &Pod) -> bool {
-        pod.node.as_deref().is_none_or(|node| node == self.node)
     }
 }
 

@@ -33,20 +33,32 @@ pub struct Changes(AsyncFd<Socket>);
 
 /// All devices that are up, in the network namespace that the calling thread is in.
 pub fn devices() -> io::Result<Devices> {
+    let mut devices = Devices::new();
+    dump(RouteNetlinkMessage::GetLink(LinkMessage::default()), |message| {
+        if let RouteNetlinkMessage::NewLink(link) = message {
+            devices.extend(device(&link));
+        }
+    })?;
+    Ok(devices)
+}
+
+/// Asks the kernel for all of something, and takes each message of its answer.
+pub(crate) fn dump(request: RouteNetlinkMessage, mut each: impl FnMut(RouteNetlinkMessage)) -> io::Result<()> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.bind_auto()?;
     socket.connect(&Peer::new(0, 0))?;
-    let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetLink(LinkMessage::default()));
+    // Or the kernel leaves out what it does not know, and answers something else. Kernels before 4.20 always do.
+    _ = socket.set_netlink_get_strict_chk(true);
+    let mut request = NetlinkMessage::from(request);
     request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
     request.finalize();
     let mut bytes = vec![0; request.buffer_len()];
     request.serialize(&mut bytes);
     socket.send(&bytes, 0)?;
-    let mut devices = Devices::new();
     loop {
         let (answer, _) = socket.recv_from_full()?;
-        if take(&answer, &mut devices)? {
-            return Ok(devices);
+        if take(&answer, &mut each)? {
+            return Ok(());
         }
     }
 }
@@ -70,13 +82,13 @@ pub fn addresses() -> io::Result<Vec<(IpAddr, String)>> {
 }
 
 /// Takes one datagram of the answer in; whether it was the last.
-fn take(mut answer: &[u8], devices: &mut Devices) -> io::Result<bool> {
+fn take(mut answer: &[u8], each: &mut impl FnMut(RouteNetlinkMessage)) -> io::Result<bool> {
     while !answer.is_empty() {
         let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(answer).map_err(io::Error::other)?;
         match message.payload {
             NetlinkPayload::Done(_) => return Ok(true),
             NetlinkPayload::Error(error) => return Err(error.to_io()),
-            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => devices.extend(device(&link)),
+            NetlinkPayload::InnerMessage(message) => each(message),
             _ => {}
         }
         let length = usize::try_from(message.header.length).unwrap_or(usize::MAX).next_multiple_of(4);

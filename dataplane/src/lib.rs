@@ -33,6 +33,7 @@ mod open;
 mod pins;
 pub mod pods;
 mod probe;
+mod queue;
 mod selftest;
 mod slots;
 pub mod steer;
@@ -51,6 +52,7 @@ pub use self::{
     memory::ask_for_huge_pages,
     object::EMBEDDED,
     open::{OpenError, open},
+    queue::{QueueError, Queues, Unread},
     wake::{Alarm, Arrivals},
 };
 

@@ -32,6 +32,10 @@ object!(
     HOLD, "hold"
 );
 object!(
+    /// Level `node`: accept queues.
+    QUEUE, "queue"
+);
+object!(
     /// Level `node`: steering.
     STEER, "steer"
 );

@@ -58,6 +58,10 @@ pub struct Observed {
     pub kernel: Option<Kernel>,
     /// Connections that are held for the route, or open to its pods without a proxy.
     pub connections: u64,
+    /// Connections that are held for the route, or that pods have not accepted yet.
+    pub accept_queue: u64,
+    /// Whether it could not be told of all pods how many they have not accepted.
+    pub accept_queue_unknown: bool,
 }
 
 /// A route's demand over all sources.
@@ -71,6 +75,10 @@ pub struct Level {
     pub arrived: u64,
     /// Connections that are held, or open without a proxy.
     pub connections: u64,
+    /// Connections that are held, or that pods have not accepted yet.
+    pub accept_queue: u64,
+    /// Sources that can't tell of all pods how many they have not accepted.
+    pub accept_queue_unknown: u64,
 }
 
 /// All sources and all routes.
@@ -390,6 +398,8 @@ impl Demand {
             held: route.level.held - old.held + observed.held,
             arrived: route.level.arrived.saturating_add(new),
             connections: route.level.connections - old.connections + observed.connections,
+            accept_queue: route.level.accept_queue - old.accept_queue + observed.accept_queue,
+            accept_queue_unknown: route.level.accept_queue_unknown - old.unknown() + observed.unknown(),
         };
         self.in_flight = self.in_flight - old.in_flight + observed.in_flight;
         if new > 0
@@ -398,7 +408,7 @@ impl Demand {
             window.advance(since.min(now));
             window.record_span(since.min(now), now, new);
         }
-        if new > 0 || old.in_flight != observed.in_flight || old.connections != observed.connections {
+        if new > 0 || old.levels() != observed.levels() {
             changed.push(key.clone());
         }
         true
@@ -410,13 +420,15 @@ impl Demand {
         route.level.in_flight -= last.in_flight;
         route.level.held -= last.held;
         route.level.connections -= last.connections;
+        route.level.accept_queue -= last.accept_queue;
+        route.level.accept_queue_unknown -= last.unknown();
         route.kernel.withdraw(last.kernel);
         route.sources -= 1;
         self.in_flight -= last.in_flight;
         if route.sources == 0 && route.wanted == Wanted::Unknown {
             self.routes.remove(key);
         }
-        if last.in_flight > 0 || last.connections > 0 {
+        if last.levels() != Observed::default().levels() {
             changed.push(key.clone());
         }
     }
@@ -449,9 +461,19 @@ impl RouteDemand {
 
 impl Observed {
     fn clamped(self) -> Self {
-        let Self { in_flight, total, held, kernel, connections } = self;
-        let [in_flight, held, connections] = [in_flight, held, connections].map(|count| count.min(MAX_COUNT));
-        Self { in_flight, total, held, kernel, connections }
+        let Self { in_flight, total, held, kernel, connections, accept_queue, accept_queue_unknown } = self;
+        let [in_flight, held, connections, accept_queue] =
+            [in_flight, held, connections, accept_queue].map(|count| count.min(MAX_COUNT));
+        Self { in_flight, total, held, kernel, connections, accept_queue, accept_queue_unknown }
+    }
+
+    fn unknown(&self) -> u64 {
+        self.accept_queue_unknown.into()
+    }
+
+    /// What counts as a change of a route's level.
+    fn levels(&self) -> (u64, u64, u64, bool) {
+        (self.in_flight, self.connections, self.accept_queue, self.accept_queue_unknown)
     }
 }
 

@@ -67,6 +67,11 @@ impl Direct {
 // === impl Pod ===
 
 impl Pod {
+    /// Whether it runs on this node. One without a node's name is of a list that somebody wrote by hand.
+    pub fn is_on(&self, node: &str) -> bool {
+        self.node.as_deref().is_none_or(|of| of == node)
+    }
+
     /// The pod that a slice lists at `addr`.
     pub(crate) fn new(addr: SocketAddr, listed: &SliceEndpoint) -> Self {
         let SliceEndpoint { addresses: _, ready, terminating, pod, uid, node } = listed;

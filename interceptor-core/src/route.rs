@@ -169,6 +169,8 @@ pub struct Scaling {
     pub rate: Option<Rate>,
     /// Target of open connections per replica; only where clients reach the target directly.
     pub connections: Option<u32>,
+    /// Target of connections per replica that nobody has accepted yet; likewise.
+    pub accept_queue: Option<u32>,
 }
 
 /// A request rate as demand.

@@ -4,6 +4,7 @@
 //! own    level self: connections that an interceptor's own sockets open
 //! count  level node: connections and requests that pods of direct routes take
 //! hold   level node: first packets to workloads at zero
+//! queue  level node: connections that pods have not accepted yet
 //! steer  level node: connections to workloads at zero that are an interceptor's to take
 //! ```
 #![no_std]

@@ -6,10 +6,12 @@
 //!                              ├─ discover ─► snapshot ─► hold (tc: held connections) ─► Edges ─► counts (gRPC), /state, /metrics
 //!                              │                 ├─► steer (connect: what is an interceptor's while cold)
 //!                              │                 └─► count (pods' cgroups) ─► Taken ─► the same
+//!                              │                 └─► backlog (pods' accept queues, if asked) ─► Waiting ─► the same
 //!                              └─ probe (pods of held connections) ─► discover
 //! ```
 
 mod app;
+mod backlog;
 mod config;
 mod count;
 mod hold;

@@ -8,3 +8,4 @@ pub(crate) mod queue;
 pub(crate) mod secrets;
 pub(crate) mod state;
 pub(crate) mod taken;
+pub(crate) mod waiting;

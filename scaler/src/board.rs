@@ -71,6 +71,10 @@ pub struct RouteState {
     pub in_flight: u64,
     /// Connections that are held, or open without a proxy.
     pub connections: u64,
+    /// Connections that are held, or that pods have not accepted yet; `None` if the route does not scale by them.
+    pub accept_queue: Option<u64>,
+    /// Node agents that can't tell of all pods; likewise.
+    pub accept_queue_unknown: Option<u64>,
     /// Requests per second; `None` if the route asks for no rate.
     pub rate: Option<f64>,
     /// What kernels counted, if any did.
@@ -202,9 +206,7 @@ impl Board {
             }
         };
         let route = state.route(kind, key).ok();
-        let active = route
-            .as_ref()
-            .is_some_and(|route| spec::any_positive(&spec::route_values(route, state.sample(Some(route), now), "")));
+        let active = route.as_ref().is_some_and(|route| spec::is_active(route, state.sample(Some(route), now)));
         let (arrived, quiet_at) = (state.demand.level(key).arrived, state.demand.quiet_at(key, now));
         let shadow = route.filter(|_| view == View::Scaling).and_then(|route| route.shadow);
         let Verdict { holds, again } = match shadow {
@@ -246,12 +248,18 @@ impl Board {
     pub fn routes(&self) -> Vec<RouteState> {
         let now = self.now();
         let state = self.0.state.lock();
-        let one = |(key, pair): (&ObjectKey, &Pair)| RouteState {
-            key: key.clone(),
-            in_flight: state.demand.level(key).in_flight,
-            connections: state.demand.level(key).connections,
-            rate: pair.shape().map(|_| state.demand.rate(key, now)),
-            kernel: state.demand.kernel(key),
+        let one = |(key, pair): (&ObjectKey, &Pair)| {
+            let Level { in_flight, connections, accept_queue, accept_queue_unknown, .. } = state.demand.level(key);
+            let scales = pair.interceptor_route.as_ref().is_some_and(|route| route.scaling.accept_queue.is_some());
+            RouteState {
+                key: key.clone(),
+                in_flight,
+                connections,
+                accept_queue: scales.then_some(accept_queue),
+                accept_queue_unknown: scales.then_some(accept_queue_unknown),
+                rate: pair.shape().map(|_| state.demand.rate(key, now)),
+                kernel: state.demand.kernel(key),
+            }
         };
         state.routes.iter().map(one).collect()
     }
@@ -370,8 +378,9 @@ impl State {
         match route {
             None => Sample { in_flight: self.demand.in_flight(), ..Sample::default() },
             Some(Route { key, .. }) => {
-                let Level { in_flight, connections, .. } = self.demand.level(key);
-                Sample { in_flight, rate: self.demand.rate(key, now), connections }
+                let Level { in_flight, connections, accept_queue, accept_queue_unknown, .. } = self.demand.level(key);
+                let rate = self.demand.rate(key, now);
+                Sample { in_flight, rate, connections, accept_queue, accept_queue_unknown }
             }
         }
     }

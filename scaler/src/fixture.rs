@@ -35,7 +35,7 @@ fn route(kind: RouteKind, name: &str, concurrency: Option<u32>, rate: Option<u32
         identity: None,
         ignored: interceptor_core::network::Ignored::default(),
         probing: interceptor_core::probe::Probing::default(),
-        scaling: Scaling { concurrency, rate, connections: None },
+        scaling: Scaling { concurrency, rate, connections: None, accept_queue: None },
         timeouts: Timeouts::default(),
     }
 }

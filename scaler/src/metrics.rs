@@ -52,7 +52,7 @@ struct Family {
     read: fn(&RouteState) -> Option<f64>,
 }
 
-const FAMILIES: [Family; 8] = [
+const FAMILIES: [Family; 10] = [
     Family {
         name: "scaler_route_concurrency",
         help: "Requests in flight, over all interceptors",
@@ -73,6 +73,20 @@ const FAMILIES: [Family; 8] = [
         unit: None,
         value: MetricType::Gauge,
         read: |route| Some(as_float(route.connections)),
+    },
+    Family {
+        name: "scaler_route_accept_queue",
+        help: "Connections held for the route, or not accepted yet by its pods, of routes that scale by them",
+        unit: None,
+        value: MetricType::Gauge,
+        read: |route| route.accept_queue.map(as_float),
+    },
+    Family {
+        name: "scaler_route_accept_queue_unknown",
+        help: "Node agents that cannot read the accept queues of all of the route's pods",
+        unit: None,
+        value: MetricType::Gauge,
+        read: |route| route.accept_queue_unknown.map(as_float),
     },
     Family {
         name: "scaler_route_connections_opened",

@@ -63,7 +63,9 @@ impl Service {
     fn metrics(&self, subject: &Subject, asked: &str) -> Result<GetMetricsResponse, Status> {
         let (route, sample) = self.board.sample(subject).map_err(|unknown| self.status(unknown))?;
         let metric_values = match route {
-            Some(route) => spec::route_values(&route, sample, asked),
+            Some(route) => {
+                spec::route_values(&route, sample, asked).map_err(|unknown| Status::unavailable(unknown.to_string()))?
+            }
             None => spec::interceptor_values(subject, sample),
         };
         Ok(GetMetricsResponse { metric_values })
@@ -96,9 +98,13 @@ impl ExternalScaler for Service {
 
     async fn is_active(&self, request: Request<ScaledObjectRef>) -> Result<Response<IsActiveResponse>, Status> {
         let subject = Subject::parse(request.into_inner()).map_err(|error| invalid_metadata(&error))?;
-        let GetMetricsResponse { metric_values } = self.metrics(&subject, "")?;
+        let (route, sample) = self.board.sample(&subject).map_err(|unknown| self.status(unknown))?;
+        let active = match route {
+            Some(route) => spec::is_active(&route, sample),
+            None => spec::any_positive(&spec::interceptor_values(&subject, sample)),
+        };
         let held = || self.board.activity(&subject, View::Scaling).active;
-        Ok(Response::new(IsActiveResponse { result: spec::any_positive(&metric_values) || held() }))
+        Ok(Response::new(IsActiveResponse { result: active || held() }))
     }
 
     async fn stream_is_active(

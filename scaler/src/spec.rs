@@ -2,7 +2,10 @@
 
 use std::fmt::Write as _;
 
-use interceptor_core::{Route, route::RouteKind};
+use interceptor_core::{
+    Route,
+    route::{RouteKind, Scaling},
+};
 use proto::externalscaler::{MetricSpec, MetricValue};
 use thiserror::Error;
 
@@ -20,6 +23,17 @@ pub struct Sample {
     pub rate: f64,
     /// Connections of the route that are held or open.
     pub connections: u64,
+    /// Connections of the route that are held, or that pods have not accepted yet.
+    pub accept_queue: u64,
+    /// How many node agents can't tell of all pods how many they have not accepted.
+    pub accept_queue_unknown: u64,
+}
+
+/// Some nodes cannot tell how many connections wait to be accepted: what is known may be far too little.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("the accept queues of pods on {nodes} nodes cannot be read, their agents' /state says why")]
+pub struct UnknownQueue {
+    nodes: u64,
 }
 
 /// The metadata's target is no number.
@@ -56,7 +70,8 @@ pub fn route_specs(route: &Route) -> Vec<MetricSpec> {
             let concurrency = scaling.concurrency.map(|target| float(concurrency_name(route), target));
             let rate = scaling.rate.map(|rate| float(rate_name(route), rate.target));
             let connections = scaling.connections.map(|target| float(connections_name(route), target));
-            concurrency.into_iter().chain(rate).chain(connections).collect()
+            let accept_queue = scaling.accept_queue.map(|target| float(accept_queue_name(route), target));
+            concurrency.into_iter().chain(rate).chain(connections).chain(accept_queue).collect()
         }
         RouteKind::HttpScaledObject => {
             let target = scaling.rate.map(|rate| rate.target).or(scaling.concurrency).unwrap_or(DEFAULT_TARGET);
@@ -73,16 +88,32 @@ pub fn interceptor_values(subject: &Subject, sample: Sample) -> Vec<MetricValue>
     }
 }
 
-/// The values of a route's metrics; of an `InterceptorRoute`, those of the name asked for, all if it is empty.
-pub fn route_values(route: &Route, sample: Sample, asked: &str) -> Vec<MetricValue> {
-    let Sample { in_flight, rate, connections } = sample;
+/// The values of a route's metrics; of an `InterceptorRoute`, those of the name asked for, all if it is empty. If one of
+/// them is not known there is none: KEDA and the autoscaler take an error for what it is, and a number for the truth.
+pub fn route_values(route: &Route, sample: Sample, asked: &str) -> Result<Vec<MetricValue>, UnknownQueue> {
+    let nodes = sample.accept_queue_unknown;
+    let is_asked = route.scaling.accept_queue.is_some() && (asked.is_empty() || asked == accept_queue_name(route));
+    if nodes > 0 && is_asked { Err(UnknownQueue { nodes }) } else { Ok(values(route, sample, asked)) }
+}
+
+/// Whether a route's workload has something to do. One that scales by connections has also when requests are in flight:
+/// those of interceptors are no connections of its own, and nobody waits to be accepted where pods are quick.
+pub fn is_active(route: &Route, sample: Sample) -> bool {
+    let Scaling { connections, accept_queue, .. } = route.scaling;
+    let by_connections = connections.is_some() || accept_queue.is_some();
+    any_positive(&values(route, sample, "")) || (by_connections && sample.in_flight > 0)
+}
+
+fn values(route: &Route, sample: Sample, asked: &str) -> Vec<MetricValue> {
+    let Sample { in_flight, rate, connections, accept_queue, accept_queue_unknown: _ } = sample;
     let scaling = &route.scaling;
     match route.kind {
         RouteKind::InterceptorRoute => {
             let concurrency = scaling.concurrency.map(|_| float(concurrency_name(route), as_float(in_flight)));
             let rate = scaling.rate.map(|_| float(rate_name(route), rate));
             let connections = scaling.connections.map(|_| float(connections_name(route), as_float(connections)));
-            let all = concurrency.into_iter().chain(rate).chain(connections);
+            let accept_queue = scaling.accept_queue.map(|_| float(accept_queue_name(route), as_float(accept_queue)));
+            let all = concurrency.into_iter().chain(rate).chain(connections).chain(accept_queue);
             all.filter(|value| asked.is_empty() || value.metric_name == asked).collect()
         }
         RouteKind::HttpScaledObject if scaling.rate.is_some() => vec![whole(escaped(&route.key), ceil(rate))],
@@ -101,6 +132,10 @@ fn concurrency_name(route: &Route) -> String {
 
 fn connections_name(route: &Route) -> String {
     format!("http_{}_connections", route.key.name())
+}
+
+fn accept_queue_name(route: &Route) -> String {
+    format!("http_{}_accept_queue", route.key.name())
 }
 
 fn rate_name(route: &Route) -> String {
@@ -147,7 +182,7 @@ fn ceil(rate: f64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use interceptor_core::{ObjectKey, route::Scaling};
+    use interceptor_core::ObjectKey;
 
     use super::*;
     use crate::fixture;
@@ -170,13 +205,13 @@ mod tests {
         assert_eq!(specs[1].metric_name, "http_my-ir_rate");
         assert_eq!((specs[1].target_size, specs[1].target_size_float.to_string()), (0, "3".to_owned()));
         assert_eq!(specs.len(), 2);
-        let sample = Sample { in_flight: 5, rate: 0.25, connections: 0 };
-        let values = route_values(&both, sample, "");
+        let sample = Sample { in_flight: 5, rate: 0.25, ..Sample::default() };
+        let values = route_values(&both, sample, "").unwrap();
         assert_eq!(names(&values), ["http_my-ir_concurrency", "http_my-ir_rate"]);
         assert_eq!((values[0].metric_value, values[0].metric_value_float.to_string()), (0, "5".to_owned()));
         assert_eq!(values[1].metric_value_float.to_string(), "0.25");
-        assert_eq!(names(&route_values(&both, sample, "http_my-ir_rate")), ["http_my-ir_rate"]);
-        assert!(route_values(&both, sample, "nonsense").is_empty());
+        assert_eq!(names(&route_values(&both, sample, "http_my-ir_rate").unwrap()), ["http_my-ir_rate"]);
+        assert!(route_values(&both, sample, "nonsense").unwrap().is_empty());
     }
 
     #[test]
@@ -188,10 +223,38 @@ mod tests {
             (spec.metric_name.as_str(), spec.target_size_float.to_string()),
             ("http_db_connections", "40".to_owned())
         );
-        let values = |connections| route_values(&route, Sample { connections, in_flight: 9, rate: 1.0 }, "");
+        let sample = |connections| Sample { connections, in_flight: 9, rate: 1.0, ..Sample::default() };
+        let values = |connections| route_values(&route, sample(connections), "").unwrap();
         assert_eq!(names(&values(3)), ["http_db_connections"]);
         assert_eq!(values(3)[0].metric_value_float.to_string(), "3");
         assert!(any_positive(&values(1)) && !any_positive(&values(0)));
+        assert!(is_active(&route, sample(0)), "what interceptors hold is no connection, and wakes all the same");
+        assert!(!is_active(&route, Sample { in_flight: 0, ..sample(0) }));
+    }
+
+    #[test]
+    fn connections_that_wait_to_be_accepted_are_a_metric_that_is_known_or_not() {
+        let plain = fixture::interceptor_route("db", Some(7), None);
+        let route = Route { scaling: Scaling { accept_queue: Some(20), ..plain.scaling }, ..plain };
+        let spec = &route_specs(&route)[1];
+        assert_eq!(
+            (spec.metric_name.as_str(), spec.target_size_float.to_string()),
+            ("http_db_accept_queue", "20".to_owned())
+        );
+        let sample = Sample { in_flight: 2, accept_queue: 5, ..Sample::default() };
+        let values = route_values(&route, sample, "http_db_accept_queue").unwrap();
+        assert_eq!(values[0].metric_value_float.to_string(), "5");
+        let unknown = Sample { accept_queue_unknown: 1, ..sample };
+        for asked in ["", "http_db_accept_queue"] {
+            assert_eq!(route_values(&route, unknown, asked), Err(UnknownQueue { nodes: 1 }));
+        }
+        assert_eq!(names(&route_values(&route, unknown, "http_db_concurrency").unwrap()), ["http_db_concurrency"]);
+        // A workload whose pods accept at once must not be taken for one that has nothing to do.
+        assert!(is_active(&route, Sample { accept_queue: 0, ..unknown }));
+        let alone = Route { scaling: Scaling { concurrency: None, ..route.scaling }, ..route };
+        assert!(is_active(&alone, Sample { accept_queue: 0, ..sample }));
+        assert!(is_active(&alone, Sample { in_flight: 0, ..sample }));
+        assert!(!is_active(&alone, Sample::default()));
     }
 
     #[test]
@@ -200,9 +263,9 @@ mod tests {
         let target = |concurrency, rate| route_specs(&route(concurrency, rate))[0].target_size;
         assert_eq!((target(None, None), target(Some(7), None), target(Some(7), Some(3))), (100, 7, 3));
         assert_eq!(route_specs(&route(None, None))[0].metric_name, "http-default_002Fvalid_005Fapp");
-        let sample = Sample { in_flight: 5, rate: 0.25, connections: 0 };
-        assert_eq!(route_values(&route(Some(7), None), sample, "nonsense")[0].metric_value, 5);
-        assert_eq!(route_values(&route(Some(7), Some(3)), sample, "")[0].metric_value, 1);
+        let sample = Sample { in_flight: 5, rate: 0.25, ..Sample::default() };
+        assert_eq!(route_values(&route(Some(7), None), sample, "nonsense").unwrap()[0].metric_value, 5);
+        assert_eq!(route_values(&route(Some(7), Some(3)), sample, "").unwrap()[0].metric_value, 1);
     }
 
     #[test]
@@ -225,12 +288,11 @@ mod tests {
     #[test]
     fn a_route_is_active_if_any_value_is_above_zero() {
         let both = fixture::interceptor_route("a", Some(7), Some(3));
-        let active =
-            |in_flight, rate| any_positive(&route_values(&both, Sample { in_flight, rate, connections: 0 }, ""));
+        let active = |in_flight, rate| is_active(&both, Sample { in_flight, rate, ..Sample::default() });
         assert!(!active(0, 0.0));
         assert!(active(1, 0.0));
         assert!(active(0, 0.000_001));
         let rate_only = Route { scaling: Scaling { concurrency: None, ..both.scaling }, ..both };
-        assert!(!any_positive(&route_values(&rate_only, Sample { in_flight: 1, ..Sample::default() }, "")));
+        assert!(!is_active(&rate_only, Sample { in_flight: 1, ..Sample::default() }));
     }
 }

@@ -23,7 +23,7 @@ pub(crate) const PACKAGES: [&str; 3] = ["rustc-web", "rust-web-src", "cargo-web"
 
 const PACKAGE: &str = "interceptor-ebpf";
 /// The package's programs, one object each. `dataplane`'s build script has the same list.
-const OBJECTS: [&str; 4] = ["own", "count", "hold", "steer"];
+const OBJECTS: [&str; 5] = ["own", "count", "hold", "queue", "steer"];
 /// Apart from the folder of the objects, which a build script watches.
 const TARGET_DIR: &str = "target/bpf-build";
 const TARGET: &str = "bpfel-unknown-none";

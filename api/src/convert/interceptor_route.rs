@@ -59,6 +59,9 @@ pub fn route(object: &InterceptorRoute) -> Result<Route, ConvertError> {
     if scaling.connections.is_some() && !is_direct {
         return Err(ConvertError::new("spec.scalingMetric.connections", "without dataPath Direct", "dataPath Direct"));
     }
+    if scaling.accept_queue.is_some() && !is_direct {
+        return Err(ConvertError::new("spec.scalingMetric.acceptQueue", "without dataPath Direct", "dataPath Direct"));
+    }
     if demand.is_some() && !is_direct {
         return Err(ConvertError::new("spec.demand", "without dataPath Direct", "dataPath Direct"));
     }
@@ -256,10 +259,14 @@ fn static_response(
 
 fn scaling(metric: &ScalingMetric) -> Result<Scaling, ConvertError> {
     const PATH: &str = "spec.scalingMetric";
-    let ScalingMetric { concurrency, connections, request_rate } = metric;
-    if concurrency.is_none() && connections.is_none() && request_rate.is_none() {
-        return Err(ConvertError::new(PATH, "empty", "at least one of concurrency, requestRate and connections"));
+    let ScalingMetric { accept_queue, concurrency, connections, request_rate } = metric;
+    if accept_queue.is_none() && concurrency.is_none() && connections.is_none() && request_rate.is_none() {
+        let expected = "at least one of concurrency, requestRate, connections and acceptQueue";
+        return Err(ConvertError::new(PATH, "empty", expected));
     }
+    let accept_queue = accept_queue
+        .as_ref()
+        .map(|queue| parts::positive(&format!("{PATH}.acceptQueue.targetValue"), queue.target_value));
     let concurrency = concurrency
         .as_ref()
         .map(|concurrency| parts::positive(&format!("{PATH}.concurrency.targetValue"), concurrency.target_value));
@@ -273,6 +280,7 @@ fn scaling(metric: &ScalingMetric) -> Result<Scaling, ConvertError> {
         concurrency: concurrency.transpose()?,
         rate: rate.transpose()?,
         connections: connections.transpose()?,
+        accept_queue: accept_queue.transpose()?,
     })
 }
 

@@ -82,6 +82,7 @@ fn an_interceptor_route_is_read_whole() {
                 concurrency: Some(10),
                 rate: Some(Rate { target: 5, window: Duration::from_secs(30), granularity: Duration::from_secs(1) }),
                 connections: None,
+                accept_queue: None,
             },
             timeouts: Timeouts {
                 readiness: Some(Duration::from_secs(90)),
@@ -105,7 +106,7 @@ fn an_error_names_field_value_and_what_was_expected() {
         ("target: {service: '', port: 1}", "spec.target.service is empty: expected the name of a Service"),
         (
             "scalingMetric: {}",
-            "spec.scalingMetric is empty: expected at least one of concurrency, requestRate and connections",
+            "spec.scalingMetric is empty: expected at least one of concurrency, requestRate, connections and acceptQueue",
         ),
         (
             "scalingMetric: {concurrency: {targetValue: 0}}",
@@ -145,6 +146,8 @@ fn what_a_direct_route_ignores_and_counts_is_read_and_a_mistake_is_told() {
     assert!(direct("demand: {}").unwrap().ignored.is_empty());
     let route = direct("scalingMetric: {connections: {targetValue: 40}}").unwrap();
     assert_eq!(route.scaling, Scaling { connections: Some(40), ..Scaling::default() });
+    let route = direct("scalingMetric: {acceptQueue: {targetValue: 20}}").unwrap();
+    assert_eq!(route.scaling, Scaling { accept_queue: Some(20), ..Scaling::default() });
     let error = |extra: &str| direct(extra).unwrap_err().to_string();
     assert_eq!(
         error("demand: {ignore: {cidrs: [10.0.0.0/8, 10.0.0.0/33]}}"),
@@ -163,6 +166,10 @@ fn what_a_direct_route_ignores_and_counts_is_read_and_a_mistake_is_told() {
     assert_eq!(
         proxied("scalingMetric: {connections: {targetValue: 1}}"),
         "spec.scalingMetric.connections is without dataPath Direct: expected dataPath Direct"
+    );
+    assert_eq!(
+        proxied("scalingMetric: {acceptQueue: {targetValue: 1}}"),
+        "spec.scalingMetric.acceptQueue is without dataPath Direct: expected dataPath Direct"
     );
 }
 

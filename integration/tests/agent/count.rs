@@ -13,7 +13,7 @@ use integration::{
 };
 use serde_json::json;
 
-const VIP: &str = "10.96.0.1";
+pub(crate) const VIP: &str = "10.96.0.1";
 const UID: &str = "4f5c1c9e-9f0d-4d0c-8f0e-1d2e3f4a5b6c";
 const PORT: u16 = 8080;
 const SCALER_METRICS: u16 = 2223;
@@ -36,11 +36,14 @@ impl Bench {
     }
 
     /// The same, of a route with more.
-    fn with(mut more: serde_json::Value) -> Self {
+    pub(crate) fn with(mut more: serde_json::Value) -> Self {
         let mut net = Net::new();
         let (client, interceptor, stranger, pod) = (net.pod(), net.pod(), net.pod(), net.pod());
         let world = World::new();
-        more["scalingMetric"] = json!({ "concurrency": { "targetValue": 10 }, "connections": { "targetValue": 5 } });
+        if more.get("scalingMetric").is_none() {
+            more["scalingMetric"] =
+                json!({ "concurrency": { "targetValue": 10 }, "connections": { "targetValue": 5 } });
+        }
         world.direct("web", &[VIP], more);
         world.interceptors(&[(interceptor.addresses[0], 9090).into()]);
         Self { net, client, interceptor, stranger, pod, world, cgroups: PodTree::new() }
@@ -53,11 +56,17 @@ impl Bench {
 
     /// The same, with a variable set.
     pub(crate) async fn agent_with(&self, variable: &str) -> Agent {
+        self.agent_that_may(variable, "").await
+    }
+
+    /// The same, with more capabilities, such as `,+perfmon`.
+    pub(crate) async fn agent_that_may(&self, variable: &str, more: &str) -> Agent {
         let root = format!("ROUSE_CGROUP_ROOT={}", self.cgroups.within());
         let namespace = format!("KEDA_HTTP_SCALER_TARGET_ADMIN_NAMESPACE={NAMESPACE}");
         let service = format!("KEDA_HTTP_SCALER_TARGET_ADMIN_SERVICE={INTERCEPTORS}");
         let mounted = format!("{MOUNT_CGROUPS}exec \"$@\"");
-        let few = ["setpriv", "--bounding-set=-all,+bpf,+net_admin", "--inh-caps=-all"];
+        let bounding = format!("--bounding-set=-all,+bpf,+net_admin{more}");
+        let few = ["setpriv", &bounding, "--inh-caps=-all"];
         let by = [&["sh", "-c", &mounted, "sh", "env", variable, &root, &namespace, &service], &few[..]].concat();
         Agent::start_by(&self.net, &self.world, &by).await
     }
@@ -93,6 +102,37 @@ impl Bench {
     /// Makes the pod's cgroup.
     pub(crate) fn cgroup(&self) {
         self.cgroups.pod(UID);
+    }
+
+    /// Starts a scaler that listens to the node's agent.
+    pub(crate) async fn scaler(&self) -> Process {
+        self.world.service("agents");
+        self.world.endpoints("agents", &[("127.0.0.1".parse::<std::net::IpAddr>().unwrap(), 9097).into()]);
+        let mut command = self.net.node().command(program("scaler-under-test").to_str().unwrap());
+        command.args(["--zap-encoder=json", "--source", &format!("dir:{}", self.world.path().display())]).envs([
+            ("KEDA_HTTP_SCALER_PORT", "0"),
+            ("OTEL_PROM_EXPORTER_PORT", &SCALER_METRICS.to_string()),
+            ("KEDA_HTTP_SCALER_TARGET_ADMIN_NAMESPACE", NAMESPACE),
+            ("KEDA_HTTP_SCALER_TARGET_ADMIN_SERVICE", INTERCEPTORS),
+            ("KEDA_HTTP_SCALER_TARGET_ADMIN_PORT", "9090"),
+            ("ROUSE_AGENT_ADMIN_SERVICE", "agents"),
+        ]);
+        let mut scaler = Process::start(command, None);
+        scaler.says("scaler is serving").await;
+        scaler
+    }
+
+    /// Waits until a metric of the scaler is as expected for the route.
+    pub(crate) async fn told(&self, name: &str, expected: impl Fn(f64) -> bool) {
+        let last = std::cell::Cell::new(None);
+        let node = self.net.node();
+        let as_expected = async || {
+            let text = node.get(SCALER_METRICS, "/metrics").await;
+            let line = text.lines().find(|line| line.starts_with(name) && line.contains("\"web\""))?;
+            last.set(line.rsplit(' ').next()?.parse().ok());
+            last.get().is_some_and(&expected).then_some(())
+        };
+        eventually(&format!("the scaler's {name}"), as_expected).await;
     }
 
     /// So many requests, one after the other.
@@ -160,30 +200,8 @@ async fn scalers_are_told_of_requests_that_no_proxy_has_seen() {
     bench.cgroup();
     let agent = bench.agent().await;
     bench.serve().await;
-    bench.world.service("agents");
-    bench.world.endpoints("agents", &[("127.0.0.1".parse::<std::net::IpAddr>().unwrap(), 9097).into()]);
-    let node = bench.net.node();
-    let mut command = node.command(program("scaler-under-test").to_str().unwrap());
-    command.args(["--zap-encoder=json", "--source", &format!("dir:{}", bench.world.path().display())]).envs([
-        ("KEDA_HTTP_SCALER_PORT", "0"),
-        ("OTEL_PROM_EXPORTER_PORT", &SCALER_METRICS.to_string()),
-        ("KEDA_HTTP_SCALER_TARGET_ADMIN_NAMESPACE", NAMESPACE),
-        ("KEDA_HTTP_SCALER_TARGET_ADMIN_SERVICE", INTERCEPTORS),
-        ("KEDA_HTTP_SCALER_TARGET_ADMIN_PORT", "9090"),
-        ("ROUSE_AGENT_ADMIN_SERVICE", "agents"),
-    ]);
-    let mut scaler = Process::start(command, None);
-    scaler.says("scaler is serving").await;
-    let told = async |name: &str, at_least: f64| {
-        let what = format!("the scaler's {name} is {at_least}");
-        eventually(&what, async || {
-            let text = node.get(SCALER_METRICS, "/metrics").await;
-            let line = text.lines().find(|line| line.starts_with(name) && line.contains("\"web\""))?;
-            let value: f64 = line.rsplit(' ').next()?.parse().ok()?;
-            (value >= at_least).then_some(())
-        })
-        .await;
-    };
+    let _scaler = bench.scaler().await;
+    let told = async |name: &str, at_least: f64| bench.told(name, |value| value >= at_least).await;
     bench.ask(&bench.client, 7, &[]);
     told("scaler_route_connections_opened_total", 7.0).await;
     // One that says nothing, as those of pools do.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 #![cfg(ebpf_object)]
 
+mod backlog;
 mod bench;
 mod clients;
 mod count;

@@ -329,6 +329,27 @@ fn connections_of_all_sources_are_added_and_go_with_their_source() {
     assert_eq!(demand.level(&key("a")).connections, 1);
 }
 
+#[test]
+fn an_accept_queue_that_a_source_cannot_read_is_known_of_until_it_can() {
+    let mut demand = Demand::new(Unit::Second, secs(0));
+    let observed = |accept_queue, accept_queue_unknown| Report {
+        routes: vec![(key("a"), Observed { accept_queue, accept_queue_unknown, ..Observed::default() })],
+        ..Report::default()
+    };
+    for (source, depth, unknown) in [(1, 2, false), (2, 3, true), (3, 4, true)] {
+        demand.list_agent(addr(source));
+        let report = Report { complete: true, ..observed(depth, unknown) };
+        assert_eq!(demand.apply(addr(source), secs(1), report), [key("a")]);
+    }
+    let level = |demand: &Demand| (demand.level(&key("a")).accept_queue, demand.level(&key("a")).accept_queue_unknown);
+    assert_eq!(level(&demand), (9, 2));
+    assert_eq!(demand.apply(addr(2), secs(2), observed(3, false)), [key("a")], "that it is known by now is news");
+    assert_eq!(demand.unlist(addr(3)), [key("a")]);
+    assert_eq!(level(&demand), (5, 0));
+    assert_eq!(demand.apply(addr(1), secs(3), observed(0, false)), [key("a")]);
+    assert_eq!(level(&demand), (3, 0));
+}
+
 proptest! {
     /// Whatever comes in whatever order: a route's level is the sum of what listed sources said last, and every route
     /// whose level in flight differs from before is told.

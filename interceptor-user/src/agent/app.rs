@@ -11,6 +11,7 @@ use runtime::{admin, log, metrics::Metrics, ready::Ready, signal::Shutdown, snap
 use tokio::sync::mpsc;
 
 use super::{
+    backlog,
     config::Config,
     count::{self, CountMetrics, Wakes},
     hold::{self, HoldMetrics},
@@ -43,6 +44,7 @@ pub struct Bound {
     hold: hold::Task,
     count: count::Task,
     steer: steer::Task,
+    backlog: backlog::Task,
 }
 
 /// Why an agent could not start, or stopped by itself.
@@ -104,6 +106,7 @@ pub async fn build(config: Config) -> Result<Bound, AgentError> {
     let origins = (interceptors.clone(), namespaces.clone());
     let count = count::Task::new(counting, reader.clone(), origins, wakes, count_metrics);
     CountMetrics::register_routes(registry.registry(), reader.clone(), count.taken());
+    let backlog = backlog::Task::new(node.clone(), reader.clone(), registry.registry());
     let hold_metrics = HoldMetrics::register(registry.registry());
     let hold = hold::Task::new(
         loaded.map_err(|error| error.to_string()),
@@ -122,12 +125,13 @@ pub async fn build(config: Config) -> Result<Bound, AgentError> {
         count: count.report(),
         taken: count.taken(),
         steer: steer.report(),
+        backlog: backlog.report(),
     };
-    let kernel = Kernel::of_pods(reader.clone(), count.taken());
+    let kernel = Kernel::of_pods(reader.clone(), count.taken(), backlog.waiting());
     let publisher = Publisher::of_run(run, edges, reader, kernel, Signals::default());
     let server = server(log.as_ref(), (&ready, registry), state, &publisher);
     let admin = server.bind(addr).await.map_err(|source| AgentError::Bind { addr, source })?;
-    Ok(Bound { admin, node, ready, discover, prober, publisher, hold, count, steer })
+    Ok(Bound { admin, node, ready, discover, prober, publisher, hold, count, steer, backlog })
 }
 
 /// What is served at the agent's port.
@@ -156,7 +160,7 @@ impl Bound {
 
     /// Serves until `shutdown` is requested.
     pub async fn run(self, mut shutdown: Shutdown) -> Result<(), AgentError> {
-        let Self { admin, node, ready, discover, prober, publisher, hold, count, steer } = self;
+        let Self { admin, node, ready, discover, prober, publisher, hold, count, steer, backlog } = self;
         let holds = hold.report().load().off.map_or_else(|| "yes".to_owned(), |why| format!("no: {why}"));
         let counts = count.report().load().off.map_or_else(|| "yes".to_owned(), |why| format!("no: {why}"));
         let steers = steer.report().load().off.map_or_else(|| "yes".to_owned(), |why| format!("no: {why}"));
@@ -171,6 +175,7 @@ impl Bound {
         tasks.spawn("hold", hold.run());
         tasks.spawn("steer", steer.run(complete.clone()));
         tasks.spawn("count", count.run(complete));
+        tasks.spawn("backlog", backlog.run());
         let ended = tokio::select! {
             () = shutdown.requested() => None,
             ended = tasks.ended() => Some(ended),

@@ -15,7 +15,7 @@ use runtime::{admin::reply, ready::Ready, snapshot::Reader};
 use serde::Serialize;
 
 use super::{
-    count,
+    backlog, count,
     hold::{self, Known, Way, is_left_to_interceptors},
     steer,
 };
@@ -34,10 +34,12 @@ pub(crate) struct State {
     pub(crate) hold: hold::Report,
     pub(crate) count: count::Report,
     pub(crate) taken: Taken,
+    pub(crate) backlog: backlog::Report,
     pub(crate) steer: steer::Report,
 }
 
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct Report<'a> {
     version: &'static str,
     node: &'a str,
@@ -45,6 +47,7 @@ struct Report<'a> {
     pending: Vec<&'static str>,
     hold: HoldReport,
     count: CountReport,
+    accept_queues: BacklogReport,
     steer: SteerReport,
     routes: Vec<RouteReport>,
     problems: Vec<Problem>,
@@ -96,6 +99,17 @@ struct SteerReport {
     left_out: Vec<Named>,
 }
 
+/// Whether accept queues are read, for routes that scale by them.
+#[derive(Serialize)]
+struct BacklogReport {
+    /// Whether a route asks for them.
+    asked: bool,
+    /// Why nothing is read, if so.
+    reason: Option<String>,
+    /// Pods whose accept queues are not known.
+    unknown: Vec<Named>,
+}
+
 /// What the route's pods on this node take without a proxy.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -135,6 +149,8 @@ struct RouteReport {
     ignored: Vec<String>,
     /// `None` when no pod of it has been on this node.
     taken: Option<TakenReport>,
+    /// Connections that its pods on this node have not accepted yet; `None` if it does not scale by them, or it is not known.
+    accept_queue: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -165,14 +181,18 @@ impl State {
             pending: self.ready.pending(),
             hold: HoldReport::new(&known),
             count: CountReport::new(self.count.load()),
+            accept_queues: BacklogReport::new(self.backlog.load()),
             routes: direct
                 .map(|entry| {
                     let upstream = snapshot.upstream_of(entry).map(AsRef::as_ref);
                     let taken = self.taken.of(entry.upstream).map(|pods| TakenReport::new(&pods));
                     let heat =
                         if is_left_to_interceptors(&entry.route) { "interceptors" } else { heat(entry.upstream) };
+                    let scales = entry.route.scaling.accept_queue.is_some();
+                    let backlog = self.backlog.waiting.of(entry.upstream).filter(|backlog| scales && !backlog.unknown);
+                    let accept_queue = backlog.map(|backlog| backlog.depth);
                     let steered = steer.services.contains(&entry.upstream);
-                    RouteReport { steered, taken, ..RouteReport::new(entry, upstream, heat) }
+                    RouteReport { steered, taken, accept_queue, ..RouteReport::new(entry, upstream, heat) }
                 })
                 .collect(),
             steer: SteerReport::new(&steer),
@@ -238,6 +258,16 @@ impl SteerReport {
     }
 }
 
+// === impl BacklogReport ===
+
+impl BacklogReport {
+    fn new(known: backlog::Known) -> Self {
+        let backlog::Known { asked, off, unread } = known;
+        let unknown = unread.iter().map(|(pod, why)| Named { name: pod.to_string(), reason: why.to_string() });
+        Self { asked, reason: off, unknown: unknown.collect() }
+    }
+}
+
 // === impl TakenReport ===
 
 impl TakenReport {
@@ -284,6 +314,7 @@ impl RouteReport {
                 networks.iter().map(ToString::to_string).chain(namespaces).collect()
             },
             taken: None,
+            accept_queue: None,
         }
     }
 }

@@ -33,7 +33,7 @@ use tokio::{
 use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
 use tonic::{Request, Response, Status};
 
-use super::kernel::Kernel;
+use super::{kernel::Kernel, waiting::Backlog};
 use crate::coldstart::Signals;
 
 /// Between two reports of the same route, but for its turning active.
@@ -93,6 +93,7 @@ struct Shared {
 struct Sent {
     counts: Counts,
     kernel: Option<ConnectionCounters>,
+    backlog: Backlog,
     at: Instant,
 }
 
@@ -256,14 +257,14 @@ impl Publisher {
     ) -> Option<RouteCounts> {
         let counts = self.kernel.with_pods(entry, entry.counters.report());
         let kernel = kernel.get(&entry.upstream).copied();
-        let same = self
-            .sent
-            .get(&entry.id)
-            .is_some_and(|sent| sent.counts == counts && sent.kernel.map(connections) == kernel.map(connections));
+        let backlog = self.kernel.backlog(entry, counts);
+        let same = self.sent.get(&entry.id).is_some_and(|sent| {
+            (sent.counts, sent.backlog) == (counts, backlog) && sent.kernel.map(connections) == kernel.map(connections)
+        });
         if same {
             return None;
         }
-        let before = self.sent.insert(entry.id, Sent { counts, kernel, at: now });
+        let before = self.sent.insert(entry.id, Sent { counts, kernel, backlog, at: now });
         if counts.in_flight > 0 && before.is_none_or(|sent| sent.counts.in_flight == 0) {
             self.signals.rose(entry.id, now);
         }
@@ -357,12 +358,15 @@ fn route_counts(
     counted: Option<ConnectionCounters>,
     kernel: &Kernel,
 ) -> RouteCounts {
+    let Backlog { depth, unknown } = kernel.backlog(entry, counts);
     RouteCounts {
         route: Some(route_ref(&entry.route.key)),
         concurrency: counts.in_flight,
         request_count: counts.total,
         held: counts.held,
         connections: kernel.connections(entry, counts),
+        accept_queue: depth,
+        accept_queue_unknown: unknown,
         kernel: counted.map(|kernel| KernelCounts {
             opened: kernel.opened,
             closed: kernel.closed,

@@ -8,7 +8,10 @@ use parking_lot::Mutex;
 use runtime::snapshot::Reader;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::taken::Taken;
+use super::{
+    taken::Taken,
+    waiting::{Backlog, Waiting},
+};
 
 /// How often the maps are read back and mended.
 const REPAIR: Duration = Duration::from_secs(30);
@@ -25,6 +28,8 @@ pub(crate) struct Kernel {
     reason: Arc<str>,
     /// What pods take without a proxy, where a node's agent counts it.
     taken: Option<Taken>,
+    /// What they have not accepted yet.
+    waiting: Waiting,
 }
 
 #[derive(Debug)]
@@ -41,14 +46,14 @@ impl Kernel {
     pub(crate) fn open(config: dataplane::Config, reader: Reader) -> Result<Self, dataplane::OpenError> {
         let (dataplane, level, reason) = dataplane::open(config)?;
         let shared = Arc::new(Mutex::new(State { dataplane, counters: Arc::default(), read: None }));
-        Ok(Self { reader, shared, level, reason: reason.into(), taken: None })
+        Ok(Self { reader, shared, level, reason: reason.into(), taken: None, waiting: Waiting::default() })
     }
 
-    /// Nothing of its own: what pods take without a proxy, as the node's agent counts it.
-    pub(crate) fn of_pods(reader: Reader, taken: Taken) -> Self {
+    /// Nothing of its own: what pods take without a proxy, and what waits for them, as the node's agent has it.
+    pub(crate) fn of_pods(reader: Reader, taken: Taken, waiting: Waiting) -> Self {
         let config = dataplane::Config { mode: Mode::None, required: false, cgroup: None };
         let without = Self::open(config, reader).expect("level none needs nothing");
-        Self { taken: Some(taken), ..without }
+        Self { taken: Some(taken), waiting, ..without }
     }
 
     /// Whether counts move without anybody telling.
@@ -69,6 +74,18 @@ impl Kernel {
         let taken = self.taken.as_ref().filter(|_| entry.route.data_path == DataPath::Direct);
         let open = |taken: &Taken| taken.of(entry.upstream).map_or(0, |pods| pods.connections.in_flight());
         taken.map_or(0, |taken| counts.held.saturating_add(open(taken)))
+    }
+
+    /// A route's connections that nobody has accepted: those that are held, and those that wait at pods of this node. Nothing
+    /// of a route that does not scale by them.
+    pub(crate) fn backlog(&self, entry: &RouteEntry, counts: Counts) -> Backlog {
+        let scales = entry.route.data_path == DataPath::Direct && entry.route.scaling.accept_queue.is_some();
+        if self.taken.is_none() || !scales {
+            return Backlog::default();
+        }
+        let unread = Backlog { depth: 0, unknown: true };
+        let Backlog { depth, unknown } = self.waiting.of(entry.upstream).unwrap_or(unread);
+        Backlog { depth: depth.saturating_add(counts.held), unknown }
     }
 
     /// `none` or `self`.

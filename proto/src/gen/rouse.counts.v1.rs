@@ -49,6 +49,13 @@ pub struct RouteCounts {
     /// Of a node agent: connections that are held for the route, or open to its pods on that node without a proxy.
     #[prost(uint64, tag = "6")]
     pub connections: u64,
+    /// Of a node agent, for a route that scales by it: connections that are held for the route, or that its pods on that node
+    /// have not accepted yet.
+    #[prost(uint64, tag = "7")]
+    pub accept_queue: u64,
+    /// The accept queues of some of its pods on that node could not be read.
+    #[prost(bool, tag = "8")]
+    pub accept_queue_unknown: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct KernelCounts {

@@ -109,12 +109,30 @@ fn report(update: CountsUpdate) -> Report {
 }
 
 fn counts(counts: RouteCounts) -> Option<(ObjectKey, Observed)> {
-    let RouteCounts { route, concurrency, request_count, held, kernel, connections } = counts;
+    let RouteCounts {
+        route,
+        concurrency,
+        request_count,
+        held,
+        kernel,
+        connections,
+        accept_queue,
+        accept_queue_unknown,
+    } = counts;
     let kernel = kernel.map(|kernel| {
         let KernelCounts { opened, closed, failed, srtt_us, idle_ms: _ } = kernel;
         Kernel { opened, closed, failed, srtt: Duration::from_micros(srtt_us) }
     });
-    Some((key(route?)?, Observed { in_flight: concurrency, total: request_count, held, kernel, connections }))
+    let observed = Observed {
+        in_flight: concurrency,
+        total: request_count,
+        held,
+        kernel,
+        connections,
+        accept_queue,
+        accept_queue_unknown,
+    };
+    Some((key(route?)?, observed))
 }
 
 fn key(route: RouteRef) -> Option<ObjectKey> {
@@ -137,6 +155,8 @@ mod tests {
             held: 1,
             kernel: Some(kernel),
             connections: 5,
+            accept_queue: 6,
+            accept_queue_unknown: true,
         };
         let nameless = [RouteCounts { route: None, ..full.clone() }, RouteCounts { route: name(""), ..full.clone() }];
         let update = CountsUpdate {
@@ -149,7 +169,15 @@ mod tests {
         let Report { incarnation, uptime, complete, routes, removed } = report(update);
         assert_eq!((incarnation, uptime, complete), (None, None, true));
         let kernel = Kernel { opened: 4, closed: 3, failed: 2, srtt: Duration::from_micros(1500) };
-        let observed = Observed { in_flight: 1, total: 2, held: 1, kernel: Some(kernel), connections: 5 };
+        let observed = Observed {
+            in_flight: 1,
+            total: 2,
+            held: 1,
+            kernel: Some(kernel),
+            connections: 5,
+            accept_queue: 6,
+            accept_queue_unknown: true,
+        };
         assert_eq!(routes, [(ObjectKey::new("ns", "a"), observed)]);
         assert_eq!(removed, [ObjectKey::new("ns", "b")]);
     }

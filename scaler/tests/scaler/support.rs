@@ -268,6 +268,7 @@ pub(crate) fn route(name: &str, concurrency: Option<u32>, rate: Option<u32>) -> 
             concurrency,
             rate: rate.map(|target| Rate { target, window, granularity: Duration::from_secs(1) }),
             connections: None,
+            accept_queue: None,
         },
         timeouts: Timeouts::default(),
     }
