@@ -27,6 +27,7 @@ mod loading;
 mod logs;
 mod maps;
 mod memory;
+mod nfnetlink;
 mod none;
 mod object;
 mod open;
