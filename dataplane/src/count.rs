@@ -213,7 +213,7 @@ impl Count {
 
     /// Tells when [`told`](Self::told) has something to tell.
     pub fn arrivals(&self) -> io::Result<Arrivals> {
-        Arrivals::of(self.maps.notices())
+        Arrivals::of([self.maps.notices()])
     }
 
     /// What the programs have told next.

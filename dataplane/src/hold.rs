@@ -5,11 +5,13 @@
 //! Hold::open ─► load ─► Hold::devices (attach) ─► Hold::sync (maps) ─► Hold::repair (read back)
 //! Hold::seen ◄─ ring buffer ◄─ first packets, refusals, answers
 //! Hold::send ─► conntrack entry ─► TRIED ─► the packet enters its device again
+//!
+//! Hold::hold_node: the same for connections of the node itself, by a table in its packet filter, its log, and a raw socket
 //! ```
 
 use std::{
-    collections::BTreeMap,
-    io,
+    collections::{BTreeMap, BTreeSet},
+    io, iter,
     net::{IpAddr, SocketAddr},
     os::fd::AsFd as _,
     path::{Path, PathBuf},
@@ -34,22 +36,25 @@ use aya::{
 };
 use interceptor_common::hold::{HoldStats, MARK};
 use interceptor_core::{
-    frontends::{Table, Write},
+    frontends::{Heat, Table, Write},
     holding::Flow,
 };
 
 mod attach;
 mod maps;
+mod node;
 mod syn;
 
 pub use self::{
     attach::Hooks,
-    maps::{Sighting, What},
+    maps::{Origin, Sighting, What},
+    node::source_toward,
     syn::Syn,
 };
 use self::{
     attach::{Attached, EGRESS, INGRESS, classifier},
     maps::HoldMaps,
+    node::Node,
 };
 
 const SEND: &str = "send";
@@ -73,6 +78,9 @@ pub struct Hold {
     hooks: Hooks,
     pins: Option<PathBuf>,
     ebpf: Ebpf,
+    node: Option<Node>,
+    /// Whose turn it is to tell.
+    nodes_turn: bool,
 }
 
 /// Connections cannot be held, and why.
@@ -117,6 +125,9 @@ pub enum SendError {
         #[source]
         source: Option<Box<ProgramError>>,
     },
+    /// The node cannot send it.
+    #[error("cannot send from the node itself")]
+    Node(#[source] io::Error),
 }
 
 /// What a change of devices came to.
@@ -158,7 +169,22 @@ impl Hold {
     /// Takes away what an agent before has left pinned or attached.
     pub fn remove(bpffs: Option<&Path>) -> io::Result<()> {
         let devices = devices()?.into_values().map(|device| device.name);
-        attach::remove(bpffs.map(|bpffs| bpffs.join(PINS)).as_deref(), devices)
+        attach::remove(bpffs.map(|bpffs| bpffs.join(PINS)).as_deref(), devices)?;
+        Node::remove()
+    }
+
+    /// Holds connections of the node itself, too, and of pods in its network. What an agent before has left for that stays as
+    /// it is until the first [`sync`](Self::sync).
+    pub fn hold_node(&mut self) -> Result<(), HoldError> {
+        let node = Node::open().map_err(|error| HoldError(words(&error)))?;
+        self.node = Some(node);
+        self.beat().map_err(|error| HoldError(words(&error)))
+    }
+
+    /// Leaves connections of the node itself alone, also where an agent before has held them.
+    pub fn leave_node(&mut self) -> io::Result<()> {
+        self.node = None;
+        Node::remove()
     }
 
     fn start(bpffs: Option<&Path>, hooks: Hooks) -> Result<Self, Unavailable> {
@@ -176,27 +202,39 @@ impl Hold {
             loaded.map_err(|error| Unavailable::Load { name, source: Box::new(error) })?;
         }
         let conntrack = Conntrack::open().map_err(Unavailable::Conntrack)?;
-        let mut hold = Self { maps, conntrack, attached: BTreeMap::new(), hooks, pins, ebpf };
+        let attached = BTreeMap::new();
+        let mut hold = Self { maps, conntrack, attached, hooks, pins, ebpf, node: None, nodes_turn: false };
         hold.beat().map_err(Unavailable::Beat)?;
         Ok(hold)
     }
 
     /// Tells when [`seen`](Self::seen) has something to tell.
     pub fn arrivals(&self) -> io::Result<Arrivals> {
-        Arrivals::of(self.maps.seen().as_fd())
+        Arrivals::of(iter::once(self.maps.seen().as_fd()).chain(self.node.as_ref().map(Node::fd)))
     }
 
-    /// What a program saw next.
+    /// What was seen next: by turns on devices and by the node's own rules, while both have something to tell.
     pub fn seen(&mut self) -> Option<Sighting> {
-        self.maps.next()
+        self.nodes_turn = !self.nodes_turn;
+        if self.nodes_turn {
+            self.seen_of_node().or_else(|| self.maps.next())
+        } else {
+            self.maps.next().or_else(|| self.seen_of_node())
+        }
+    }
+
+    fn seen_of_node(&mut self) -> Option<Sighting> {
+        let what = self.node.as_mut()?.seen()?;
+        Some(Sighting { at: monotonic(), origin: Origin::Node, what })
     }
 
     /// Gives the sign of life without which the programs let everything pass.
     pub fn beat(&mut self) -> io::Result<()> {
-        self.beat_as_of(monotonic())
+        self.beat_as_of(monotonic())?;
+        self.node.as_mut().map_or(Ok(()), Node::beat)
     }
 
-    /// The same, at another time: for tests.
+    /// The same on devices alone, at another time: for tests.
     pub fn beat_as_of(&mut self, at: Duration) -> io::Result<()> {
         self.maps.frontends.beat(at)
     }
@@ -254,24 +292,32 @@ impl Hold {
 
     /// Makes the maps hold `desired`.
     pub fn sync(&mut self, desired: &Table) -> io::Result<usize> {
-        self.maps.frontends.sync(desired)
+        let written = self.maps.frontends.sync(desired)?;
+        let node = self.node.as_mut().map_or(Ok(0), |node| node.sync(cold(desired)));
+        Ok(written + node?)
     }
 
     /// Reads back what the maps hold and mends what differs from the last sync: how many entries did.
     pub fn repair(&mut self) -> io::Result<usize> {
-        self.maps.frontends.repair()
+        let drifted = self.maps.frontends.repair();
+        let node = self.node.as_mut().map_or(Ok(0), Node::repair);
+        Ok(drifted? + node?)
     }
 
-    /// What the programs did, ever.
+    /// What the programs did, ever, and the node's rules since [`hold_node`](Self::hold_node).
     pub fn stats(&self) -> io::Result<HoldStats> {
-        self.maps.stats()
+        let mut stats = self.maps.stats()?;
+        let (swallowed, untold) = self.node.as_ref().map(Node::stats).unwrap_or_default();
+        stats.swallowed += swallowed;
+        stats.untold += untold;
+        Ok(stats)
     }
 
     /// Sends a first packet on to a pod: connection tracking will translate it, and a refusal of the pod is kept from the
     /// client.
     pub fn send(
         &mut self,
-        (syn, device): (&Syn, u32),
+        (syn, origin): (&Syn, Origin),
         held: Duration,
         translation: &Translation,
     ) -> Result<(), SendError> {
@@ -279,24 +325,42 @@ impl Hold {
         // An entry of an earlier try would lead to its pod, or to none.
         self.conntrack.delete(&flow)?;
         self.conntrack.insert(&flow, translation, ENTRY_TIMEOUT)?;
-        self.maps.tried(&flow).map_err(SendError::Tried)?;
-        self.put(&syn.replay(held), device, Toward::Node)
+        match (origin, &mut self.node) {
+            (Origin::Device(_), _) => self.maps.tried(&flow).map_err(SendError::Tried)?,
+            (Origin::Node, Some(node)) => node.tried(flow),
+            (Origin::Node, None) => {}
+        }
+        self.release((syn, origin), held)
     }
 
     /// Sends a first packet on for the node's own rules to translate.
-    pub fn release(&mut self, (syn, device): (&Syn, u32), held: Duration) -> Result<(), SendError> {
-        self.put(&syn.replay(held), device, Toward::Node)
+    pub fn release(&mut self, (syn, origin): (&Syn, Origin), held: Duration) -> Result<(), SendError> {
+        match origin {
+            Origin::Device(device) => self.put(&syn.replay(held), device, Toward::Node),
+            Origin::Node => self.by_node(|node| node.send(syn, held)),
+        }
     }
 
     /// Tells the client that it is refused.
-    pub fn refuse(&mut self, (syn, device): (&Syn, u32)) -> Result<(), SendError> {
-        self.put(&syn.refusal(), device, Toward::Client)
+    pub fn refuse(&mut self, (syn, origin): (&Syn, Origin)) -> Result<(), SendError> {
+        match origin {
+            Origin::Device(device) => self.put(&syn.refusal(), device, Toward::Client),
+            Origin::Node => self.by_node(|node| node.refuse(syn)),
+        }
     }
 
     /// Forgets that a connection was tried, and takes its entry away.
     pub fn forget(&mut self, flow: &Flow) -> Result<(), SendError> {
+        if let Some(node) = &mut self.node {
+            node.untried(flow);
+        }
         self.maps.untried(flow).map_err(SendError::Tried)?;
         Ok(self.conntrack.delete(flow)?)
+    }
+
+    fn by_node(&self, put: impl FnOnce(&Node) -> io::Result<()>) -> Result<(), SendError> {
+        let sent = self.node.as_ref().map_or_else(|| Err(io::ErrorKind::NotConnected.into()), put);
+        sent.map_err(SendError::Node)
     }
 
     fn put(&mut self, frame: &[u8], device: u32, toward: Toward) -> Result<(), SendError> {
@@ -325,6 +389,12 @@ fn load(object: &[u8], pins: Option<&Path>) -> Result<Ebpf, EbpfError> {
         }
     }
     loader.load(object)
+}
+
+/// The addresses of the Services that are cold.
+fn cold(table: &Table) -> BTreeSet<SocketAddr> {
+    let is_cold = |service| table.services.get(service) == Some(&Heat::Cold);
+    table.frontends.iter().filter(|(_, service)| is_cold(service)).map(|(addr, _)| *addr).collect()
 }
 
 /// Whether the address a connection comes from is the pod's that it is to go to.

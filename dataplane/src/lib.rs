@@ -45,7 +45,10 @@ pub use self::{
     conntrack::{Conntrack, ConntrackError, Translation},
     devices::{Changes, Device, Devices, addresses, devices},
     frontends::ROOM,
-    hold::{Attachment, Direction, Hold, HoldError, Hooks, SendError, Sighting, Syn, What, is_hairpin},
+    hold::{
+        Attachment, Direction, Hold, HoldError, Hooks, Origin, SendError, Sighting, Syn, What, is_hairpin,
+        source_toward,
+    },
     kernel::Kernel,
     ledger::{Limits, SyncError},
     loading::monotonic,

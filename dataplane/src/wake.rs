@@ -1,8 +1,9 @@
 //! What tasks wait for that have to do with the kernel at once: records in a ring buffer, and points in time.
 
 use std::{
-    io,
+    future, io,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    task::Poll,
     time::Duration,
 };
 
@@ -13,9 +14,9 @@ use nix::sys::{
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// Tells when there is something in a ring buffer.
+/// Tells when there is something to read: in a ring buffer, or in one of several places.
 #[derive(Debug)]
-pub struct Arrivals(AsyncFd<OwnedFd>);
+pub struct Arrivals(Vec<AsyncFd<OwnedFd>>);
 
 /// Wakes at a time of the programs' clock, exact to some ten microseconds: the runtime's own timers know milliseconds.
 #[derive(Debug)]
@@ -28,15 +29,24 @@ pub struct Alarm {
 // === impl Arrivals ===
 
 impl Arrivals {
-    pub(crate) fn of(ring: BorrowedFd<'_>) -> io::Result<Self> {
-        Ok(Self(readable(ring)?))
+    pub(crate) fn of<'a>(places: impl IntoIterator<Item = BorrowedFd<'a>>) -> io::Result<Self> {
+        Ok(Self(places.into_iter().map(readable).collect::<Result<_, _>>()?))
     }
 
     /// Ends once there is something, or was: who reads until there is nothing more misses nothing. Cancel safe.
     pub async fn arrived(&self) -> io::Result<()> {
-        let Self(ring) = self;
-        ring.readable().await?.clear_ready();
-        Ok(())
+        let Self(places) = self;
+        future::poll_fn(|context| {
+            let mut found = Poll::Pending;
+            for place in places {
+                if let Poll::Ready(ready) = place.poll_read_ready(context) {
+                    ready?.clear_ready();
+                    found = Poll::Ready(Ok(()));
+                }
+            }
+            found
+        })
+        .await
     }
 }
 

@@ -18,8 +18,10 @@ use tokio::process::Command;
 
 /// The node's own addresses on its pods' bridge, and on its uplink.
 pub const GATEWAY: [&str; 2] = ["10.244.1.1", "fd00:244::1"];
-/// The node's address towards the outside.
+/// The node's addresses towards the outside.
 pub const NODE: &str = "192.0.2.1";
+/// As above.
+pub const NODE6: &str = "2001:db8::1";
 
 /// A node with pods.
 #[derive(Debug)]
@@ -103,10 +105,13 @@ impl Net {
         let (node, netns) = (self.hosts[0].clone(), format!("{}-out", self.name));
         self.attach(&netns, "uplink0");
         ip(&["-n", &node, "address", "add", &format!("{NODE}/24"), "dev", "uplink0"]);
+        ip(&["-n", &node, "address", "add", &format!("{NODE6}/64"), "dev", "uplink0", "nodad"]);
         ip(&["-n", &node, "link", "set", "uplink0", "up"]);
-        ip(&["-n", &netns, "address", "add", "192.0.2.9/24", "dev", "eth0"]);
+        let addresses = ["192.0.2.9", "2001:db8::9"];
+        ip(&["-n", &netns, "address", "add", &format!("{}/24", addresses[0]), "dev", "eth0"]);
+        ip(&["-n", &netns, "address", "add", &format!("{}/64", addresses[1]), "dev", "eth0", "nodad"]);
         ip(&["-n", &netns, "link", "set", "eth0", "up"]);
-        Host { netns, addresses: ["192.0.2.9".parse().unwrap(), "::".parse().unwrap()] }
+        Host { netns, addresses: addresses.map(|address| address.parse().unwrap()) }
     }
 
     /// Makes these the node's rules for Services, in place of those it had: a pod by chance, or a refusal, before and after
@@ -139,7 +144,7 @@ impl Net {
              chain nat-postrouting {{ type nat hook postrouting priority srcnat; }}\n\
              chain filter-forward {{ type filter hook forward priority filter - 101; }}\n\
              chain filter-input {{ type filter hook input priority filter - 101; }}\n\
-             chain filter-output {{ type filter hook output priority filter - 101; }}\n}}\n\
+             chain filter-output {{ type filter hook output priority filter; }}\n}}\n\
              flush table inet kube-proxy\n\
              table inet kube-proxy {{\n\
              chain services {{\n{services}}}\n\

@@ -18,15 +18,24 @@ use crate::{
     maps::{WrongMap, os_error, take},
 };
 
-/// What a program saw.
+/// What a program saw, or a rule of the node's packet filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sighting {
     /// `CLOCK_MONOTONIC`.
     pub at: Duration,
-    /// The device's index.
-    pub device: u32,
+    /// Whose connection it is.
+    pub origin: Origin,
     /// What it was.
     pub what: What,
+}
+
+/// Where a client is, and so where its packets are put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Behind the device of this index.
+    Device(u32),
+    /// In the node's own network.
+    Node,
 }
 
 /// What a program saw.
@@ -129,7 +138,8 @@ impl Sighting {
             abi::What::TAKEN => What::Taken(flow()?),
             _ => return None,
         };
-        Some(Self { at: Duration::from_nanos(at), device: word(offset_of!(abi::Seen, device))?, what })
+        let origin = Origin::Device(word(offset_of!(abi::Seen, device))?);
+        Some(Self { at: Duration::from_nanos(at), origin, what })
     }
 }
 

@@ -17,9 +17,9 @@ const IPV6: usize = 40;
 const TCP: usize = 20;
 const PROTO_TCP: u8 = 6;
 
-const SYN: u8 = 0x02;
-const RST: u8 = 0x04;
-const ACK: u8 = 0x10;
+pub(super) const SYN: u8 = 0x02;
+pub(super) const RST: u8 = 0x04;
+pub(super) const ACK: u8 = 0x10;
 
 const OPTION_END: u8 = 0;
 const OPTION_NOTHING: u8 = 1;
@@ -39,18 +39,36 @@ pub struct Syn {
     tcp: usize,
 }
 
-// === impl Syn ===
+/// Any segment, as far as its headers go.
+pub(super) struct Segment {
+    pub(super) source: SocketAddr,
+    pub(super) destination: SocketAddr,
+    pub(super) flags: u8,
+    frame: Box<[u8]>,
+    tcp: usize,
+}
 
-impl Syn {
-    /// Reads what a program has copied; `None` if that is no first packet in whole headers.
-    pub fn read(copy: &[u8]) -> Option<Self> {
+// === impl Segment ===
+
+impl Segment {
+    /// Reads a copy that begins with its network header: what the node itself sends has no other yet.
+    pub(super) fn read_packet(copy: &[u8]) -> Option<Self> {
+        let kind = match copy.first()? >> 4 {
+            4 => [0x08, 0x00],
+            6 => [0x86, 0xdd],
+            _ => return None,
+        };
+        Self::read(&[&[0; ETH - 2], &kind[..], copy].concat())
+    }
+
+    fn read(copy: &[u8]) -> Option<Self> {
         let (tcp, is_ipv4) = match copy.get(ETH - 2..ETH)? {
             [0x08, 0x00] if *copy.get(ETH)? == 0x45 && *copy.get(ETH + 9)? == PROTO_TCP => (ETH + IPV4, true),
             [0x86, 0xdd] if *copy.get(ETH + 6)? == PROTO_TCP => (ETH + IPV6, false),
             _ => return None,
         };
         let length = usize::from(copy.get(tcp + 12)? >> 4) * 4;
-        if length < TCP || copy.get(tcp + 13)? & (SYN | RST | ACK) != SYN {
+        if length < TCP {
             return None;
         }
         let mut frame: Box<[u8]> = copy.get(..tcp + length)?.into();
@@ -68,13 +86,31 @@ impl Syn {
             })
         };
         let (from, to) = if is_ipv4 { (ETH + 12, ETH + 16) } else { (ETH + 8, ETH + 24) };
-        let flow = Flow {
-            client: SocketAddr::new(address(from)?, get16(&frame, tcp)),
-            service: SocketAddr::new(address(to)?, get16(&frame, tcp + 2)),
-        };
-        let mut syn = Self { flow, frame, tcp };
-        finish(&mut syn.frame, tcp);
-        Some(syn)
+        let source = SocketAddr::new(address(from)?, get16(&frame, tcp));
+        let destination = SocketAddr::new(address(to)?, get16(&frame, tcp + 2));
+        let flags = frame[tcp + 13];
+        finish(&mut frame, tcp);
+        Some(Self { source, destination, flags, frame, tcp })
+    }
+
+    /// It without data and with checksums that are whole, from the network header on.
+    pub(super) fn packet(&self) -> &[u8] {
+        &self.frame[ETH..]
+    }
+}
+
+// === impl Syn ===
+
+impl Syn {
+    /// Reads what a program has copied; `None` if that is no first packet in whole headers.
+    pub fn read(copy: &[u8]) -> Option<Self> {
+        Self::of(Segment::read(copy)?)
+    }
+
+    pub(super) fn of(segment: Segment) -> Option<Self> {
+        let Segment { source, destination, flags, frame, tcp } = segment;
+        let is_first = flags & (SYN | RST | ACK) == SYN;
+        is_first.then_some(Self { flow: Flow { client: source, service: destination }, frame, tcp })
     }
 
     /// Whose it is.
@@ -126,6 +162,11 @@ impl Syn {
         frame[tcp + 14..tcp + 20].fill(0);
         finish(&mut frame, tcp);
         frame
+    }
+
+    /// The same packet from its network header on, for which it is read or made.
+    pub(super) fn without_link(frame: &[u8]) -> &[u8] {
+        &frame[ETH..]
     }
 
     fn is_ipv4(&self) -> bool {
@@ -271,6 +312,27 @@ mod tests {
     }
 
     #[test]
+    fn a_packet_without_a_link_header_is_read_as_well() {
+        for is_ipv4 in [true, false] {
+            let frame = linux(is_ipv4, 0);
+            let syn = Syn::of(Segment::read_packet(&frame[ETH..]).unwrap()).unwrap();
+            assert_eq!(syn.flow(), Syn::read(&frame).unwrap().flow());
+            assert_eq!(&syn.replay(Duration::ZERO)[ETH..], &Syn::read(&frame).unwrap().replay(Duration::ZERO)[ETH..]);
+        }
+    }
+
+    #[test]
+    fn an_answer_is_a_segment_and_no_first_packet() {
+        let mut answer = linux(true, 0);
+        answer[34 + 13] = SYN | ACK;
+        let segment = Segment::read_packet(&answer[ETH..]).unwrap();
+        assert_eq!(segment.source.to_string(), "10.0.0.9:40000");
+        assert!(is_whole(&[&answer[..ETH], segment.packet()].concat()));
+        assert_eq!(segment.flags, SYN | ACK);
+        assert!(Syn::of(segment).is_none());
+    }
+
+    #[test]
     fn a_refusal_goes_back_the_way_the_packet_came_and_acknowledges_it() {
         for is_ipv4 in [true, false] {
             let syn = Syn::read(&linux(is_ipv4, 0)).unwrap();
@@ -308,6 +370,9 @@ mod tests {
                 let prefix = linux(like == 1, 0);
                 let length = bytes.len().min(prefix.len().min(50));
                 bytes[..length].copy_from_slice(&prefix[..length]);
+            }
+            if let Some(segment) = bytes.get(ETH..).and_then(Segment::read_packet) {
+                prop_assert!(segment.packet().len() <= bytes.len());
             }
             if let Some(syn) = Syn::read(&bytes) {
                 prop_assert!(is_whole(&syn.replay(Duration::from_millis(held))));

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "tests: the lint knows only functions that bear the attribute")]
 
 mod frames;
+mod node;
 
 use std::{net::SocketAddr, time::Duration};
 

@@ -10,6 +10,7 @@ mod count;
 mod flaps;
 mod foreign;
 mod hold;
+mod host;
 mod listens;
 mod peers;
 mod pins;

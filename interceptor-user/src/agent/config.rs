@@ -32,6 +32,7 @@ const ADMIN_PORT: u16 = 9097;
     ROUSE_CGROUP_ROOT (where cgroup v2 is mounted)   the folder below which the pods' cgroups are\n  \
     ROUSE_TC_HOOKS (auto)                      auto, or filters: below clsact, also where the kernel has links (from 6.6)\n  \
     ROUSE_STEER (auto)                         auto, all or off: connections to cold Services that go to interceptors\n  \
+    ROUSE_NODE_CLIENTS (hold)                  hold, or leave: connections of the node itself; holding takes CAP_NET_RAW\n  \
     ROUSE_LOG                                  a log filter such as info,dataplane=debug")]
 pub struct Args {
     /// Where routes, Services and EndpointSlices come from, instead of the Kubernetes API; may be given several times.
@@ -79,6 +80,8 @@ pub struct Config {
     pub bpffs: Option<PathBuf>,
     /// By what the hold's programs are on devices.
     pub hooks: Hooks,
+    /// Whether connections of the node itself are held, too.
+    pub node_clients: bool,
     /// Below which folder pods' cgroups are, if it is not where cgroup v2 is mounted.
     pub cgroup_root: Option<PathBuf>,
     /// The Service of the interceptors' admin ports, if there are any.
@@ -130,6 +133,7 @@ impl Config {
             required,
             bpffs: self::bpffs(bpffs, env)?,
             hooks: env.one_of("ROUSE_TC_HOOKS", &[("auto", Hooks::Auto), ("filters", Hooks::Filters)], Hooks::Auto)?,
+            node_clients: env.one_of("ROUSE_NODE_CLIENTS", &[("hold", true), ("leave", false)], true)?,
             cgroup_root: env.optional_string("ROUSE_CGROUP_ROOT")?.map(PathBuf::from),
             interceptors,
             steering: env.one_of("ROUSE_STEER", &STEERINGS, Steering::Auto)?,

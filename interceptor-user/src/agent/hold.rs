@@ -16,8 +16,8 @@ use std::{
 };
 
 use dataplane::{
-    Alarm, Changes, Devices, Hold, ROOM, SendError, Sighting, Syn, Translation, What, addresses, devices, is_hairpin,
-    monotonic,
+    Alarm, Changes, Devices, Hold, Origin, ROOM, SendError, Sighting, Syn, Translation, What, addresses, devices,
+    is_hairpin, monotonic, source_toward,
 };
 use interceptor_core::{
     ObjectKey, RouteEntry, UpstreamId,
@@ -70,6 +70,8 @@ pub(crate) struct Report(Arc<Mutex<Known>>);
 pub(crate) struct Known {
     /// Why nothing is held, if so.
     pub(crate) off: Option<String>,
+    /// Why connections of the node itself are not held, if so.
+    pub(crate) node_off: Option<String>,
     /// How held connections reach their pods.
     pub(crate) way: Way,
     /// Names of the devices that have the programs.
@@ -119,7 +121,7 @@ pub(crate) type Listens = (SocketAddr, Duration);
 #[derive(Debug)]
 struct Kept {
     syn: Syn,
-    device: u32,
+    origin: Origin,
     /// When the packet was copied, and when the first one was.
     at: Duration,
     since: Duration,
@@ -144,16 +146,24 @@ impl Report {
 // === impl Task ===
 
 impl Task {
-    /// Loads the programs, or says why not. Nothing is attached before it runs.
+    /// Takes the programs that have been loaded, or why not. Nothing is attached before it runs. `node_clients` says whether
+    /// connections of the node itself are held, too.
     pub(crate) fn new(
-        hold: Result<Hold, String>,
+        (mut hold, node_clients): (Result<Hold, String>, bool),
         reader: Reader,
         (listens, namespaces, counted): (mpsc::Receiver<Listens>, watch::Receiver<Addresses>, watch::Receiver<Seen>),
         metrics: HoldMetrics,
     ) -> Self {
         let report = Report::default();
-        report.0.lock().off = hold.as_ref().err().cloned();
-        metrics.active(hold.is_ok());
+        let node = match &mut hold {
+            Ok(hold) => hold_node(hold, node_clients),
+            Err(why) => Err(why.clone()),
+        };
+        metrics.active(hold.is_ok(), node.is_ok());
+        {
+            let mut known = report.0.lock();
+            (known.off, known.node_off) = (hold.as_ref().err().cloned(), node.err());
+        }
         Self {
             hold,
             reader,
@@ -226,9 +236,9 @@ impl Task {
     /// Reads what the programs saw; how much that was.
     fn read(&mut self) -> usize {
         for read in 0..BATCH {
-            let Some(Sighting { at, device, what }) = self.hold.as_mut().ok().and_then(Hold::seen) else { return read };
+            let Some(Sighting { at, origin, what }) = self.hold.as_mut().ok().and_then(Hold::seen) else { return read };
             match what {
-                What::Syn(syn) => self.arrive(syn, device, at),
+                What::Syn(syn) => self.arrive(syn, origin, at),
                 What::Refused(flow) => self.holding.refused(&flow, monotonic()),
                 What::Taken(flow) => {
                     if let Some(kept) = self.holding.taken(&flow, monotonic()) {
@@ -241,15 +251,15 @@ impl Task {
         BATCH
     }
 
-    fn arrive(&mut self, syn: Syn, device: u32, at: Duration) {
+    fn arrive(&mut self, syn: Syn, origin: Origin, at: Duration) {
         let flow = syn.flow();
         // An address may have gone since the packet was seen: then it is the node's own rules' again.
         let Some(upstream) = self.services.at(flow.service).first().copied() else {
-            return self.release(&syn, device, at);
+            return self.release(&syn, origin, at);
         };
         if let Some(kept) = self.holding.get_mut(&flow) {
             // The newest copy is the one whose sequence number the client stands by.
-            (kept.syn, kept.device, kept.at) = (syn, device, at);
+            (kept.syn, kept.origin, kept.at) = (syn, origin, at);
             self.holding.again(&flow, at);
             return;
         }
@@ -258,11 +268,11 @@ impl Task {
         // Who is no demand wakes nobody, and meets the node's own rules as if nobody held.
         if self.is_ignored(&routes, flow.client.ip()) {
             self.metrics.ignored();
-            return self.release(&syn, device, at);
+            return self.release(&syn, origin, at);
         }
         let keep = || Kept {
             syn,
-            device,
+            origin,
             at,
             since: at,
             _counted: routes.iter().map(|entry| Counted::new(&entry.counters)).collect(),
@@ -285,9 +295,9 @@ impl Task {
     }
 
     /// Lets a packet that was taken from the wire go on.
-    fn release(&mut self, syn: &Syn, device: u32, at: Duration) {
+    fn release(&mut self, syn: &Syn, origin: Origin, at: Duration) {
         if let Ok(hold) = &mut self.hold {
-            let sent = hold.release((syn, device), monotonic().saturating_sub(at));
+            let sent = hold.release((syn, origin), monotonic().saturating_sub(at));
             self.note(&syn.flow(), sent);
         }
     }
@@ -326,13 +336,18 @@ impl Task {
     fn send(&mut self, flow: &Flow, pod: SocketAddr) {
         let (Ok(hold), Some(kept)) = (&mut self.hold, self.holding.get_mut(flow)) else { return };
         let age = monotonic().saturating_sub(kept.at);
-        let packet = (&kept.syn, kept.device);
+        let packet = (&kept.syn, kept.origin);
         self.metrics.tried();
         let sent = match self.way {
             Way::Conntrack => {
-                let source =
-                    is_hairpin(flow, pod.ip()).then(|| gateway(&self.devices, &self.node, kept.device, pod.ip()));
-                hold.send(packet, age, &Translation { pod, source: source.flatten() })
+                let source = match kept.origin {
+                    Origin::Device(device) if is_hairpin(flow, pod.ip()) => {
+                        gateway(&self.devices, &self.node, device, pod.ip())
+                    }
+                    Origin::Device(_) => None,
+                    Origin::Node => masquerade(flow.client.ip(), pod),
+                };
+                hold.send(packet, age, &Translation { pod, source })
             }
             Way::Rules => hold.release(packet, age),
         };
@@ -363,7 +378,7 @@ impl Task {
         let Some(kept) = self.holding.forget(flow, monotonic()) else { return };
         if let Ok(hold) = &mut self.hold {
             if end == End::Expired {
-                let refused = hold.refuse((&kept.syn, kept.device));
+                let refused = hold.refuse((&kept.syn, kept.origin));
                 self.note(flow, refused);
             }
             if let Ok(hold) = &mut self.hold {
@@ -389,6 +404,7 @@ impl Task {
             SendError::Conntrack(_) => Failure::Conntrack,
             SendError::Tried(_) => Failure::Tried,
             SendError::Device { .. } => Failure::Device,
+            SendError::Node(_) => Failure::Node,
         });
         let cause = std::error::Error::source(&error).map(tracing::field::display);
         tracing::debug!(client = %flow.client, service = %flow.service, %error, cause, "held packet is not sent on");
@@ -474,6 +490,31 @@ impl Counted {
         let share = Arc::new(counters.share(0));
         Self { _in_flight: Guard::enter(Arc::clone(&share)), _held: HeldGuard::enter(share, None) }
     }
+}
+
+/// Begins to hold connections of the node itself, or sees to it that nothing of an agent before does; why they are not held.
+fn hold_node(hold: &mut Hold, wanted: bool) -> Result<(), String> {
+    let why = if wanted {
+        match hold.hold_node() {
+            Ok(()) => return Ok(()),
+            Err(error) => {
+                tracing::warn!(%error, "connections of the node itself are not held");
+                error.to_string()
+            }
+        }
+    } else {
+        "not asked for (ROUSE_NODE_CLIENTS)".to_owned()
+    };
+    if let Err(error) = hold.leave_node() {
+        tracing::warn!(%error, "what an agent before has left for connections of the node itself stays for 30 s");
+    }
+    Err(why)
+}
+
+/// Which address a pod is to see of a client in the node's own network, if not the client's own: answers to that might not
+/// come back the way that leads to the pod.
+fn masquerade(client: IpAddr, pod: SocketAddr) -> Option<IpAddr> {
+    source_toward(pod).ok().filter(|source| *source != client)
 }
 
 /// The node's address on the bridge that a device is a port of, or any other of the family: what a pod sees of a connection

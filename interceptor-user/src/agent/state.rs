@@ -59,10 +59,19 @@ struct HoldReport {
     active: bool,
     /// Why not.
     reason: Option<String>,
+    /// Connections of the node itself, and of pods in its network.
+    node: NodeReport,
     way: &'static str,
     devices: Vec<String>,
     failed_devices: Vec<Named>,
     left_out: Vec<Named>,
+}
+
+#[derive(Serialize)]
+struct NodeReport {
+    active: bool,
+    /// Why not.
+    reason: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -206,11 +215,12 @@ impl State {
 
 impl HoldReport {
     fn new(known: &Known) -> Self {
-        let Known { off, way, devices, failed, services: _, left_out } = known;
+        let Known { off, node_off, way, devices, failed, services: _, left_out } = known;
         let named = |(name, reason): (String, &String)| Named { name, reason: reason.clone() };
         Self {
             active: off.is_none(),
             reason: off.clone(),
+            node: NodeReport { active: node_off.is_none(), reason: node_off.clone() },
             way: match way {
                 Way::Conntrack => "conntrack",
                 Way::Rules => "rules",

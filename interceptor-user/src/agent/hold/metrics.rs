@@ -17,6 +17,7 @@ use prometheus_client::{
 #[derive(Clone, Debug)]
 pub(crate) struct HoldMetrics {
     active: Gauge,
+    node_active: Gauge,
     waiting: Gauge,
     connections: Family<OfEnd, Counter>,
     tries: Counter,
@@ -56,6 +57,8 @@ pub(crate) enum Failure {
     Tried,
     /// The packet could not be put on its device.
     Device,
+    /// The node could not send its own client's packet.
+    Node,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -82,6 +85,7 @@ impl HoldMetrics {
         let seconds = Histogram::new(exponential_buckets(0.001, 2.0, 17));
         let metrics = Self {
             active: Gauge::default(),
+            node_active: Gauge::default(),
             waiting: Gauge::default(),
             connections: Family::default(),
             tries: Counter::default(),
@@ -99,6 +103,7 @@ impl HoldMetrics {
         let ours = registry.sub_registry_with_prefix("rouse_hold");
         let all = metrics.clone();
         ours.register("active", "Whether this node holds connections: 1, or 0 with the reason in /state", all.active);
+        ours.register("node_active", "The same for connections of the node itself", all.node_active);
         ours.register("waiting_connections", "Connections that are held now", all.waiting);
         ours.register("connections", "Connections whose hold has ended, by outcome", all.connections);
         ours.register("tries", "First packets sent on to a pod", all.tries);
@@ -124,8 +129,9 @@ impl HoldMetrics {
         metrics
     }
 
-    pub(super) fn active(&self, active: bool) {
+    pub(super) fn active(&self, active: bool, of_node: bool) {
         self.active.set(i64::from(active));
+        self.node_active.set(i64::from(of_node));
     }
 
     pub(super) fn waiting(&self, connections: usize) {
@@ -175,6 +181,7 @@ impl HoldMetrics {
             Failure::Conntrack => "conntrack",
             Failure::Tried => "tried",
             Failure::Device => "device",
+            Failure::Node => "node",
         };
         self.failures.get_or_create(&OfFailure { step }).inc();
     }

@@ -1,0 +1,93 @@
+//! The node's own table, in a network namespace of the test's.
+
+use std::{
+    net::SocketAddr,
+    process::{Command, Stdio},
+    thread,
+};
+
+use dataplane::{Hold, Hooks, ROOM};
+use interceptor_core::frontends::{Heat, Table};
+use nix::sched::{CloneFlags, unshare};
+
+/// Runs in a network namespace of its own.
+fn apart(test: impl FnOnce() + Send + 'static) {
+    let ran = thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).expect("a test that needs root may have its own network");
+        test();
+    });
+    ran.join().unwrap();
+}
+
+fn hold() -> Hold {
+    let mut hold = Hold::open(None, Hooks::Auto).expect("a test that needs root has the kernel");
+    hold.hold_node().unwrap();
+    hold
+}
+
+/// A Service with so many addresses, by turns of either family.
+fn table(heat: Heat, addresses: usize) -> Table {
+    let address = |n: usize| {
+        let [.., a, b] = n.to_be_bytes();
+        let text = if n % 2 == 0 { format!("10.96.{a}.{b}:80") } else { format!("[fd00:96::{a}:{b}]:80") };
+        (text.parse::<SocketAddr>().unwrap(), 7)
+    };
+    Table { services: [(7, heat)].into(), frontends: (0..addresses).map(address).collect() }
+}
+
+fn nft(args: &str) {
+    let status = Command::new("nft").args(args.split(' ')).stdin(Stdio::null()).status().unwrap();
+    assert!(status.success(), "nft {args}");
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn as_many_addresses_fit_into_the_nodes_table_as_into_the_maps() {
+    apart(|| {
+        let mut hold = hold();
+        for heat in [Heat::Cold, Heat::Warm, Heat::Cold] {
+            hold.sync(&table(heat, ROOM.frontends)).unwrap();
+            assert_eq!(hold.repair().unwrap(), 0, "all of them are there, and no others");
+        }
+        // Another agent puts its own in their place.
+        drop(hold);
+        let mut next = self::hold();
+        next.sync(&table(Heat::Cold, 10)).unwrap();
+        assert_eq!(next.repair().unwrap(), 0);
+    });
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn what_somebody_does_to_the_nodes_table_is_found_and_mended() {
+    apart(|| {
+        let mut hold = hold();
+        hold.sync(&table(Heat::Cold, 6)).unwrap();
+        for (change, drifted) in [
+            ("delete element inet rouse cold4 { 10.96.0.0 . 80 }", 1),
+            ("add element inet rouse cold6 { fd00::1 . 1 }", 1),
+            ("flush chain inet rouse output", 5),
+            ("delete table inet rouse", 6 + 12),
+        ] {
+            nft(change);
+            assert_eq!(hold.repair().unwrap(), drifted, "{change}");
+            assert_eq!(hold.repair().unwrap(), 0, "{change}");
+        }
+        nft("delete table inet rouse");
+        hold.beat().unwrap();
+        assert_eq!(hold.repair().unwrap(), 0, "a sign of life brings it back");
+        hold.leave_node().unwrap();
+        assert!(!Command::new("nft").args(["list", "table", "inet", "rouse"]).status().unwrap().success());
+    });
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn only_one_can_hold_connections_of_the_node() {
+    apart(|| {
+        let _first = hold();
+        let mut second = Hold::open(None, Hooks::Auto).unwrap();
+        let why = second.hold_node().unwrap_err().to_string();
+        assert!(why.contains("log group"), "{why}");
+    });
+}
