@@ -36,8 +36,8 @@ pub(super) struct Node {
     senders: [Socket; 2],
     /// Connections whose packet was sent on and not answered yet; no more than wait.
     tried: HashSet<Flow, RandomState>,
-    /// What the table holds, once it is of this agent's making.
-    installed: Option<BTreeSet<SocketAddr>>,
+    /// What the table should hold, once that is known.
+    wanted: Option<BTreeSet<SocketAddr>>,
     swallowed: u64,
 }
 
@@ -65,7 +65,7 @@ impl Node {
             // Only so is it known that the kernel has all that the rules need.
             table.replace(&BTreeSet::new()).map_err(Unavailable::Table)?;
         }
-        Ok(Self { table, log, senders: [v4?, v6?], tried: HashSet::default(), installed: None, swallowed: 0 })
+        Ok(Self { table, log, senders: [v4?, v6?], tried: HashSet::default(), wanted: None, swallowed: 0 })
     }
 
     /// Takes the table out that an agent before may have left.
@@ -111,29 +111,28 @@ impl Node {
         }
     }
 
-    /// Makes the table hold these addresses: how many have changed.
+    /// Makes the table hold these addresses: how many have changed. What cannot be done now is to be mended later.
     pub(super) fn sync(&mut self, cold: BTreeSet<SocketAddr>) -> io::Result<usize> {
-        let changed = match &self.installed {
-            None => {
-                self.table.replace(&cold)?;
-                cold.len()
-            }
-            Some(installed) if *installed == cold => 0,
-            Some(installed) => {
-                let (added, removed) = (cold.difference(installed), installed.difference(&cold));
+        if self.wanted.as_ref() == Some(&cold) {
+            return Ok(0);
+        }
+        let before = self.wanted.take();
+        let (done, changed) = match &before {
+            None => (self.table.replace(&cold), cold.len()),
+            Some(before) => {
+                let changed = self.table.change(cold.difference(before), before.difference(&cold));
                 // What is not as it was left is made anew.
-                self.table.change(added, removed).or_else(|_| self.table.replace(&cold))?;
-                cold.symmetric_difference(installed).count()
+                (changed.or_else(|_| self.table.replace(&cold)), cold.symmetric_difference(before).count())
             }
         };
-        self.installed = Some(cold);
-        Ok(changed)
+        self.wanted = Some(cold);
+        done.map(|()| changed)
     }
 
     /// Gives the sign of life without which the rules let everything pass.
     pub(super) fn beat(&mut self) -> io::Result<()> {
-        match (self.table.beat(), &self.installed) {
-            (Err(_), Some(cold)) => self.table.replace(cold),
+        match (self.table.beat(), &self.wanted) {
+            (Err(_), Some(wanted)) => self.table.replace(wanted),
             // One that an agent before has left may be of another make.
             (_, None) => Ok(()),
             (beaten, Some(_)) => beaten,
@@ -142,18 +141,18 @@ impl Node {
 
     /// Reads back what is in the table, and makes it anew if that is not what it should be: how much was not.
     pub(super) fn repair(&mut self) -> io::Result<usize> {
-        let Some(installed) = &self.installed else { return Ok(0) };
+        let Some(wanted) = &self.wanted else { return Ok(0) };
         let drifted = match self.table.read() {
-            Ok(None) => installed.len() + table::rules(),
+            Ok(None) => wanted.len() + table::rules(),
             Ok(Some(Found { cold, rules })) => {
-                cold.symmetric_difference(installed).count() + rules.abs_diff(table::rules())
+                cold.symmetric_difference(wanted).count() + rules.abs_diff(table::rules())
             }
             // Somebody else was writing rules: the next time will do.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
             Err(error) => return Err(error),
         };
         if drifted > 0 {
-            self.table.replace(installed)?;
+            self.table.replace(wanted)?;
         }
         Ok(drifted)
     }

@@ -6,12 +6,16 @@ use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use super::tenant::{App, Metric, PATIENCE, SYSTEM, Tenant, route, scaled_object};
-use crate::{cluster::Cluster, e2e::release, process};
+use crate::{
+    cluster::{Cluster, Machine},
+    e2e::release,
+    process,
+};
 
 const AGENT: &str = "daemonset/keda-add-ons-http-agent";
 pub(super) const WITH_AGENT: &str = "agent.enabled=true";
 
-/// Cold starts from a pod of each node, then back to sleep; no interceptor has anything to do with it.
+/// Cold starts from a pod of each node and from each node itself, then back to sleep; no interceptor has anything to do with it.
 pub(super) fn cold(cluster: &Cluster) -> Result<()> {
     release::upgrade(cluster, &[WITH_AGENT])?;
     let worked = cold_with_agents(cluster);
@@ -44,17 +48,27 @@ fn cold_with_agents(cluster: &Cluster) -> Result<()> {
         let client = format!("client{node}");
         tenant.condition(&format!("pod/{client}"), "Ready", "True")?;
         let network = cluster.network_of(&tenant.namespace, &client)?;
-        let began = Instant::now();
-        let answer = ask(&network, &address)?;
-        ensure!(answer.starts_with("Hello from direct-"), "no pod of the app answered node {node}'s client: {answer}");
-        ensure!(!answer.contains("x-keda-http-cold-start"), "an interceptor answered: {answer}");
-        println!("    node {node}: first answer after {} ms, from the pod itself", began.elapsed().as_millis());
+        woken(&format!("a pod of node {node}"), || ask(&network, &address))?;
         let warm = Instant::now();
         ask(&network, &address)?;
         println!("    node {node}: a warm one after {} ms", warm.elapsed().as_millis());
     }
+    for node in 1..=cluster.nodes() {
+        tenant.asleep("direct")?;
+        woken(&format!("node {node} itself"), || cluster.curl(Machine::Node(node), &asking(&url(&address))))?;
+    }
     tenant.asleep("direct")?;
     tenant.finish()
+}
+
+/// The first answer that a client gets must be a pod's own.
+fn woken(client: &str, ask: impl FnOnce() -> Result<String>) -> Result<()> {
+    let began = Instant::now();
+    let answer = ask()?;
+    ensure!(answer.starts_with("Hello from direct-"), "no pod of the app answered {client}: {answer}");
+    ensure!(!answer.contains("x-keda-http-cold-start"), "an interceptor answered {client}: {answer}");
+    println!("    {client}: first answer after {} ms, from the app's pod itself", began.elapsed().as_millis());
+    Ok(())
 }
 
 fn direct_route(name: &str) -> Value {
@@ -74,7 +88,14 @@ pub(super) fn client(node: u8) -> Value {
 
 /// What the app answers, with the fields of its head.
 pub(super) fn ask(network: &Path, address: &str) -> Result<String> {
-    let url = format!("http://{address}/");
-    let curl = ["curl", "--silent", "--show-error", "--max-time", "60", "--write-out", "%{header_json}", &url];
-    process::output(Cluster::within(network).args(curl))
+    let curl = ["curl", "--silent", "--show-error"];
+    process::output(Cluster::within(network).args(curl).args(asking(&url(address))))
+}
+
+fn url(address: &str) -> String {
+    format!("http://{address}/")
+}
+
+fn asking(url: &str) -> [&str; 5] {
+    ["--max-time", "60", "--write-out", "%{header_json}", url]
 }
