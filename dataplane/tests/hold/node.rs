@@ -29,7 +29,7 @@ fn hold() -> Hold {
 fn table(heat: Heat, addresses: usize) -> Table {
     let address = |n: usize| {
         let [.., a, b] = n.to_be_bytes();
-        let text = if n % 2 == 0 { format!("10.96.{a}.{b}:80") } else { format!("[fd00:96::{a}:{b}]:80") };
+        let text = if n.is_multiple_of(2) { format!("10.96.{a}.{b}:80") } else { format!("[fd00:96::{a}:{b}]:80") };
         (text.parse::<SocketAddr>().unwrap(), 7)
     };
     Table { services: [(7, heat)].into(), frontends: (0..addresses).map(address).collect() }
