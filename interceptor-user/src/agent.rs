@@ -21,6 +21,6 @@ mod steer;
 
 pub use self::{
     app::{AgentError, Bound, build},
-    config::{Args, Config},
+    config::{Args, Config, Holds},
     steer::Steering,
 };

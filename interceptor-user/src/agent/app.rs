@@ -72,19 +72,8 @@ pub enum AgentError {
 
 /// Binds the port and starts nothing else. Must be called within the runtime.
 pub async fn build(config: Config) -> Result<Bound, AgentError> {
-    let Config {
-        admin: addr,
-        log,
-        sources,
-        node,
-        required,
-        bpffs,
-        hooks,
-        node_clients,
-        cgroup_root,
-        interceptors,
-        steering,
-    } = config;
+    let Config { admin: addr, log, sources, node, required, bpffs, holds, cgroup_root, interceptors, steering } =
+        config;
     let ready = Ready::new();
     let edges = Arc::new(Edges::default());
     // All that is held is counted on one thread.
@@ -98,7 +87,7 @@ pub async fn build(config: Config) -> Result<Bound, AgentError> {
     let (_, found) = mpsc::channel(1);
     let mut discover =
         Discover::new((sources, watch_metrics), (verdicts, found), index, writer, &ready, registry.registry());
-    let loaded = Hold::open(bpffs.as_deref(), hooks);
+    let loaded = Hold::open(bpffs.as_deref(), holds.hooks);
     if required && let Err(error) = loaded {
         return Err(AgentError::Hold(error));
     }
@@ -120,7 +109,7 @@ pub async fn build(config: Config) -> Result<Bound, AgentError> {
     let backlog = backlog::Task::new(node.clone(), reader.clone(), registry.registry());
     let hold_metrics = HoldMetrics::register(registry.registry());
     let hold = hold::Task::new(
-        (loaded.map_err(|error| error.to_string()), node_clients),
+        (loaded.map_err(|error| error.to_string()), holds.node_clients),
         reader.clone(),
         (listening, namespaces, count.seen()),
         hold_metrics,

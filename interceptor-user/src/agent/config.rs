@@ -78,10 +78,8 @@ pub struct Config {
     pub required: bool,
     /// Where what the kernel holds is pinned.
     pub bpffs: Option<PathBuf>,
-    /// By what the hold's programs are on devices.
-    pub hooks: Hooks,
-    /// Whether connections of the node itself are held, too.
-    pub node_clients: bool,
+    /// What the hold reaches.
+    pub holds: Holds,
     /// Below which folder pods' cgroups are, if it is not where cgroup v2 is mounted.
     pub cgroup_root: Option<PathBuf>,
     /// The Service of the interceptors' admin ports, if there are any.
@@ -91,6 +89,15 @@ pub struct Config {
 }
 
 const STEERINGS: [(&str, Steering); 3] = [("auto", Steering::Auto), ("all", Steering::All), ("off", Steering::Off)];
+
+/// What the hold reaches, and by what.
+#[derive(Clone, Copy, Debug)]
+pub struct Holds {
+    /// By what its programs are on devices.
+    pub hooks: Hooks,
+    /// Whether connections of the node itself are held, too.
+    pub node_clients: bool,
+}
 
 // === impl Args ===
 
@@ -132,8 +139,14 @@ impl Config {
             node,
             required,
             bpffs: self::bpffs(bpffs, env)?,
-            hooks: env.one_of("ROUSE_TC_HOOKS", &[("auto", Hooks::Auto), ("filters", Hooks::Filters)], Hooks::Auto)?,
-            node_clients: env.one_of("ROUSE_NODE_CLIENTS", &[("hold", true), ("leave", false)], true)?,
+            holds: Holds {
+                hooks: env.one_of(
+                    "ROUSE_TC_HOOKS",
+                    &[("auto", Hooks::Auto), ("filters", Hooks::Filters)],
+                    Hooks::Auto,
+                )?,
+                node_clients: env.one_of("ROUSE_NODE_CLIENTS", &[("hold", true), ("leave", false)], true)?,
+            },
             cgroup_root: env.optional_string("ROUSE_CGROUP_ROOT")?.map(PathBuf::from),
             interceptors,
             steering: env.one_of("ROUSE_STEER", &STEERINGS, Steering::Auto)?,
