@@ -44,6 +44,22 @@ impl Found {
         topmost.sort();
         topmost
     }
+
+    /// The folder of the pod that a process is in, by its id in this process's namespace: the kernel tells it so also of
+    /// cgroups whose other processes are of other namespaces.
+    pub fn pod_of(&self, pid: u32) -> Option<&Path> {
+        let pid = pid.to_string();
+        self.pods.values().find(|pod| holds(pod, &pid, 0)).map(PathBuf::as_path)
+    }
+}
+
+/// Whether a process is in a cgroup or below it.
+fn holds(folder: &Path, pid: &str, depth: usize) -> bool {
+    let procs = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+    let below = || fs::read_dir(folder).into_iter().flatten().flatten();
+    let is_folder = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+    procs.lines().any(|line| line == pid)
+        || depth < DEPTH && below().any(|entry| is_folder(&entry) && holds(&entry.path(), pid, depth + 1))
 }
 
 /// Where pods' cgroups are looked for: what was asked for, or where cgroup v2 is mounted.
@@ -148,6 +164,19 @@ mod tests {
         assert_eq!(kubelets(&two), ["a.node1/kubepods", "a.node2/kubepods"]);
         assert_eq!(kubelets(&["kubepods/x/kubepods", "system.slice"]), ["kubepods"]);
         assert_eq!(kubelets(&["system.slice"]), [""; 0]);
+    }
+
+    #[test]
+    fn the_pod_of_a_process_is_found_by_the_process() {
+        let root = tree(&["node1/kubepods/poda/x", "node2/kubepods/besteffort/podb/x/y"]);
+        let write =
+            |folder: &str, procs: &str| fs::write(root.path().join(folder).join("cgroup.procs"), procs).unwrap();
+        write("node1/kubepods/poda/x", "0\n0\n71\n");
+        write("node2/kubepods/besteffort/podb/x/y", "0\n7\n");
+        let found = scan(root.path()).unwrap();
+        assert_eq!(found.pod_of(7), Some(&*root.path().join("node2/kubepods/besteffort/podb")));
+        assert_eq!(found.pod_of(71), Some(&*root.path().join("node1/kubepods/poda")));
+        assert_eq!(found.pod_of(1), None);
     }
 
     #[test]

@@ -202,11 +202,19 @@ impl std::fmt::Debug for Steer {
     }
 }
 
-/// Where programs see what all pods connect to: the cgroups above pods that kubelets have made, or the root of all that was
-/// looked at.
+/// Where programs see what all pods connect to: the cgroup above pods that the kubelet has made, or the root of all that was
+/// looked at. Of several kubelets on a machine it is the one whose pod this process is, or all if it is none's.
 pub fn above_pods(root: &Path, found: &Found) -> Vec<PathBuf> {
-    let kubelets = found.kubelets();
-    if kubelets.is_empty() { vec![root.to_owned()] } else { kubelets }
+    let mut kubelets = found.kubelets();
+    if kubelets.is_empty() {
+        return vec![root.to_owned()];
+    }
+    if kubelets.len() > 1
+        && let Some(own) = found.pod_of(std::process::id())
+    {
+        kubelets.retain(|kubelet| own.starts_with(kubelet));
+    }
+    kubelets
 }
 
 /// Creates the maps, or takes those that are pinned, and prepares the programs.

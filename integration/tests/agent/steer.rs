@@ -23,6 +23,7 @@ use crate::{
 
 const CLIENT: &str = "4f5c1c9e-9f0d-4d0c-8f0e-1d2e3f4a5b6c";
 const INTERCEPTOR: &str = "0e1d2c3b-9f0d-4d0c-8f0e-1d2e3f4a5b6c";
+const AGENT: &str = "7a7b7c7d-9f0d-4d0c-8f0e-1d2e3f4a5b6c";
 /// Where interceptors stand in for the Service.
 const ENTRANCE: u16 = 20_000;
 
@@ -85,12 +86,17 @@ impl Bench {
 
     /// Starts an agent with no more rights than it is given in a cluster.
     async fn agent(&self, variables: &[&str]) -> Agent {
+        self.agent_after(MOUNT_CGROUPS, variables).await
+    }
+
+    /// The same after what a shell does before.
+    async fn agent_after(&self, script: &str, variables: &[&str]) -> Agent {
         let root = format!("ROUSE_CGROUP_ROOT={}", self.cgroups.within());
         let namespace = format!("KEDA_HTTP_SCALER_TARGET_ADMIN_NAMESPACE={NAMESPACE}");
         let service = format!("KEDA_HTTP_SCALER_TARGET_ADMIN_SERVICE={INTERCEPTORS}");
-        let mounted = format!("{MOUNT_CGROUPS}exec \"$@\"");
+        let script = format!("{script}exec \"$@\"");
         let few = ["setpriv", "--bounding-set=-all,+bpf,+net_admin", "--inh-caps=-all"];
-        let by = [&["sh", "-c", &mounted, "sh", "env", &root, &namespace, &service], variables, &few].concat();
+        let by = [&["sh", "-c", &script, "sh", "env", &root, &namespace, &service], variables, &few].concat();
         Agent::start_by(&self.net, &self.world, &by).await
     }
 
@@ -223,6 +229,22 @@ async fn processes_in_the_nodes_network_are_steered_if_they_are_of_pods_and_inte
     bench.refused(&bench.interceptor, INTERCEPTOR).await;
     let outside = soon("the node's own rules refuse", connect(&node, FRONTEND)).await.unwrap().unwrap_err();
     assert_eq!(outside.kind(), std::io::ErrorKind::ConnectionRefused, "it is in no pod");
+}
+
+#[tokio::test]
+#[ignore = "needs root: run by cargo xtask test"]
+async fn of_several_kubelets_on_a_machine_an_agent_steers_the_pods_of_its_own() {
+    let bench = Bench::patient();
+    let second = bench.cgroups.path().join("node2/kubepods");
+    std::fs::create_dir_all(&second).unwrap();
+    // What another agent has there is none of a network's.
+    let mut other = Steer::open(None).unwrap();
+    assert_eq!(other.attach(&[second]), []);
+    let agent = bench.agent_after(&bench.cgroups.enter(AGENT), &[]).await;
+    until_steered(&agent, true).await;
+    let steer = agent.state().await["steer"].clone();
+    let own = format!("{}/kubepods.slice", bench.cgroups.within());
+    assert_eq!((&steer["cgroups"], &steer["otherPrograms"]), (&json!([own]), &json!(0)));
 }
 
 #[tokio::test]
