@@ -17,15 +17,13 @@ use std::{
 
 use dataplane::{
     Alarm, Changes, Devices, Hold, Origin, ROOM, SendError, Sighting, Syn, Translation, What, addresses, devices,
-    is_hairpin, monotonic, source_toward,
+    monotonic,
 };
 use interceptor_core::{
-    ObjectKey, RouteEntry, UpstreamId,
-    frontends::Heat,
+    RouteEntry, UpstreamId,
     holding::{Act, Flow, Holding, Limits},
     inflight::{Guard, HeldGuard, RouteCounters, Share},
 };
-use parking_lot::Mutex;
 use runtime::snapshot::{Reader, Subscription};
 use tokio::{
     sync::{mpsc, watch},
@@ -33,10 +31,13 @@ use tokio::{
 };
 
 mod metrics;
+mod node;
+mod report;
 mod services;
 
 pub(crate) use self::{
     metrics::HoldMetrics,
+    report::{Known, Report, Way},
     services::{is_left_to_interceptors, leads_to, left_out, left_to_interceptors},
 };
 use self::{
@@ -60,39 +61,6 @@ const BATCH: usize = 256;
 
 /// Changes of devices come in swarms, and are looked at together; a pod takes longer to send its first packet.
 const GATHER: Duration = Duration::from_millis(2);
-
-/// What `/state` tells of the hold.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Report(Arc<Mutex<Known>>);
-
-/// What is known of the hold.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Known {
-    /// Why nothing is held, if so.
-    pub(crate) off: Option<String>,
-    /// Why connections of the node itself are not held, if so.
-    pub(crate) node_off: Option<String>,
-    /// How held connections reach their pods.
-    pub(crate) way: Way,
-    /// Names of the devices that have the programs.
-    pub(crate) devices: Vec<String>,
-    /// Devices that can't have them, and why.
-    pub(crate) failed: Vec<(String, String)>,
-    /// Services that are held while they are cold, and whether they are.
-    pub(crate) services: HashMap<UpstreamId, Heat>,
-    /// Services that the maps have no room for, and why.
-    pub(crate) left_out: Vec<(ObjectKey, String)>,
-}
-
-/// How held connections reach their pods.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Way {
-    /// By an entry of ours in connection tracking, as soon as a pod is ready.
-    #[default]
-    Conntrack,
-    /// By the node's own rules, when they know the pod: connection tracking takes no entry.
-    Rules,
-}
 
 /// The task.
 #[derive(Debug)]
@@ -135,14 +103,6 @@ struct Counted {
     _held: Option<HeldGuard<Arc<Share>>>,
 }
 
-// === impl Report ===
-
-impl Report {
-    pub(crate) fn load(&self) -> Known {
-        self.0.lock().clone()
-    }
-}
-
 // === impl Task ===
 
 impl Task {
@@ -156,7 +116,7 @@ impl Task {
     ) -> Self {
         let report = Report::default();
         let node = match &mut hold {
-            Ok(hold) => hold_node(hold, node_clients),
+            Ok(hold) => node::begin(hold, node_clients),
             Err(why) => Err(why.clone()),
         };
         metrics.active(hold.is_ok(), node.is_ok());
@@ -340,13 +300,7 @@ impl Task {
         self.metrics.tried();
         let sent = match self.way {
             Way::Conntrack => {
-                let source = match kept.origin {
-                    Origin::Device(device) if is_hairpin(flow, pod.ip()) => {
-                        gateway(&self.devices, &self.node, device, pod.ip())
-                    }
-                    Origin::Device(_) => None,
-                    Origin::Node => masquerade(flow.client.ip(), pod),
-                };
+                let source = node::source((flow, kept.origin), pod, &self.devices, &self.node);
                 hold.send(packet, age, &Translation { pod, source })
             }
             Way::Rules => hold.release(packet, age),
@@ -490,40 +444,6 @@ impl Counted {
         let share = Arc::new(counters.share(0));
         Self { _in_flight: Guard::enter(Arc::clone(&share)), _held: HeldGuard::enter(share, None) }
     }
-}
-
-/// Begins to hold connections of the node itself, or sees to it that nothing of an agent before does; why they are not held.
-fn hold_node(hold: &mut Hold, wanted: bool) -> Result<(), String> {
-    let why = if wanted {
-        match hold.hold_node() {
-            Ok(()) => return Ok(()),
-            Err(error) => {
-                tracing::warn!(%error, "connections of the node itself are not held");
-                error.to_string()
-            }
-        }
-    } else {
-        "not asked for (ROUSE_NODE_CLIENTS)".to_owned()
-    };
-    if let Err(error) = hold.leave_node() {
-        tracing::warn!(%error, "what an agent before has left for connections of the node itself stays for 30 s");
-    }
-    Err(why)
-}
-
-/// Which address a pod is to see of a client in the node's own network, if not the client's own: answers to that might not
-/// come back the way that leads to the pod.
-fn masquerade(client: IpAddr, pod: SocketAddr) -> Option<IpAddr> {
-    source_toward(pod).ok().filter(|source| *source != client)
-}
-
-/// The node's address on the bridge that a device is a port of, or any other of the family: what a pod sees of a connection
-/// to itself, as it does when kube-proxy masquerades it.
-fn gateway(devices: &Devices, node: &[(IpAddr, String)], device: u32, like: IpAddr) -> Option<IpAddr> {
-    let bridge = devices.get(&device).and_then(|device| device.master).and_then(|master| devices.get(&master));
-    let fits = |ip: &IpAddr| ip.is_ipv4() == like.is_ipv4();
-    let of_bridge = node.iter().find(|(ip, name)| fits(ip) && bridge.is_some_and(|bridge| bridge.name == *name));
-    of_bridge.or_else(|| node.iter().find(|(ip, _)| fits(ip))).map(|(ip, _)| *ip)
 }
 
 fn earliest(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
