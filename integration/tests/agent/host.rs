@@ -116,6 +116,46 @@ async fn a_pod_that_is_ready_before_it_listens_refuses_nobody_of_the_node() {
 
 #[tokio::test]
 #[ignore = "needs root: run by cargo xtask test"]
+async fn a_pod_in_the_nodes_own_network_is_reached_from_there_once_it_listens() {
+    for (frontend, vip) in FRONTENDS {
+        let bench = Bench::new();
+        let node = bench.net.node();
+        let agent = Agent::start(&bench.net, &bench.world).await;
+        agent.until("web", "cold").await;
+        let held = connect(&node, frontend);
+        agent.until_held("web", 1).await;
+        bench.endpoints_of(&[&node], vip.parse().unwrap());
+        eventually("the pod has refused", async || (agent.metric("rouse_hold_tries_total").await > 2).then_some(()))
+            .await;
+        let pod = listen(&node, "web-a").await;
+        let answer = soon("the connection opens", held).await.unwrap().unwrap();
+        assert!(answer.line.starts_with("web-a to "), "{}", answer.line);
+        drop(pod);
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs root: run by cargo xtask test"]
+async fn rules_of_others_see_no_mark_of_ours() {
+    let bench = Bench::new();
+    let node = bench.net.node();
+    // At the priority of what is called raw, and where most rules are.
+    let chain = |name: &str, priority: i32| {
+        format!("chain {name} {{\ntype filter hook output priority {priority};\nmeta mark != 0 drop\n}}\n")
+    };
+    node.nft(&format!("table inet theirs {{\n{}{}}}\n", chain("raw", -300), chain("output", 0)));
+    let agent = Agent::start(&bench.net, &bench.world).await;
+    agent.until("web", "cold").await;
+    let held = connect(&node, FRONTEND);
+    agent.until_held("web", 1).await;
+    let pod = listen(&bench.pod, "web-a").await;
+    bench.endpoints(&[&bench.pod]);
+    soon("the connection opens", held).await.unwrap().unwrap();
+    drop(pod);
+}
+
+#[tokio::test]
+#[ignore = "needs root: run by cargo xtask test"]
 async fn a_node_port_is_held_for_the_node_itself() {
     let mut bench = Bench::new();
     bench.net.outside();
