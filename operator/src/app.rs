@@ -145,7 +145,7 @@ impl Bound {
             group.spawn("metrics", server.serve(client.clone()));
         }
         let (changes_tx, changes) = mpsc::channel(watching::MAX_WAITING);
-        let scope = Scope { namespace: watch_namespace, interceptors };
+        let scope = Scope { namespace: watch_namespace, interceptors, agents: settings.agents.clone() };
         for kind in Kind::watched(settings.host_guard) {
             let (client, changes) = (client.clone(), changes_tx.clone());
             group.spawn("watch", watching::watch(kind, client, scope.clone(), changes));

@@ -27,6 +27,7 @@ use crate::{app, lease::Terms, plan::Settings, secure::Security};
         KEDA_HTTP_OPERATOR_LEADER_ELECTION_LEASE_DURATION (15s), _RENEW_DEADLINE (10s), _RETRY_PERIOD (2s)\n  \
         ROUSE_HOST_GUARD (off, first-come)           whether hosts belong to namespaces: as interceptors are told\n  \
         ROUSE_INTERCEPTOR_SERVICE (keda-add-ons-http-interceptor-proxy) the interceptors' Service, in the scaler's namespace\n  \
+        ROUSE_AGENT_ADMIN_SERVICE (none)             the node agents' Service, in the same namespace\n  \
         ROUSE_INTERCEPTOR_PORTS (20000-20999)        ports of interceptors that may stand for Services of direct routes; off\n  \
         ROUSE_LOG                                    a log filter such as info,operator=debug"
 )]
@@ -142,6 +143,7 @@ pub fn config(run: &RunArgs, env: &Env, kube: kube::Config) -> Result<app::Confi
             scaler_address: format!("{service}.{namespace}:{port}"),
             host_guard: env.one_of("ROUSE_HOST_GUARD", &HostGuard::NAMES, HostGuard::Off)?,
             ports: ports(env)?,
+            agents: env.optional_string("ROUSE_AGENT_ADMIN_SERVICE")?,
         },
         lease: terms(env, *leader_elect)?,
         interceptors: ObjectKey::new(namespace.as_str(), env.string(INTERCEPTORS, DEFAULT_INTERCEPTORS)?),

@@ -15,7 +15,7 @@ mod slice;
 
 pub use self::{
     scaled::{ORIGINAL, Owner, Scaled, Trigger, Verdict},
-    slice::{Interceptor, InterceptorSlice, ShadowSlice, Slice},
+    slice::{Interceptor, OwnSlice, ShadowSlice, Slice},
 };
 
 /// One route of either kind: what is reconciled.

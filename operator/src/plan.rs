@@ -28,6 +28,8 @@ pub struct Settings {
     pub host_guard: HostGuard,
     /// Ports of interceptors that may stand for Services; there may be none.
     pub ports: RangeInclusive<u16>,
+    /// The node agents' Service, in the interceptors' namespace, if there is one.
+    pub agents: Option<String>,
 }
 
 /// One write.

@@ -63,7 +63,9 @@ impl Reconciler {
     /// A reconciler that knows nothing yet.
     pub fn new(writer: Writer, settings: Settings, metrics: Metrics, latch: Latch) -> Self {
         Self {
-            world: World::guarded(settings.host_guard).shadowed(settings.ports.clone()),
+            world: World::guarded(settings.host_guard)
+                .shadowed(settings.ports.clone())
+                .with_agents(settings.agents.clone()),
             demanded: watch::Sender::default(),
             queue: Queue::default(),
             jobs: JoinSet::new(),

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 mod ports;
 
 use self::ports::{Given, Ports, ServicePort};
-use crate::object::{Interceptor, InterceptorSlice, ShadowSlice, Slice};
+use crate::object::{Interceptor, OwnSlice, ShadowSlice, Slice};
 
 /// From the status that tells a port until interceptors listen at it: they are told by a watch.
 const LISTENING: Duration = Duration::from_secs(2);
@@ -29,6 +29,10 @@ const LISTENING: Duration = Duration::from_secs(2);
 /// For how long pods must have been ready and demand there before slices are withdrawn: whatever KEDA was about to do when it
 /// heard of the demand has been done by then, and shows in the slices.
 const WARM: Duration = Duration::from_secs(5);
+
+/// How long a node may be without its agent before what its pods take counts as unknown: what an agent has left in the kernel goes on
+/// counting, and the next one tells of it.
+const AGENT_AWAY: Duration = Duration::from_mins(1);
 
 /// How long a scaler may take to tell of demand before it counts as unknown.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -59,6 +63,8 @@ pub struct Seen {
     pub needed: bool,
     /// Whether for some time pods have been ready and interceptors have not been needed.
     pub warm: bool,
+    /// Nodes with a ready pod and without an agent, in order.
+    pub uncounted: Vec<Arc<str>>,
 }
 
 /// How interceptors are reached in place of a Service.
@@ -110,8 +116,12 @@ pub(crate) struct Shadows {
     slices: HashMap<ObjectKey, Slice>,
     /// Slices of each Service in which a pod is ready.
     ready: HashMap<ObjectKey, BTreeSet<ObjectKey>>,
-    interceptor_slices: BTreeMap<ObjectKey, InterceptorSlice>,
+    own_slices: BTreeMap<ObjectKey, OwnSlice>,
     interceptors: Arc<[Interceptor]>,
+    /// The name of the agents' Service.
+    agents: Option<String>,
+    /// Nodes that have an agent, and those that had one until then.
+    agent_nodes: BTreeMap<Arc<str>, Option<Instant>>,
     live: HashMap<ObjectKey, ShadowSlice>,
     live_of: HashMap<ObjectKey, BTreeSet<ObjectKey>>,
 }
@@ -151,8 +161,10 @@ impl Shadows {
             by_service: BTreeMap::new(),
             slices: HashMap::new(),
             ready: HashMap::new(),
-            interceptor_slices: BTreeMap::new(),
+            own_slices: BTreeMap::new(),
             interceptors: Arc::default(),
+            agents: None,
+            agent_nodes: BTreeMap::new(),
             live: HashMap::new(),
             live_of: HashMap::new(),
         }
@@ -240,6 +252,9 @@ impl Shadows {
             Some(old) if old.service != slice.service => self.take_slice(&slice.key.clone()),
             _ => Vec::new(),
         };
+        if self.slices.get(&slice.key).is_some_and(|old| old.nodes != slice.nodes) {
+            changed.push(slice.service.clone());
+        }
         changed.extend(self.mark(&slice.service, &slice.key, slice.ready));
         self.slices.insert(slice.key.clone(), slice);
         changed
@@ -272,25 +287,60 @@ impl Shadows {
         (before != after).then(|| service.clone())
     }
 
-    /// A slice of interceptors was added or changed; whether there are others now.
-    pub(crate) fn put_interceptors(&mut self, slice: InterceptorSlice) -> bool {
-        self.interceptor_slices.insert(slice.key.clone(), slice);
-        self.list()
+    /// Agents are found by the Service of this name.
+    pub(crate) fn set_agents(&mut self, service: Option<String>) {
+        self.agents = service;
     }
 
-    /// A slice of interceptors is gone; whether there are others now.
-    pub(crate) fn take_interceptors(&mut self, key: &ObjectKey) -> bool {
-        self.interceptor_slices.remove(key).is_some() && self.list()
+    /// A slice of interceptors or of agents was added or changed; whether there are others now.
+    pub(crate) fn put_own(&mut self, slice: OwnSlice, now: Instant) -> bool {
+        self.own_slices.insert(slice.key.clone(), slice);
+        self.list(now)
     }
 
-    fn list(&mut self) -> bool {
-        let all = self.interceptor_slices.values().flat_map(|slice| &slice.interceptors);
-        let by_address: BTreeMap<_, _> = all.map(|it| (it.address, it.clone())).collect();
-        let differs = !self.interceptors.iter().eq(by_address.values());
+    /// A slice of interceptors or of agents is gone; whether there are others now.
+    pub(crate) fn take_own(&mut self, key: &ObjectKey, now: Instant) -> bool {
+        self.own_slices.remove(key).is_some() && self.list(now)
+    }
+
+    fn list(&mut self, now: Instant) -> bool {
+        let (agents, interceptors): (Vec<_>, Vec<_>) =
+            self.own_slices.values().partition(|slice| self.agents.as_ref() == Some(&slice.service));
+        let by_address: BTreeMap<_, _> =
+            interceptors.iter().flat_map(|slice| &slice.interceptors).map(|it| (it.address, it.clone())).collect();
+        let mut differs = !self.interceptors.iter().eq(by_address.values());
+        let present: BTreeSet<_> = agents.iter().flat_map(|slice| &slice.nodes).cloned().collect();
         if differs {
             self.interceptors = by_address.into_values().collect();
         }
+        self.agent_nodes.retain(|_, gone| gone.is_none_or(|at| now < at + AGENT_AWAY));
+        for (node, gone) in &mut self.agent_nodes {
+            if gone.is_none() && !present.contains(node) {
+                *gone = Some(now);
+                differs = true;
+            }
+        }
+        for node in present {
+            differs |= self.agent_nodes.insert(node, None) != Some(None);
+        }
         differs
+    }
+
+    /// Nodes with a ready pod of a Service and without an agent, and when others may be without theirs for too long.
+    fn uncounted(&self, service: &ObjectKey, now: Instant) -> (Vec<Arc<str>>, Option<Instant>) {
+        let slices = self.ready.get(service).into_iter().flatten().filter_map(|key| self.slices.get(key));
+        let nodes: BTreeSet<_> = slices.flat_map(|slice| &slice.nodes).collect();
+        let mut again = None;
+        let without = nodes.into_iter().filter(|node| match self.agent_nodes.get(*node) {
+            None => true,
+            Some(None) => false,
+            Some(Some(gone)) if now >= *gone + AGENT_AWAY => true,
+            Some(Some(gone)) => {
+                again = [again, Some(*gone + AGENT_AWAY)].into_iter().flatten().min();
+                false
+            }
+        });
+        (without.cloned().collect(), again)
     }
 
     /// One of our own slices was added or changed; its route.
@@ -324,9 +374,9 @@ impl Shadows {
         self.slices.keys().chain(self.live.keys()).cloned().collect()
     }
 
-    /// Names of all slices of interceptors.
-    pub(crate) fn interceptor_keys(&self) -> Vec<ObjectKey> {
-        self.interceptor_slices.keys().cloned().collect()
+    /// Names of all slices of interceptors and of agents.
+    pub(crate) fn own_keys(&self) -> Vec<ObjectKey> {
+        self.own_slices.keys().cloned().collect()
     }
 
     /// What is known of a route, whose `service` is `None` if it or its port does not exist; `after` is the time without demand
@@ -345,8 +395,13 @@ impl Shadows {
         let live: Vec<_> = live.into_iter().filter(|slice| slice.route.1 == uid).cloned().collect();
         let reached = |it: &Interceptor| service.is_none_or(|service| service.by(it.address));
         let interceptors = self.interceptors.iter().filter(|it| reached(it)).cloned().collect();
+        let (uncounted, alone) = match self.routes.get(key) {
+            Some(known) => self.uncounted(&known.service, now),
+            None => (Vec::new(), None),
+        };
         let Some(known) = self.routes.get_mut(key) else {
-            let seen = Seen { port: Port::Missing, interceptors, live, ready: false, needed: false, warm: false };
+            let port = Port::Missing;
+            let seen = Seen { port, interceptors, live, ready: false, needed: false, warm: false, uncounted };
             return (Some(seen).filter(|seen| !seen.live.is_empty()), None);
         };
         let ready = self.ready.contains_key(&known.service);
@@ -374,8 +429,9 @@ impl Shadows {
         if moved {
             self.free();
         }
-        let again = [turns, warm_at.filter(|at| *at > now), listens.filter(|at| *at > now)].into_iter().flatten().min();
-        (Some(Seen { port, interceptors, live, ready, needed, warm }), again)
+        let later = |at: Option<Instant>| at.filter(|at| *at > now);
+        let again = [turns, later(warm_at), later(listens), alone].into_iter().flatten().min();
+        (Some(Seen { port, interceptors, live, ready, needed, warm, uncounted }), again)
     }
 }
 

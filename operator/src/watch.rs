@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
 use crate::{
-    object::{InterceptorSlice, Object, Scaled, ShadowSlice, Slice},
+    object::{Object, OwnSlice, Scaled, ShadowSlice, Slice},
     world::{Event, Item, Kind, workload_of},
 };
 
@@ -43,11 +43,13 @@ pub struct Scope {
     pub namespace: Option<String>,
     /// The interceptors' Service.
     pub interceptors: ObjectKey,
+    /// The agents' Service, in the same namespace, if there is one.
+    pub agents: Option<String>,
 }
 
 /// Watches one kind, in one namespace or in all, for ever.
 pub async fn watch(kind: Kind, client: Client, scope: Scope, changes: mpsc::Sender<Event>) -> Result<(), Unheard> {
-    let Scope { namespace, interceptors } = scope;
+    let Scope { namespace, interceptors, agents } = scope;
     match kind {
         Kind::Slices => {
             let api = dynamic::<EndpointSlice>(client, namespace.as_deref());
@@ -56,9 +58,11 @@ pub async fn watch(kind: Kind, client: Client, scope: Scope, changes: mpsc::Send
         }
         Kind::Interceptors => {
             let api = dynamic::<EndpointSlice>(client, Some(interceptors.namespace()));
-            let selector = format!("{SERVICE_NAME_LABEL}={}", interceptors.name());
+            let names =
+                [Some(interceptors.name()), agents.as_deref()].into_iter().flatten().collect::<Vec<_>>().join(",");
+            let selector = format!("{SERVICE_NAME_LABEL} in ({names})");
             let config = watcher::Config::default().labels(&selector);
-            let read = |object: &DynamicObject| InterceptorSlice::read(object).map(Item::Interceptors);
+            let read = |object: &DynamicObject| OwnSlice::read(object).map(Item::Interceptors);
             follow_with(kind, api, config, read, changes).await
         }
         Kind::Routes => {

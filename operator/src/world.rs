@@ -450,7 +450,7 @@ impl World {
             Kind::ScaledObjects => self.scaled.keys().cloned().collect(),
             Kind::Services | Kind::Namespaces => Vec::new(),
             Kind::Slices => self.shadows.as_ref().map(Shadows::slice_keys).unwrap_or_default(),
-            Kind::Interceptors => self.shadows.as_ref().map(Shadows::interceptor_keys).unwrap_or_default(),
+            Kind::Interceptors => self.shadows.as_ref().map(Shadows::own_keys).unwrap_or_default(),
             Kind::Deployments | Kind::StatefulSets => {
                 let same = workload_of(kind, &ObjectKey::new("", "")).kind;
                 let workloads = self.generations.keys().filter(|workload| workload.kind == same);

@@ -69,6 +69,10 @@ impl Gate {
             (true, Since::Never) => since,
             (true, known) => known,
         };
+        // Nobody knows whether there is demand.
+        if !active && shadow.is_some_and(|shadow| shadow.uncounted) {
+            return Verdict { holds: true, again: None };
+        }
         let Some(after) = shadow.and_then(|shadow| shadow.after).filter(|_| !active) else { return Verdict::default() };
         let from = match *quiet {
             Since::At(at) if !after.is_zero() => at + after + LENIENCE,
@@ -100,13 +104,22 @@ mod tests {
     }
 
     fn shadow(published: bool, after: Option<u64>) -> Shadow {
-        Shadow { port: 20_000.try_into().unwrap(), published, after: after.map(secs) }
+        Shadow { port: 20_000.try_into().unwrap(), published, uncounted: false, after: after.map(secs) }
     }
 
     const FREE: Verdict = Verdict { holds: false, again: None };
 
     fn held(again: Option<u64>) -> Verdict {
         Verdict { holds: true, again: again.map(secs) }
+    }
+
+    #[test]
+    fn what_nobody_counts_is_not_taken_away() {
+        let mut gate = Gate::default();
+        let uncounted = Shadow { uncounted: true, ..shadow(true, Some(0)) };
+        gate.look(Some(uncounted), (true, 1), secs(0));
+        assert_eq!(gate.look(Some(uncounted), (false, 1), secs(1000)), held(None));
+        assert_eq!(gate.look(Some(shadow(true, Some(0))), (false, 1), secs(1003)), FREE);
     }
 
     #[test]

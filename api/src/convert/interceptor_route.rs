@@ -102,10 +102,11 @@ fn identity(route: &ObjectKey, tls: &TargetTls) -> Result<ObjectKey, ConvertErro
 
 /// What the operator wrote; what cannot be has not been written by it.
 fn shadow(status: &ShadowStatus) -> Option<core::Shadow> {
-    let ShadowStatus { after_seconds, port, published } = status;
+    let ShadowStatus { after_seconds, port, published, uncounted } = status;
     Some(core::Shadow {
         port: NonZeroU16::new(u16::try_from(*port).ok()?)?,
         published: *published,
+        uncounted: *uncounted,
         after: after_seconds.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs),
     })
 }

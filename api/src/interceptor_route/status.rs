@@ -36,4 +36,7 @@ pub struct ShadowStatus {
     pub port: i32,
     /// Whether the Service's EndpointSlices list interceptors.
     pub published: bool,
+    /// Whether pods are ready on nodes without an agent, so that nobody counts what they take: the workload is kept from zero.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub uncounted: bool,
 }

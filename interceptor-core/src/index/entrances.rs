@@ -131,7 +131,7 @@ mod tests {
             placeholder: None,
             static_routes: Vec::new(),
             holding: Holding::default(),
-            shadow: Some(Shadow { port: port(at), published: true, after: Some(Duration::ZERO) }),
+            shadow: Some(Shadow { port: port(at), published: true, uncounted: false, after: Some(Duration::ZERO) }),
             session: None,
             identity: None,
             ignored: crate::network::Ignored::default(),

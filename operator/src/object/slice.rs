@@ -1,7 +1,7 @@
 //! EndpointSlices, reduced: to whether a pod of the Service is ready, to the interceptors among them, or to what the operator
 //! once wrote into one of its own.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use api::{convert, names::SERVICE_NAME_LABEL};
 use interceptor_core::ObjectKey;
@@ -19,13 +19,19 @@ pub struct Slice {
     pub service: ObjectKey,
     /// Whether a pod in it is ready, and does not end.
     pub ready: bool,
+    /// The nodes of these pods.
+    pub nodes: BTreeSet<Arc<str>>,
 }
 
-/// A slice of the interceptors' Service.
+/// A slice of the interceptors' Service, or of that of the node agents.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InterceptorSlice {
+pub struct OwnSlice {
     /// Its namespace and name.
     pub key: ObjectKey,
+    /// The Service's name.
+    pub service: String,
+    /// The nodes on which there is one, ready or not.
+    pub nodes: BTreeSet<Arc<str>>,
     /// Those that are ready.
     pub interceptors: Vec<Interceptor>,
 }
@@ -62,14 +68,16 @@ impl Slice {
         if convert::is_shadow(&object.metadata) {
             return None;
         }
-        let ready = endpoints(object).any(is_ready);
-        Some(Self { service: ObjectKey::new(key.namespace(), service.as_str()), ready, key })
+        let ready = || endpoints(object).filter(|endpoint| is_ready(endpoint));
+        let nodes = ready().filter_map(node).collect();
+        let service = ObjectKey::new(key.namespace(), service.as_str());
+        Some(Self { service, ready: ready().next().is_some(), nodes, key })
     }
 }
 
-// === impl InterceptorSlice ===
+// === impl OwnSlice ===
 
-impl InterceptorSlice {
+impl OwnSlice {
     /// Reads one; interceptors without an address are left out.
     pub fn read(object: &DynamicObject) -> Option<Self> {
         let key = convert::key(&object.metadata).ok()?;
@@ -93,7 +101,13 @@ impl InterceptorSlice {
             Some(Interceptor { address, place })
         };
         let interceptors = endpoints(object).filter(|endpoint| is_ready(endpoint)).filter_map(interceptor);
-        Some(Self { key, interceptors: interceptors.collect() })
+        let service = object.metadata.labels.as_ref()?.get(SERVICE_NAME_LABEL)?.clone();
+        Some(Self {
+            key,
+            service,
+            nodes: endpoints(object).filter_map(node).collect(),
+            interceptors: interceptors.collect(),
+        })
     }
 }
 
@@ -124,6 +138,10 @@ impl ShadowSlice {
 
 fn endpoints(object: &DynamicObject) -> impl Iterator<Item = &Value> {
     object.data.get("endpoints").and_then(Value::as_array).into_iter().flatten()
+}
+
+fn node(endpoint: &Value) -> Option<Arc<str>> {
+    endpoint["nodeName"].as_str().map(Arc::from)
 }
 
 fn is_ready(endpoint: &Value) -> bool {
@@ -166,7 +184,7 @@ mod tests {
             {"addresses": ["10.0.0.2"], "conditions": {"ready": false}},
             {"addresses": []}, {"addresses": ["nowhere"]}, 7,
         ]);
-        let read = InterceptorSlice::read(&slice(&json!({"endpoints": endpoints}))).unwrap();
+        let read = OwnSlice::read(&slice(&json!({"endpoints": endpoints}))).unwrap();
         let place = json!({"nodeName": "node1",
             "targetRef": {"kind": "Pod", "name": "i-1", "namespace": "keda", "uid": "u"}});
         assert_eq!(read.interceptors, [Interceptor { address: "10.0.0.1".parse().unwrap(), place }]);

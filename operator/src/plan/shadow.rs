@@ -47,6 +47,9 @@ pub(super) fn shadows(observed: &Observed) -> Shadows {
     let status = |published: bool| match &seen.port {
         Port::Open { number, .. } => {
             let mut status = json!({"port": number, "published": published});
+            if !seen.uncounted.is_empty() {
+                status["uncounted"] = true.into();
+            }
             // Before anything has been published, a workload that sleeps is nothing to be kept awake.
             if let Some(after) = observed.after.filter(|_| published || seen.ready) {
                 status["afterSeconds"] = after.as_secs().into();
@@ -65,7 +68,7 @@ enum Wanted {
 }
 
 fn wanted(seen: &Seen) -> Option<Wanted> {
-    let Seen { port, interceptors, live, ready, needed, warm } = seen;
+    let Seen { port, interceptors, live, ready, needed, warm, uncounted: _ } = seen;
     match port {
         Port::Open { listening: false, .. } => Some(Wanted::AsItIs),
         Port::Open { .. } if !interceptors.is_empty() => {

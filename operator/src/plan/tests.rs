@@ -24,7 +24,12 @@ struct Server {
 const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
 fn settings() -> Settings {
-    Settings { scaler_address: "scaler.keda:9090".to_owned(), host_guard: HostGuard::Off, ports: 20_000..=20_009 }
+    Settings {
+        scaler_address: "scaler.keda:9090".to_owned(),
+        host_guard: HostGuard::Off,
+        ports: 20_000..=20_009,
+        agents: None,
+    }
 }
 
 fn subject(kind: RouteKind) -> Subject {

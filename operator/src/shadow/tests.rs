@@ -36,7 +36,10 @@ fn a_pod_that_goes_for_a_moment_makes_the_wait_begin_again() {
     let mut shadows = Shadows::new(PORT);
     shadows.put_route(&key, route.route.as_ref().ok(), now);
     shadows.put_demand(&key, Some(true), now);
-    let slice = |ready| Slice { key: ObjectKey::new("n", "web-1"), service: ObjectKey::new("n", "web"), ready };
+    let slice = |ready| {
+        let (key, service) = (ObjectKey::new("n", "web-1"), ObjectKey::new("n", "web"));
+        Slice { key, service, ready, nodes: BTreeSet::new() }
+    };
     let see = |shadows: &mut Shadows, now| {
         let service = Reached { port: "http".into(), ipv4: true, ipv6: false };
         let (seen, again) = shadows.see((&key, "u"), Some(&service), (Some(Duration::ZERO), Some(20_000)), now);

@@ -4,7 +4,10 @@ use api::names::{condition, reason};
 use interceptor_core::{Route, route::DataPath};
 
 use super::Finding;
-use crate::{observe::Observed, shadow::Port};
+use crate::{
+    observe::Observed,
+    shadow::{Port, Seen},
+};
 
 const KIND: &str = condition::DATA_PATH;
 
@@ -40,7 +43,7 @@ fn direct(observed: &Observed, route: &Route, is_listed: bool) -> Finding {
     if !is_listed {
         let message =
             format!("clients reach pods without a proxy; port {port} of interceptors is kept for when none is ready");
-        return Finding::yes(KIND, reason::DIRECT, message);
+        return Finding::yes(KIND, reason::DIRECT, message + &uncounted(seen));
     }
     let service = route.target.service.name();
     let why = match (is_cold, route.needs_proxy_while_cold()) {
@@ -51,5 +54,19 @@ fn direct(observed: &Observed, route: &Route, is_listed: bool) -> Finding {
         (false, _) => "replicas are ready, and may be taken away for want of demand",
     };
     let message = format!("Service {service} lists interceptors at port {port}: {why}");
-    Finding::yes(KIND, reason::INTERCEPTORS, message)
+    Finding::yes(KIND, reason::INTERCEPTORS, message + &uncounted(seen))
+}
+
+/// What is to be said of pods whose requests nobody counts.
+fn uncounted(seen: Option<&Seen>) -> String {
+    match seen.map(|seen| seen.uncounted.as_slice()) {
+        None | Some([]) => String::new(),
+        Some([node]) => {
+            format!("; node {node} has no agent that counts what its pods take, so that they are kept from zero")
+        }
+        Some([node, others @ ..]) => format!(
+            "; node {node} and {} more have no agent that counts what their pods take, so that they are kept from zero",
+            others.len()
+        ),
+    }
 }

@@ -2,7 +2,7 @@
 
 use interceptor_core::{ObjectKey, index::AllowedHosts, service::Service};
 
-use crate::object::{InterceptorSlice, Object, Scaled, ShadowSlice, Slice, Workload};
+use crate::object::{Object, OwnSlice, Scaled, ShadowSlice, Slice, Workload};
 
 /// An object of a watched kind.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,8 +19,8 @@ pub enum Item {
     Namespace(ObjectKey, Option<AllowedHosts>),
     /// A slice of a Service's pods.
     Slice(Slice),
-    /// A slice of interceptors.
-    Interceptors(InterceptorSlice),
+    /// A slice of interceptors or of agents.
+    Interceptors(OwnSlice),
     /// A slice that lists interceptors in place of a Service's pods.
     Shadow(Box<ShadowSlice>),
 }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{Kind, World, is_older};
 use crate::{
-    object::{InterceptorSlice, Object, ShadowSlice, Slice, Subject},
+    object::{Object, OwnSlice, ShadowSlice, Slice, Subject},
     observe::Observed,
     shadow::{Reached, Shadows},
 };
@@ -20,6 +20,15 @@ impl World {
     #[must_use]
     pub fn shadowed(mut self, ports: RangeInclusive<u16>) -> Self {
         self.shadows = Some(Shadows::new(ports));
+        self
+    }
+
+    /// The same, where agents are found by this Service, in the interceptors' namespace.
+    #[must_use]
+    pub fn with_agents(mut self, service: Option<String>) -> Self {
+        if let Some(shadows) = &mut self.shadows {
+            shadows.set_agents(service);
+        }
         self
     }
 
@@ -121,14 +130,14 @@ impl World {
         }
     }
 
-    pub(super) fn shadow_interceptors(&mut self, slice: InterceptorSlice) {
-        if self.shadows.as_mut().is_some_and(|shadows| shadows.put_interceptors(slice)) {
+    pub(super) fn shadow_interceptors(&mut self, slice: OwnSlice) {
+        if self.shadows.as_mut().is_some_and(|shadows| shadows.put_own(slice, self.now)) {
             self.shadow_all();
         }
     }
 
     pub(super) fn shadow_interceptors_gone(&mut self, key: &ObjectKey) {
-        if self.shadows.as_mut().is_some_and(|shadows| shadows.take_interceptors(key)) {
+        if self.shadows.as_mut().is_some_and(|shadows| shadows.take_own(key, self.now)) {
             self.shadow_all();
         }
     }

@@ -215,6 +215,7 @@ impl Namespace {
                 scaler_address: "scaler.keda:9090".to_owned(),
                 host_guard: HostGuard::Off,
                 ports: 20_000..=20_009,
+                agents: None,
             },
             interceptors: ObjectKey::new(self.name.as_str(), "interceptors"),
             lease: None,

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use tokio::time::Instant;
 
 use super::*;
-use crate::object::{InterceptorSlice, ShadowSlice, Slice};
+use crate::object::{OwnSlice, ShadowSlice, Slice};
 
 /// What there is: a direct route, its ScaledObject and Service, pods, interceptors, and slices of ours.
 struct Bench {
@@ -30,7 +30,7 @@ impl Bench {
     fn new(cooldown: u64) -> Self {
         let route = route(&json!({"spec": {"dataPath": "Direct"}, "status": {}}));
         let mut bench = Self {
-            world: World::default().shadowed(20_000..=20_000),
+            world: World::default().shadowed(20_000..=20_000).with_agents(Some("agents".to_owned())),
             route,
             live: Vec::new(),
             ready: false,
@@ -44,11 +44,13 @@ impl Bench {
             "spec": {"clusterIP": "10.96.0.1", "ports": [{"name": "http", "port": 80}]},
         }))
         .unwrap();
-        let interceptors = InterceptorSlice::read(&slice("keda", "interceptors", &["10.0.0.8", "10.0.0.9"])).unwrap();
+        let agents = OwnSlice::read(&slice("keda", "agents", &["10.1.0.1"])).unwrap();
+        let interceptors = OwnSlice::read(&slice("keda", "interceptors", &["10.0.0.8", "10.0.0.9"])).unwrap();
         bench.world.apply([
             Event::Put(Item::Scaled(Box::new(Scaled::read(&dynamic(&scaled)).unwrap()))),
             Event::Put(Item::Service(api::convert::service(&service).unwrap())),
             Event::Put(Item::Interceptors(interceptors)),
+            Event::Put(Item::Interceptors(agents)),
         ]);
         bench.told();
         bench
@@ -66,6 +68,18 @@ impl Bench {
         self.ready = ready;
         let addresses: &[&str] = if ready { &["10.0.0.1"] } else { &[] };
         self.world.apply([Event::Put(Item::Slice(Slice::read(&slice("n", "web", addresses)).unwrap()))]);
+    }
+
+    /// The node's agent is there, or not.
+    fn agent(&mut self, there: bool) {
+        let addresses: &[&str] = if there { &["10.1.0.1"] } else { &[] };
+        self.world
+            .apply([Event::Put(Item::Interceptors(OwnSlice::read(&slice("keda", "agents", addresses)).unwrap()))]);
+    }
+
+    fn message(&self) -> &str {
+        let conditions = self.route["status"]["conditions"].as_array().unwrap();
+        conditions.iter().find(|condition| condition["type"] == "DataPath").unwrap()["message"].as_str().unwrap()
     }
 
     fn demand(&mut self, active: Option<bool>) {
@@ -169,6 +183,35 @@ fn slices_go_after_a_pod_was_ready_and_demand_there_for_a_while_and_come_back_wi
     assert_eq!(bench.settle(), ["publish", "listed"], "at once: with this cool-down KEDA may act at once");
     bench.pods(false);
     assert!(bench.settle().is_empty());
+}
+
+#[test]
+fn a_node_that_lost_its_agent_is_told_of_when_none_has_come_for_a_while() {
+    let mut bench = Bench::new(300);
+    bench.pods(true);
+    bench.demand(Some(true));
+    bench.settle();
+    bench.later(1);
+    bench.agent(false);
+    bench.settle();
+    bench.later(59);
+    bench.settle();
+    assert_eq!(bench.route["status"]["shadow"]["uncounted"], Value::Null, "another may come");
+    let again = bench.world.observe(&subject(RouteKind::InterceptorRoute)).unwrap().again;
+    assert_eq!(again, Some(bench.now + Duration::from_secs(1)));
+    bench.later(1);
+    bench.settle();
+    assert_eq!(bench.route["status"]["shadow"]["uncounted"], true);
+    assert!(bench.message().contains("node node1 has no agent"), "{}", bench.message());
+    bench.agent(true);
+    bench.settle();
+    assert_eq!(bench.route["status"]["shadow"]["uncounted"], Value::Null);
+    bench.agent(false);
+    bench.later(60);
+    bench.settle();
+    bench.pods(false);
+    bench.settle();
+    assert_eq!(bench.route["status"]["shadow"]["uncounted"], Value::Null, "without pods there is nothing to count");
 }
 
 #[test]
