@@ -41,6 +41,8 @@ pub(super) struct Upstreams {
     slices: HashMap<ObjectKey, Slice, RandomState>,
     unresolved: BTreeSet<UpstreamId>,
     changed: BTreeSet<UpstreamId>,
+    /// Services whose slices have changed and whose upstreams do not know yet, while that is put off.
+    put_off: Option<BTreeSet<ObjectKey>>,
     through_services: bool,
     /// Those whose Service's name is to be looked up.
     by_name: BTreeSet<UpstreamId>,
@@ -182,7 +184,7 @@ impl Upstreams {
             self.detach(&old);
         }
         self.services.entry(service.clone()).or_default().slices.insert(key);
-        self.resolve_all(&service);
+        self.slices_changed(&service);
     }
 
     pub(super) fn take_slice(&mut self, key: &ObjectKey) {
@@ -209,8 +211,21 @@ impl Upstreams {
         for key in &gone {
             self.take_slice(key);
         }
+        self.put_off();
         for slice in slices {
             self.put_slice(slice);
+        }
+        self.catch_up();
+    }
+
+    /// From here on upstreams do not follow their slices until [`catch_up`](Self::catch_up).
+    pub(super) fn put_off(&mut self) {
+        self.put_off.get_or_insert_default();
+    }
+
+    pub(super) fn catch_up(&mut self) {
+        for service in self.put_off.take().unwrap_or_default() {
+            self.resolve_all(&service);
         }
     }
 
@@ -247,11 +262,29 @@ impl Upstreams {
         self.ids.is_empty() && self.services.is_empty() && self.slices.is_empty() && self.unresolved.is_empty()
     }
 
+    fn slices_changed(&mut self, service: &ObjectKey) {
+        self.check_answers(service);
+        match &mut self.put_off {
+            Some(services) => _ = services.insert(service.clone()),
+            None => self.resolve_all(service),
+        }
+    }
+
+    /// Forgets answers of pods that slices do not list as starting any more.
+    fn check_answers(&mut self, service: &ObjectKey) {
+        let Some(backing) = self.services.get_mut(service).filter(|backing| !backing.answered.is_empty()) else {
+            return;
+        };
+        let slices = backing.slices.iter().filter_map(|key| self.slices.get(key));
+        let pending: BTreeSet<_> = slices.flat_map(|slice| &slice.endpoints).filter_map(pending).collect();
+        backing.answered.retain(|pod| pending.contains(pod));
+    }
+
     fn detach(&mut self, slice: &Slice) {
         if let Some(backing) = self.services.get_mut(&slice.service) {
             backing.slices.remove(&slice.key);
         }
-        self.resolve_all(&slice.service);
+        self.slices_changed(&slice.service);
         self.forget(&slice.service);
     }
 
@@ -290,12 +323,8 @@ impl Upstreams {
     }
 
     fn resolve_all(&mut self, service: &ObjectKey) {
-        let Some(backing) = self.services.get_mut(service) else { return };
-        if !backing.answered.is_empty() {
-            let slices = backing.slices.iter().filter_map(|key| self.slices.get(key));
-            let pending: BTreeSet<_> = slices.flat_map(|slice| &slice.endpoints).filter_map(pending).collect();
-            backing.answered.retain(|pod| pending.contains(pod));
-        }
+        self.check_answers(service);
+        let Some(backing) = self.services.get(service) else { return };
         let upstreams: Vec<_> = backing.upstreams.iter().copied().collect();
         for id in upstreams {
             let target = self.all.get(index(id)).and_then(Option::as_ref).map(|upstream| upstream.target.clone());

@@ -185,6 +185,7 @@ impl Discover {
 
     fn take(&mut self, batch: Vec<WatchEvent>) {
         let mut synced = false;
+        let mut events = Vec::with_capacity(batch.len());
         for event in batch {
             match event {
                 WatchEvent::Synced => synced = true,
@@ -212,13 +213,14 @@ impl Discover {
                         if let Some(namespaces) = &mut self.namespaces {
                             namespaces.take(&change);
                         }
-                        self.index.apply(change);
+                        events.push(change);
                     }
                     Ok(None) => {}
                     Err(error) => tracing::warn!(%error, "object is skipped"),
                 },
             }
         }
+        self.index.apply_all(events);
         self.secrets.iter_mut().for_each(Secrets::settle);
         let changed = self.index.take_changed();
         let snapshot = self.index.snapshot();

@@ -176,6 +176,25 @@ proptest! {
     }
 
     #[test]
+    fn events_that_come_together_are_the_same_as_one_by_one(batches in vec(vec(event(), 0..10), 0..6)) {
+        let (mut together, mut apart) = (index(), index());
+        for batch in batches {
+            together.take_changed();
+            let before = together.snapshot();
+            together.apply_all(batch.clone());
+            for event in batch {
+                apart.apply(event);
+            }
+            prop_assert_eq!(view(&together), view(&apart));
+            let (after, changed) = (together.snapshot(), together.take_changed());
+            for id in (0..64).map(UpstreamId) {
+                let same = before.upstream(id) == after.upstream(id);
+                prop_assert!(same || changed.contains(&id), "{:?} changed in silence", id);
+            }
+        }
+    }
+
+    #[test]
     fn nothing_is_left_when_all_is_deleted(events in vec(event(), 0..40)) {
         let (mut index, mut objects) = (index(), Objects::default());
         for event in events {
