@@ -103,8 +103,10 @@ pub(crate) struct Ledger<C> {
 // === impl Limits ===
 
 impl Limits {
-    /// Addresses for a few pods each of ten thousand upstreams.
-    const ADDRESSES: u32 = 32_768;
+    /// Addresses for all pods that a large cluster's routes may lead to. What is not used costs 32 bytes.
+    const ADDRESSES: u32 = 131_072;
+    /// Addresses of one node's pods.
+    const ADDRESSES_OF_NODE: u32 = 32_768;
     /// Counters exist once per CPU; all together they are to take no more than this.
     const COUNTER_BYTES: usize = 16 << 20;
     /// Slots for ten thousand warm upstreams and those that drain.
@@ -113,13 +115,13 @@ impl Limits {
 
     /// What a machine with so many CPUs gets.
     pub fn for_cpus(cpus: usize) -> Self {
-        Self::of::<Stats>(cpus)
+        Self { addresses: Self::ADDRESSES, ..Self::of::<Stats>(cpus) }
     }
 
     /// The same where a slot counts more.
     pub(crate) fn of<C>(cpus: usize) -> Self {
         let slots = (Self::COUNTER_BYTES / (size_of::<C>() * cpus.max(1))).clamp(Self::MIN_SLOTS, Self::SLOTS);
-        Self { addresses: Self::ADDRESSES, slots: u32::try_from(slots).unwrap_or(u32::MAX) }
+        Self { addresses: Self::ADDRESSES_OF_NODE, slots: u32::try_from(slots).unwrap_or(u32::MAX) }
     }
 }
 
@@ -174,6 +176,12 @@ impl<C: Counters> Ledger<C> {
         if settled && self.seen.len() == wanted.len() && self.seen.iter().zip(&wanted).all(|(a, b)| same(a, b)) {
             return Ok(self.report(Done::default()));
         }
+        if let Some(ops) = self.patch(&wanted) {
+            self.seen = wanted;
+            self.desire(&ops);
+            let done = self.apply(maps, ops)?;
+            return Ok(self.report(done));
+        }
         self.seen = wanted;
         let mut done = self.pass(maps)?;
         let short = self.left_out.iter().any(|left| self.slots.of(left.upstream).is_none());
@@ -227,6 +235,43 @@ impl<C: Counters> Ledger<C> {
     /// Whether an upstream has something to do with the kernel: one that never had a pod has not.
     fn matters(&self, upstream: &Upstream) -> bool {
         !upstream.endpoints.is_empty() || self.slots.of(upstream.id).is_some()
+    }
+
+    /// What is to be done where nothing but endpoints of upstreams has changed since the last sync: as much as has changed.
+    /// `None` where all upstreams have to be looked at: one has come or gone, or addresses are short, shared, or have moved from one
+    /// to another.
+    fn patch(&self, wanted: &[Arc<Upstream>]) -> Option<Vec<MapOp>> {
+        let is_plain = self.settled && self.left_out.is_empty() && self.shared.is_empty();
+        if !is_plain || self.seen.len() != wanted.len() {
+            return None;
+        }
+        let (mut added, mut removed) = (BTreeMap::new(), Vec::new());
+        for (old, new) in self.seen.iter().zip(wanted).filter(|(old, new)| !same(old, new)) {
+            if (old.id, &old.target) != (new.id, &new.target) {
+                return None;
+            }
+            let slot = self.slots.of(new.id)?;
+            let (had, has) = (addresses(old), addresses(new));
+            removed.extend(missing(&had, &has).map(MapOp::Remove));
+            for addr in missing(&has, &had) {
+                if self.desired.contains_key(&addr) || added.insert(addr, slot).is_some() {
+                    return None;
+                }
+            }
+        }
+        if self.desired.len() + added.len() > self.limits.addresses as usize + removed.len() {
+            return None;
+        }
+        Some(added.into_iter().map(|(addr, slot)| MapOp::Set(addr, slot)).chain(removed).collect())
+    }
+
+    fn desire(&mut self, ops: &[MapOp]) {
+        for op in ops {
+            match op {
+                MapOp::Set(addr, slot) => drop(self.desired.insert(*addr, *slot)),
+                MapOp::Remove(addr) => drop(self.desired.remove(addr)),
+            }
+        }
     }
 
     fn pass(&mut self, maps: &mut impl Maps<Counters = C>) -> Result<Done, SyncError> {
@@ -381,6 +426,23 @@ impl Done {
 
 fn same(a: &Arc<Upstream>, b: &Arc<Upstream>) -> bool {
     Arc::ptr_eq(a, b) || (a.id == b.id && a.target == b.target && a.endpoints == b.endpoints)
+}
+
+/// Where an upstream's endpoints are, in order.
+fn addresses(upstream: &Upstream) -> Vec<SocketAddr> {
+    let mut addresses: Vec<_> = upstream.endpoints.iter().map(|endpoint| mapops::canonical(endpoint.addr)).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
+}
+
+/// Those that are in one list and not in the other; both are in order.
+fn missing(of: &[SocketAddr], from: &[SocketAddr]) -> impl Iterator<Item = SocketAddr> {
+    let mut others = from.iter().peekable();
+    of.iter().copied().filter(move |addr| {
+        while others.next_if(|other| *other < addr).is_some() {}
+        others.peek() != Some(&addr)
+    })
 }
 
 /// The target of an upstream in `seen`, which is sorted by id.

@@ -205,6 +205,43 @@ impl Model {
     }
 }
 
+#[test]
+fn a_change_of_endpoints_writes_as_much_as_has_changed() {
+    let (mut ledger, mut maps) = (Ledger::new(Limits { addresses: 100, slots: 8 }), InMemory::new(100));
+    let mut sync = |all: &[Arc<Upstream>]| {
+        let report = ledger.sync(&mut maps, &mut all.iter()).unwrap();
+        assert_eq!(maps.map, ledger.desired);
+        (report.added, report.replaced, report.removed, report.shared.len(), ledger.patch(all).is_some())
+    };
+    let all = |a: &[u8], b: &[u8]| [upstream(0, "a", a), upstream(1, "b", b)];
+    assert_eq!(sync(&all(&[1, 2, 3], &[9])), (4, 0, 0, 0, true));
+    assert_eq!(sync(&all(&[2, 3, 4], &[9])), (1, 0, 1, 0, true));
+    assert_eq!(sync(&all(&[2, 3], &[4, 9])), (0, 1, 0, 0, true), "it is never without one of the two");
+}
+
+proptest! {
+    #[test]
+    fn step_by_step_the_map_is_what_it_is_at_once(
+        steps in vec(vec((0..4_u32, vec(0..8_u8, 0..5)), 0..5), 1..8),
+    ) {
+        let limits = Limits { addresses: 100, slots: 64 };
+        let (mut ledger, mut maps) = (Ledger::new(limits), InMemory::new(100));
+        let owners = |ledger: &Ledger<Stats>, maps: &InMemory| -> BTreeMap<_, _> {
+            maps.map.iter().map(|(addr, slot)| (*addr, ledger.upstream(*slot).unwrap())).collect()
+        };
+        for step in steps {
+            let all: BTreeMap<_, _> = step.into_iter().collect();
+            let all: Vec<_> = all.iter().map(|(id, addrs)| upstream(*id, &id.to_string(), addrs)).collect();
+            let report = ledger.sync(&mut maps, &mut all.iter()).unwrap();
+            let (mut fresh, mut anew) = (Ledger::new(limits), InMemory::new(100));
+            let expected = fresh.sync(&mut anew, &mut all.iter()).unwrap();
+            prop_assert_eq!(owners(&ledger, &maps), owners(&fresh, &anew));
+            prop_assert_eq!(report.shared, expected.shared);
+            prop_assert_eq!(&maps.map, &ledger.installed);
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
