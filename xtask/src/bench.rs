@@ -1,5 +1,6 @@
-//! `cargo xtask bench`: measures the interceptor beside nginx and HAProxy (`proxy`), how its routes scale (`routes`), what the
-//! node's agent costs beside proxies (`direct`), and how a workload wakes on a cluster (`coldstart`, `hold`, `effect`).
+//! `cargo xtask bench`: measures the interceptor beside nginx and HAProxy (`proxy`), how its routes scale (`routes`) and
+//! its endpoints in the kernel (`maps`), what the node's agent costs beside proxies (`direct`), and how a workload wakes on a
+//! cluster (`coldstart`, `hold`, `effect`).
 //!
 //! ```text
 //! proxy ── case ──> peer (start nginx, HAProxy, interceptor) ──> load (wrk, h2load) ──┐
@@ -18,6 +19,7 @@ mod hold;
 mod load;
 mod machine;
 mod manifests;
+mod maps;
 mod page;
 mod peer;
 mod plot;
@@ -39,6 +41,8 @@ pub(crate) enum BenchCommand {
     Proxy(proxy::ProxyArgs),
     /// Look-up, memory, CPU and delay of one more route, with 10 and with 10,000 routes.
     Routes(routes::RoutesArgs),
+    /// Until the kernel's maps are in step with 100,000 endpoints, and with one change among them.
+    Maps(maps::MapsArgs),
     /// What it costs to reach pods without a proxy while the kernel counts, beside nothing at all and beside proxies.
     Direct(direct::DirectArgs),
     /// Phases of a cold start on real nodes with real KEDA.
@@ -71,6 +75,7 @@ pub(crate) fn run(root: &Path, command: &BenchCommand) -> Result<()> {
     match command {
         BenchCommand::Proxy(args) => proxy::run(root, args),
         BenchCommand::Routes(args) => routes::run(root, args),
+        BenchCommand::Maps(args) => maps::run(root, args),
         BenchCommand::Direct(args) => direct::run(root, args),
         BenchCommand::Coldstart(args) => coldstart::run(root, args),
         BenchCommand::Hold(args) => hold::run(root, args),
