@@ -36,6 +36,7 @@ use self::{build::Module, teardown::Remains};
 pub(crate) use self::{
     build::Programs,
     handle::Cluster,
+    node::ProxyMode,
     place::{Machine, Name, Place, hex},
     up::UpArgs,
 };

@@ -17,7 +17,7 @@ use crate::{
     cluster::{
         build::Programs,
         netns,
-        node::CONTAINERD,
+        node::{self, CONTAINERD, ProxyMode},
         place::{Machine, Name, Place},
     },
     process,
@@ -25,6 +25,8 @@ use crate::{
 
 /// Between two looks at what is waited for.
 const PAUSE: Duration = Duration::from_millis(50);
+/// How long a kube-proxy may take to start and to write its rules.
+const PROXY_STARTS: Duration = Duration::from_mins(1);
 /// Lines of a log that an error quotes.
 const LAST_LINES: usize = 12;
 
@@ -208,6 +210,24 @@ impl Cluster {
     /// What curl answers that is started in the network of a machine.
     pub(crate) fn curl(&self, from: Machine, args: &[&str]) -> Result<String> {
         process::output(self.beside(from).arg("curl").args(["--silent", "--show-error"]).args(args))
+    }
+
+    /// Lets every node's kube-proxy write its rules in this way, and waits until all of them do: each takes away what it finds of the
+    /// other way.
+    pub(crate) fn proxy_mode(&self, mode: ProxyMode) -> Result<()> {
+        for node in 1..=self.nodes() {
+            node::write_proxy(&self.place, node, mode)?;
+            let machine = Machine::Node(node);
+            for pid in self.place.pids(machine, "kube-proxy") {
+                process::run(Command::new("kill").arg(pid.to_string()))?;
+            }
+            self.wait_for(&format!("kube-proxy of {machine} in mode {}", mode.name()), PROXY_STARTS, || {
+                let told = self.curl(machine, &["http://127.0.0.1:10249/proxyMode"]).ok();
+                let healthy = || self.curl(machine, &["--fail", "http://127.0.0.1:10256/healthz"]).is_ok();
+                Ok(told.filter(|told| told.trim() == mode.name() && healthy()).map(drop))
+            })?;
+        }
+        Ok(())
     }
 
     /// Address of a Service.

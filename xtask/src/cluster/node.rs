@@ -59,11 +59,35 @@ pub(crate) fn write(place: &Place, node: u8) -> Result<()> {
         ("cni/10-rouse.conflist", network(node)),
         ("containerd.toml", containerd(node)),
         ("kubelet.yaml", kubelet(node, &cgroup)),
-        ("proxy.yaml", proxy(node)),
+        ("proxy.yaml", proxy(node, ProxyMode::Nftables)),
     ] {
         put(&folder.join(name), &text)?;
     }
     Ok(())
+}
+
+/// How kube-proxy writes its rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ProxyMode {
+    Nftables,
+    Iptables,
+}
+
+/// Writes the settings of a node's kube-proxy, which reads them when it starts.
+pub(super) fn write_proxy(place: &Place, node: u8, mode: ProxyMode) -> Result<()> {
+    put(&place.folder().join(format!("node{node}/proxy.yaml")), &proxy(node, mode))
+}
+
+// === impl ProxyMode ===
+
+impl ProxyMode {
+    /// kube-proxy's own name of it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Nftables => "nftables",
+            Self::Iptables => "iptables",
+        }
+    }
 }
 
 fn put(path: &Path, text: &str) -> Result<()> {
@@ -141,12 +165,13 @@ nodeStatusUpdateFrequency: 4s
     )
 }
 
-fn proxy(node: u8) -> String {
+fn proxy(node: u8, mode: ProxyMode) -> String {
     let address = Machine::Node(node).address();
+    let mode = mode.name();
     format!(
         r"apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
-mode: nftables
+mode: {mode}
 clientConnection: {{kubeconfig: {HERE}/state/proxy.kubeconfig}}
 hostnameOverride: node{node}
 bindAddress: {address}
@@ -156,6 +181,7 @@ clusterCIDR: {PODS}
 detectLocalMode: ClusterCIDR
 conntrack: {{maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s, udpTimeout: 0s, udpStreamTimeout: 0s}}
 nftables: {{minSyncPeriod: 100ms, syncPeriod: 30s}}
+iptables: {{minSyncPeriod: 100ms, syncPeriod: 30s}}
 "
     )
 }

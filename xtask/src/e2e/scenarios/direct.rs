@@ -2,12 +2,12 @@
 
 use std::{path::Path, time::Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use super::tenant::{App, Metric, PATIENCE, SYSTEM, Tenant, route, scaled_object};
 use crate::{
-    cluster::{Cluster, Machine},
+    cluster::{Cluster, Machine, ProxyMode},
     e2e::release,
     process,
 };
@@ -15,11 +15,13 @@ use crate::{
 const AGENT: &str = "daemonset/keda-add-ons-http-agent";
 pub(super) const WITH_AGENT: &str = "agent.enabled=true";
 
-/// Cold starts from a pod of each node and from each node itself, then back to sleep; no interceptor has anything to do with it.
+/// Cold starts from a pod of each node, from each node itself and from outside by each node's port, then back to sleep; no interceptor
+/// has anything to do with it. The same with the rules of either kind that kube-proxy writes.
 pub(super) fn cold(cluster: &Cluster) -> Result<()> {
     release::upgrade(cluster, &[WITH_AGENT])?;
     let worked = cold_with_agents(cluster);
     // Also after a failure: what comes next expects the defaults.
+    cluster.proxy_mode(ProxyMode::Nftables)?;
     release::install(cluster)?;
     worked
 }
@@ -35,30 +37,46 @@ pub(super) fn until_agents(cluster: &Cluster) -> Result<()> {
 fn cold_with_agents(cluster: &Cluster) -> Result<()> {
     until_agents(cluster)?;
     let tenant = Tenant::new(cluster, "direct")?;
-    tenant.apply(&App::new("direct").slow_start(200, 1).objects())?;
+    let [deployment, mut service] = App::new("direct").slow_start(200, 1).objects();
+    service["spec"]["type"] = json!("NodePort");
+    tenant.apply(&[deployment, service])?;
     tenant.apply(&[direct_route("direct"), scaled_object("direct", 3)])?;
     tenant.condition("interceptorroute/direct", "Ready", "True")?;
     tenant.scaled("direct")?;
     for node in 1..=cluster.nodes() {
         tenant.apply(&[client(node)])?;
     }
-    let address = cluster.service_address(&tenant.namespace, "direct")?;
+    from_everywhere(cluster, &tenant)?;
+    cluster.proxy_mode(ProxyMode::Iptables)?;
+    println!("    kube-proxy writes rules of iptables from here on");
+    from_everywhere(cluster, &tenant)?;
+    tenant.finish()
+}
+
+fn from_everywhere(cluster: &Cluster, tenant: &Tenant<'_>) -> Result<()> {
+    let service = cluster.json(&["get", "service", "--namespace", &tenant.namespace, "direct"])?;
+    let address = service["spec"]["clusterIP"].as_str().context("the Service has no address")?;
+    let port = service["spec"]["ports"][0]["nodePort"].as_u64().context("the Service has no node port")?;
     for node in 1..=cluster.nodes() {
         tenant.asleep("direct")?;
         let client = format!("client{node}");
         tenant.condition(&format!("pod/{client}"), "Ready", "True")?;
         let network = cluster.network_of(&tenant.namespace, &client)?;
-        woken(&format!("a pod of node {node}"), || ask(&network, &address))?;
+        woken(&format!("a pod of node {node}"), || ask(&network, address))?;
         let warm = Instant::now();
-        ask(&network, &address)?;
+        ask(&network, address)?;
         println!("    node {node}: a warm one after {} ms", warm.elapsed().as_millis());
     }
     for node in 1..=cluster.nodes() {
         tenant.asleep("direct")?;
-        woken(&format!("node {node} itself"), || cluster.curl(Machine::Node(node), &asking(&url(&address))))?;
+        woken(&format!("node {node} itself"), || cluster.curl(Machine::Node(node), &asking(&url(address))))?;
     }
-    tenant.asleep("direct")?;
-    tenant.finish()
+    for node in 1..=cluster.nodes() {
+        tenant.asleep("direct")?;
+        let url = url(&format!("{}:{port}", Machine::Node(node).address()));
+        woken(&format!("a machine outside by node {node}"), || cluster.curl(Machine::ControlPlane, &asking(&url)))?;
+    }
+    tenant.asleep("direct")
 }
 
 /// The first answer that a client gets must be a pod's own.
