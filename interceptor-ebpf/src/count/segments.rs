@@ -3,7 +3,8 @@
 use aya_ebpf::{bindings::bpf_sock, programs::SkBuffContext};
 use interceptor_common::{
     flow::{Flow, Kind, Segment, Trait},
-    http1, tls,
+    http1::{self, Answer},
+    tls,
 };
 use interceptor_ebpf::segment::{self, Payload, Tcp};
 
@@ -53,11 +54,15 @@ pub(crate) fn try_egress(ctx: &SkBuffContext) {
     let Some(tcp) = Tcp::read(ctx) else { return };
     let flow = match known {
         Some(flow) => flow,
-        // What is answered here may have been asked before the programs were there.
-        None => match adopt(sk, &tcp, Way::Out) {
-            Some(flow) => flow,
-            None => return,
-        },
+        // What is answered here may have been asked before the programs were there. Of other protocols the first bytes do not tell whether
+        // they answer anything.
+        None if http1::answer(&Payload { ctx, at: tcp.at }.head(0, tcp.len), tcp.len) != Answer::None => {
+            match adopt(sk, &tcp, Way::Out) {
+                Some(flow) => flow,
+                None => return,
+            }
+        }
+        None => return,
     };
     // Of a connection that is older than the programs the kernel does not tell that it ends. Of HTTP/2 none is old.
     let ends = tcp.is_reset() || (tcp.is_last() && flow.traits & Trait::ADOPTED != 0);
