@@ -81,8 +81,7 @@ fn an_interceptor_route_is_read_whole() {
             scaling: Scaling {
                 concurrency: Some(10),
                 rate: Some(Rate { target: 5, window: Duration::from_secs(30), granularity: Duration::from_secs(1) }),
-                connections: None,
-                accept_queue: None,
+                ..Scaling::default()
             },
             timeouts: Timeouts {
                 readiness: Some(Duration::from_secs(90)),
