@@ -1,7 +1,10 @@
 //! What a node has to know of a Service whose clients reach the pods without a proxy. Made by the index for targets of
 //! routes that ask for it, read by the node agent.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use crate::{
     route::Target,
@@ -13,6 +16,8 @@ use crate::{
 pub struct Direct {
     /// Where clients connect, but for node ports; sorted.
     pub frontends: Vec<SocketAddr>,
+    /// Those of them that are for clients outside of the cluster.
+    pub external: Vec<SocketAddr>,
     /// The port on every node, if it has one.
     pub node_port: Option<u16>,
     /// Every pod that has the port, whatever its state; sorted by address, without duplicates.
@@ -57,10 +62,24 @@ impl Direct {
     ) -> Self {
         pods.sort_unstable();
         pods.dedup_by_key(|pod| pod.addr);
-        let addresses = service.filter(|service| service.key == target.service).zip(port);
-        let frontends =
-            addresses.map(|(service, port)| service.addresses.iter().map(|ip| (*ip, port.port).into()).collect());
-        Self { frontends: frontends.unwrap_or_default(), node_port: port.and_then(|port| port.node_port), pods }
+        let known = service.filter(|service| service.key == target.service).zip(port);
+        let (frontends, external) = known.map_or_else(Default::default, |(service, port)| {
+            let at = |addresses: &[IpAddr]| addresses.iter().map(|ip| (*ip, port.port).into()).collect();
+            (at(&service.addresses), at(&service.reach.external))
+        });
+        Self { frontends, external, node_port: port.and_then(|port| port.node_port), pods }
+    }
+
+    /// Whether clients of this address of the Service may be outside of the cluster; `node` are the addresses of the node that they come
+    /// to.
+    pub fn is_for_outside(&self, address: SocketAddr, node: &[IpAddr]) -> bool {
+        let at_node = || self.node_port == Some(address.port()) && node.contains(&address.ip());
+        self.external.contains(&address) || at_node()
+    }
+
+    /// Whether a pod runs on this node, as far as slices tell.
+    pub fn is_on(&self, node: &str, pod: SocketAddr) -> bool {
+        self.pods.iter().find(|known| known.addr == pod).is_none_or(|known| known.is_on(node))
     }
 }
 

@@ -186,7 +186,7 @@ mod tests {
             early: [].into(),
             pending: [].into(),
             probe: None,
-            direct: Some(Arc::new(Direct { frontends, node_port, pods: Vec::new() })),
+            direct: Some(Arc::new(Direct { frontends, external: Vec::new(), node_port, pods: Vec::new() })),
         }
     }
 

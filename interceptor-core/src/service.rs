@@ -13,17 +13,19 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// Where clients reach it, besides its node ports: cluster IPs, external IPs and those of its load balancer. Sorted.
     pub addresses: Vec<IpAddr>,
-    /// Which of its endpoints clients are to be sent to.
+    /// How clients come to it, and which of its endpoints they are to be sent to.
     pub reach: Reach,
 }
 
-/// Which endpoints of a Service clients are to be sent to.
+/// How clients come to a Service, and which of its endpoints they are to be sent to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reach {
     /// `spec.externalName`, of a Service that is another's name.
     pub external_name: Option<Arc<str>>,
     /// Whether the first of its address families is IPv6, if it tells; pods have addresses of the other one, too.
     pub prefers_v6: Option<bool>,
+    /// Those of its addresses that are for clients outside of the cluster: external IPs and those of its load balancer.
+    pub external: Vec<IpAddr>,
     /// How long a client stays with a pod after its last request, by `spec.sessionAffinity: ClientIP`.
     pub affinity: Option<Duration>,
 }

@@ -27,7 +27,7 @@ pub fn service(object: &Object) -> Result<Service, ConvertError> {
         key: key(&object.metadata)?,
         ports: ports.collect::<Result<_, _>>()?,
         addresses: addresses(object),
-        reach: object.spec.as_ref().map(reach).unwrap_or_default(),
+        reach: Reach { external: sorted(external(object)), ..object.spec.as_ref().map(reach).unwrap_or_default() },
     })
 }
 
@@ -40,6 +40,7 @@ fn reach(spec: &ServiceSpec) -> Reach {
     Reach {
         external_name: name.map(Into::into),
         prefers_v6: family.map(|family| family == "IPv6"),
+        external: Vec::new(),
         affinity: is(&spec.session_affinity, "ClientIP").then(|| Duration::from_secs(seconds)),
     }
 }
@@ -48,15 +49,21 @@ fn reach(spec: &ServiceSpec) -> Reach {
 /// leads no client anywhere.
 fn addresses(object: &Object) -> Vec<IpAddr> {
     let spec = object.spec.as_ref();
-    let list = |of: fn(&ServiceSpec) -> Option<&Vec<String>>| spec.and_then(of).into_iter().flatten();
-    let cluster = spec.and_then(|spec| spec.cluster_ip.as_ref());
+    let cluster = spec.and_then(|spec| spec.cluster_ip.as_ref()).into_iter();
+    let cluster = cluster.chain(spec.and_then(|spec| spec.cluster_ips.as_ref()).into_iter().flatten());
+    sorted(cluster.chain(external(object)))
+}
+
+/// Addresses for clients outside of the cluster.
+fn external(object: &Object) -> impl Iterator<Item = &String> {
+    let listed = object.spec.as_ref().and_then(|spec| spec.external_ips.as_ref());
     let status = object.status.as_ref().and_then(|status| status.load_balancer.as_ref());
     let ingress = status.and_then(|balancer| balancer.ingress.as_ref()).into_iter().flatten();
-    let texts = cluster
-        .into_iter()
-        .chain(list(|spec| spec.cluster_ips.as_ref()))
-        .chain(list(|spec| spec.external_ips.as_ref()))
-        .chain(ingress.filter_map(|ingress| ingress.ip.as_ref()));
+    listed.into_iter().flatten().chain(ingress.filter_map(|ingress| ingress.ip.as_ref()))
+}
+
+/// What of these can be read.
+fn sorted<'a>(texts: impl Iterator<Item = &'a String>) -> Vec<IpAddr> {
     let mut addresses: Vec<IpAddr> = texts.filter_map(|text| text.parse().ok()).collect();
     addresses.sort_unstable();
     addresses.dedup();

@@ -166,7 +166,7 @@ impl Node {
             early: [].into(),
             pending: [].into(),
             probe: None,
-            direct: Some(Arc::new(Direct { frontends: Vec::new(), node_port: None, pods })),
+            direct: Some(Arc::new(Direct { frontends: Vec::new(), external: Vec::new(), node_port: None, pods })),
         })
     }
 

@@ -11,6 +11,7 @@ use integration::{
     eventually,
     net::{NODE, Rule},
     soon,
+    world::NAMESPACE,
 };
 use serde_json::json;
 
@@ -214,6 +215,30 @@ async fn a_node_port_is_held_for_clients_from_outside() {
     let answer = soon("the connection opens", held).await.unwrap().unwrap();
     assert!(answer.line.starts_with("web-a to 192.0.2.9:"), "{}", answer.line);
     drop(pod);
+}
+
+#[tokio::test]
+#[ignore = "needs root: run by cargo xtask test"]
+async fn a_node_port_leads_clients_from_outside_to_a_pod_of_another_node_and_answers_back() {
+    let mut bench = Bench::new();
+    let outside = bench.net.outside();
+    let agent = Agent::start(&bench.net, &bench.world).await;
+    agent.until("web", "cold").await;
+    let held = connect(&outside, &format!("{NODE}:30080"));
+    agent.until_held("web", 1).await;
+    // Its answers must not go to the client itself, past the node: they would come from an address that it has never asked.
+    outside.output("ip", &["address", "add", "192.0.2.10/24", "dev", "eth0"]);
+    let mut pod = listen(&outside, "web-a").await;
+    bench.world.object(&json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": { "name": "web-0", "namespace": NAMESPACE, "labels": { "kubernetes.io/service-name": "web" } },
+        "addressType": "IPv4", "ports": [{ "name": "http", "port": PORT }],
+        "endpoints": [{ "addresses": ["192.0.2.10"], "nodeName": "node-2" }],
+    }));
+    let answer = soon("the connection opens", held).await.unwrap().unwrap();
+    assert!(answer.line.starts_with("web-a to "), "{}", answer.line);
+    let seen = soon("the pod is connected to", pod.clients.recv()).await.unwrap();
+    assert_eq!(seen.ip().to_string(), NODE);
 }
 
 #[tokio::test]

@@ -109,6 +109,7 @@ pub async fn build(config: Config) -> Result<Bound, AgentError> {
     let backlog = backlog::Task::new(node.clone(), reader.clone(), registry.registry());
     let hold_metrics = HoldMetrics::register(registry.registry());
     let hold = hold::Task::new(
+        node.clone(),
         (loaded.map_err(|error| error.to_string()), holds.node_clients),
         reader.clone(),
         (listening, namespaces, count.seen()),

@@ -65,6 +65,8 @@ const GATHER: Duration = Duration::from_millis(2);
 /// The task.
 #[derive(Debug)]
 pub(crate) struct Task {
+    /// The node's.
+    name: String,
     hold: Result<Hold, String>,
     reader: Reader,
     metrics: HoldMetrics,
@@ -109,6 +111,7 @@ impl Task {
     /// Takes the programs that have been loaded, or why not. Nothing is attached before it runs. `node_clients` says whether
     /// connections of the node itself are held, too.
     pub(crate) fn new(
+        name: String,
         (mut hold, node_clients): (Result<Hold, String>, bool),
         reader: Reader,
         (listens, namespaces, counted): (mpsc::Receiver<Listens>, watch::Receiver<Addresses>, watch::Receiver<Seen>),
@@ -125,6 +128,7 @@ impl Task {
             (known.off, known.node_off) = (hold.as_ref().err().cloned(), node.err());
         }
         Self {
+            name,
             hold,
             reader,
             metrics,
@@ -294,13 +298,15 @@ impl Task {
     }
 
     fn send(&mut self, flow: &Flow, pod: SocketAddr) {
+        let passes_by = self.passes_by(flow, pod);
         let (Ok(hold), Some(kept)) = (&mut self.hold, self.holding.get_mut(flow)) else { return };
         let age = monotonic().saturating_sub(kept.at);
         let packet = (&kept.syn, kept.origin);
         self.metrics.tried();
         let sent = match self.way {
             Way::Conntrack => {
-                let source = node::source((flow, kept.origin), pod, &self.devices, &self.node);
+                let local = (&self.devices, self.node.as_slice());
+                let source = node::source((flow, kept.origin), pod, passes_by, local);
                 hold.send(packet, age, &Translation { pod, source })
             }
             Way::Rules => hold.release(packet, age),
@@ -317,6 +323,15 @@ impl Task {
             self.holding.forget(flow, monotonic());
             self.ended(flow, End::Released);
         }
+    }
+
+    /// Whether answers would go past the node, to a client that knows nothing of the pod.
+    fn passes_by(&self, flow: &Flow, pod: SocketAddr) -> bool {
+        let snapshot = self.reader.load();
+        let upstreams = self.services.at(flow.service).iter().filter_map(|id| snapshot.upstream(*id));
+        let node: Vec<_> = self.node.iter().map(|(ip, _)| *ip).collect();
+        let mut directs = upstreams.filter_map(|upstream| upstream.direct.as_deref());
+        directs.any(|direct| direct.is_for_outside(flow.service, &node) && !direct.is_on(&self.name, pod))
     }
 
     /// Connection tracking takes no entries of ours: from now on the node's own rules must do.

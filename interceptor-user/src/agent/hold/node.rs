@@ -24,15 +24,17 @@ pub(super) fn begin(hold: &mut Hold, wanted: bool) -> Result<(), String> {
     Err(why)
 }
 
-/// Which address a pod is to see of a client instead of its own, if any. `node` are the node's addresses, with their devices.
+/// Which address a pod is to see of a client instead of its own, if any. What the pod answers to the client `passes_by` the node if
+/// the client is outside and the pod on another one. `node` are the node's addresses, with their devices.
 pub(super) fn source(
     (flow, origin): (&Flow, Origin),
     pod: SocketAddr,
-    devices: &Devices,
-    node: &[(IpAddr, String)],
+    passes_by: bool,
+    (devices, node): (&Devices, &[(IpAddr, String)]),
 ) -> Option<IpAddr> {
     match origin {
         Origin::Device(device) if is_hairpin(flow, pod.ip()) => gateway(devices, node, device, pod.ip()),
+        Origin::Device(_) if passes_by => source_toward(pod).ok(),
         Origin::Device(_) => None,
         Origin::Node => masquerade(flow.client.ip(), pod),
     }
