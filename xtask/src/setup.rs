@@ -23,12 +23,13 @@ const BPF: [Package; 4] = [
 ];
 
 /// Foreign peers and tools that tests and demo use.
-const TEST: [Package; 12] = [
+const TEST: [Package; 13] = [
     Package::new("curl", Probe::Command("curl"), "an HTTP client for the tests and the demo"),
     Package::new("nghttp2-client", Probe::Command("nghttp"), "an HTTP/2 client for the tests"),
     Package::new("iproute2", Probe::Command("ip"), "network namespaces for the tests"),
     Package::new("nftables", Probe::Command("nft"), "packet filters for the tests"),
     Package::new("redis-server", Probe::Command("redis-server"), "a server and a client for the tests"),
+    Package::new("postgresql", Probe::Command("pg_ctlcluster"), "a server and a client for the tests"),
     Package::new("procps", Probe::Command("sysctl"), "settings of network namespaces for the tests"),
     Package::new("util-linux", Probe::Command("setpriv"), "fewer capabilities and other namespaces for the tests"),
     Package::new("openssl", Probe::Command("openssl"), "a TLS server for the tests"),

@@ -66,6 +66,38 @@ async fn redis_answers_its_own_client() {
 
 #[tokio::test]
 #[ignore = "needs root: run by cargo xtask test"]
+async fn postgresql_answers_its_own_client() {
+    // It refuses to run as root.
+    const AS_POSTGRES: &str = "set -e; PATH=$(ls -d /usr/lib/postgresql/*/bin | tail -n 1):$PATH; cd \"$1\"; \
+         as='setpriv --reuid=postgres --regid=postgres --clear-groups'";
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_str().unwrap();
+    let bench = Bench::new();
+    let made = format!(
+        "{AS_POSTGRES}; chown postgres .; $as initdb --pgdata=data --auth=trust --no-sync >&2; \
+         echo 'host all all 0.0.0.0/0 trust' >> data/pg_hba.conf"
+    );
+    bench.pod.output("sh", &["-c", &made, "sh", path]);
+    let agent = Agent::start(&bench.net, &bench.world).await;
+    agent.until("web", "cold").await;
+    let query = "SELECT sum(n) FROM generate_series(1, 100000) AS n";
+    let client = ["-h", VIP, "-p", "80", "-U", "postgres", "--no-align", "--tuples-only", "-c", query];
+    let asking = running(&bench.client, ("psql", &client));
+    agent.until_held("web", 1).await;
+    let server = format!("{AS_POSTGRES}; exec $as postgres -D data -p 8080 -h '*' -k \"$1\" -F");
+    let _server = running(&bench.pod, ("sh", &["-c", &server, "sh", path]));
+    // It listens before it has started, and would say so to the client: what a readiness probe is for.
+    let asked = ["--quiet", "--host=127.0.0.1", "--port=8080"];
+    let is_ready = async || bench.pod.command("pg_isready").args(asked).status().await.unwrap().success().then_some(());
+    eventually("the server has started", is_ready).await;
+    bench.endpoints(&[&bench.pod]);
+    let Output { status, stdout, stderr } = soon("the client ends", asking.wait_with_output()).await.unwrap();
+    assert!(status.success(), "{}", String::from_utf8_lossy(&stderr));
+    assert_eq!(String::from_utf8_lossy(&stdout).trim(), "5000050000");
+}
+
+#[tokio::test]
+#[ignore = "needs root: run by cargo xtask test"]
 async fn a_server_that_speaks_first_is_heard() {
     // As databases and mail servers do: the client says nothing before it has read.
     let server =
