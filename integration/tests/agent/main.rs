@@ -15,3 +15,4 @@ mod listens;
 mod peers;
 mod pins;
 mod steer;
+mod upgrades;
