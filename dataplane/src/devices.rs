@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, io, net::IpAddr};
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+    link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
 };
 use netlink_sys::{Socket, SocketAddr as Peer, protocols::NETLINK_ROUTE};
 use nix::ifaddrs::getifaddrs;
@@ -14,6 +14,9 @@ use tokio::io::unix::AsyncFd;
 /// `RTNLGRP_LINK`, `RTNLGRP_IPV4_IFADDR`, `RTNLGRP_IPV6_IFADDR`.
 const GROUPS: [u32; 3] = [1, 5, 9];
 
+/// Kinds of devices that stand upon others that lead outward.
+const OUTWARD: [InfoKind; 5] = [InfoKind::Bond, InfoKind::IpVlan, InfoKind::MacVlan, InfoKind::Team, InfoKind::Vlan];
+
 /// A network device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {
@@ -21,6 +24,8 @@ pub struct Device {
     pub name: String,
     /// Whether it is one end of a virtual cable, as lead to pods.
     pub is_veth: bool,
+    /// Whether it may lead out of the node: an Ethernet device of the machine's, or one that stands upon others, but no bridge.
+    pub is_outward: bool,
     /// The device that it is a port of, such as a bridge.
     pub master: Option<u32>,
 }
@@ -30,6 +35,17 @@ pub type Devices = BTreeMap<u32, Device>;
 
 /// Tells that devices or addresses have changed.
 pub struct Changes(AsyncFd<Socket>);
+
+/// Those of the devices by which clients from outside come: with an address of the node, or a port of a bridge that has one. `node` are
+/// the node's addresses with the names of their devices.
+pub fn uplinks<'a>(devices: &'a Devices, node: &'a [(IpAddr, String)]) -> impl Iterator<Item = (u32, &'a Device)> {
+    let has_address = |device: &Device| node.iter().any(|(_, name)| *name == device.name);
+    let all = devices.iter().filter(|(_, device)| device.is_outward);
+    let own = all.filter(move |(_, device)| {
+        has_address(device) || device.master.and_then(|master| devices.get(&master)).is_some_and(has_address)
+    });
+    own.map(|(index, device)| (*index, device))
+}
 
 /// All devices that are up, in the network namespace that the calling thread is in.
 pub fn devices() -> io::Result<Devices> {
@@ -99,13 +115,18 @@ fn take(mut answer: &[u8], each: &mut impl FnMut(RouteNetlinkMessage)) -> io::Re
 
 fn device(link: &LinkMessage) -> Option<(u32, Device)> {
     let up = link.header.flags.contains(LinkFlags::Up);
-    let mut device = Device { name: String::new(), is_veth: false, master: None };
+    let is_ethernet = link.header.link_layer_type == LinkLayerType::Ether;
+    let mut device = Device { name: String::new(), is_veth: false, is_outward: is_ethernet, master: None };
     for attribute in &link.attributes {
         match attribute {
             LinkAttribute::IfName(name) => device.name.clone_from(name),
             LinkAttribute::Controller(master) => device.master = Some(*master),
             LinkAttribute::LinkInfo(infos) => {
-                device.is_veth = infos.iter().any(|info| matches!(info, LinkInfo::Kind(InfoKind::Veth)));
+                let kinds =
+                    || infos.iter().filter_map(|info| if let LinkInfo::Kind(kind) = info { Some(kind) } else { None });
+                device.is_veth = kinds().any(|kind| *kind == InfoKind::Veth);
+                // What has no kind is the machine's own.
+                device.is_outward &= kinds().all(|kind| OUTWARD.contains(kind));
             }
             _ => {}
         }

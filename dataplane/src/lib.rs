@@ -43,7 +43,7 @@ mod wake;
 
 pub use self::{
     conntrack::{Conntrack, ConntrackError, Translation},
-    devices::{Changes, Device, Devices, addresses, devices},
+    devices::{Changes, Device, Devices, addresses, devices, uplinks},
     frontends::ROOM,
     hold::{
         Attachment, Direction, Hold, HoldError, Hooks, Origin, SendError, Sighting, Syn, What, is_hairpin,

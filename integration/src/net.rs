@@ -100,13 +100,34 @@ impl Net {
         Host { netns, addresses: addresses.map(|address| address.parse().unwrap()) }
     }
 
-    /// A machine outside that reaches the node through its uplink, `uplink0`.
+    /// A machine outside that reaches the node through its uplink, `uplink0`, a virtual cable.
     pub fn outside(&mut self) -> Host {
-        let (node, netns) = (self.hosts[0].clone(), format!("{}-out", self.name));
+        let netns = format!("{}-out", self.name);
         self.attach(&netns, "uplink0");
-        ip(&["-n", &node, "address", "add", &format!("{NODE}/24"), "dev", "uplink0"]);
-        ip(&["-n", &node, "address", "add", &format!("{NODE6}/64"), "dev", "uplink0", "nodad"]);
-        ip(&["-n", &node, "link", "set", "uplink0", "up"]);
+        self.address_outside(netns)
+    }
+
+    /// The same by an uplink that is no virtual cable, as those of machines are not: on this one both stand upon one device.
+    pub fn outside_by_macvlan(&mut self) -> Host {
+        let (node, netns) = (self.hosts[0].clone(), format!("{}-out", self.name));
+        ip(&["netns", "add", &netns]);
+        self.hosts.push(netns.clone());
+        ip(&["-n", &netns, "link", "add", "below", "type", "veth", "peer", "name", "nobody"]);
+        for device in ["below", "nobody"] {
+            ip(&["-n", &netns, "link", "set", device, "up"]);
+        }
+        for device in ["eth0", "uplink0"] {
+            ip(&["-n", &netns, "link", "add", device, "link", "below", "type", "macvlan", "mode", "bridge"]);
+        }
+        ip(&["-n", &netns, "link", "set", "uplink0", "netns", &node]);
+        self.address_outside(netns)
+    }
+
+    fn address_outside(&self, netns: String) -> Host {
+        let node = &self.hosts[0];
+        ip(&["-n", node, "address", "add", &format!("{NODE}/24"), "dev", "uplink0"]);
+        ip(&["-n", node, "address", "add", &format!("{NODE6}/64"), "dev", "uplink0", "nodad"]);
+        ip(&["-n", node, "link", "set", "uplink0", "up"]);
         let addresses = ["192.0.2.9", "2001:db8::9"];
         ip(&["-n", &netns, "address", "add", &format!("{}/24", addresses[0]), "dev", "eth0"]);
         ip(&["-n", &netns, "address", "add", &format!("{}/64", addresses[1]), "dev", "eth0", "nodad"]);

@@ -281,6 +281,32 @@ async fn a_node_port_is_held_for_clients_from_outside() {
 
 #[tokio::test]
 #[ignore = "needs root: run by cargo xtask test"]
+async fn a_node_port_is_held_at_an_uplink_that_is_no_virtual_cable_as_long_as_there_is_one() {
+    let mut bench = Bench::new();
+    let outside = bench.net.outside_by_macvlan();
+    let agent = Agent::start(&bench.net, &bench.world).await;
+    agent.until("web", "cold").await;
+    let held = connect(&outside, &format!("{NODE}:30080"));
+    agent.until_held("web", 1).await;
+    let pod = listen(&bench.pod, "web-a").await;
+    bench.endpoints(&[&bench.pod]);
+    let answer = soon("the connection opens", held).await.unwrap().unwrap();
+    assert!(answer.line.starts_with("web-a to 192.0.2.9:"), "{}", answer.line);
+    bench.world.object(&json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": { "name": "web", "namespace": NAMESPACE },
+        "spec": { "clusterIP": VIP, "clusterIPs": [VIP], "ports": [{ "name": "http", "port": 80 }] },
+    }));
+    eventually("only pods' devices are looked at", async || {
+        let state = agent.state().await;
+        let devices = state["hold"]["devices"].as_array()?.clone();
+        (!devices.is_empty() && !devices.contains(&json!("uplink0"))).then_some(())
+    })
+    .await;
+    drop(pod);
+}
+
+#[tokio::test]
+#[ignore = "needs root: run by cargo xtask test"]
 async fn a_node_port_leads_clients_from_outside_to_a_pod_of_another_node_and_answers_back() {
     let mut bench = Bench::new();
     let outside = bench.net.outside();

@@ -17,7 +17,7 @@ use std::{
 
 use dataplane::{
     Alarm, Changes, Devices, Hold, Origin, ROOM, SendError, Sighting, Syn, Translation, What, addresses, devices,
-    monotonic,
+    monotonic, uplinks,
 };
 use interceptor_core::{
     RouteEntry, UpstreamId,
@@ -76,6 +76,8 @@ pub(crate) struct Task {
     probed: HashMap<UpstreamId, Subscription>,
     services: Services,
     devices: Devices,
+    /// Whether devices that lead outward are looked at, too.
+    outside: bool,
     node: Vec<(IpAddr, String)>,
     way: Way,
     listens: mpsc::Receiver<Listens>,
@@ -137,6 +139,7 @@ impl Task {
             probed: HashMap::new(),
             services: Services::default(),
             devices: Devices::new(),
+            outside: false,
             node: Vec::new(),
             way: Way::default(),
             listens,
@@ -381,11 +384,15 @@ impl Task {
 
     /// Brings the maps in step with the last snapshot; when to do so again though nothing is published.
     fn sync(&mut self) -> Option<Duration> {
-        let Ok(hold) = &mut self.hold else { return None };
         let snapshot = self.counted.borrow_and_update().clone()?;
         let node: Vec<_> = self.node.iter().map(|(ip, _)| *ip).collect();
         let now = monotonic();
         let Change { pods, settled, again } = self.services.update(&snapshot, &node, ROOM, now);
+        if self.services.has_outside() != self.outside {
+            self.outside = !self.outside;
+            self.look_at_devices();
+        }
+        let Ok(hold) = &mut self.hold else { return None };
         let claims = self.services.claims();
         if let Err(error) = hold.sync(&claims.table) {
             tracing::warn!(%error, "the hold's maps are not in step with the Services");
@@ -417,8 +424,9 @@ impl Task {
         self.node = node;
         self.devices = found;
         let Ok(hold) = &mut self.hold else { return };
-        let clients = self.devices.iter().filter(|(_, device)| device.is_veth);
-        let attachment = hold.devices(&clients.map(|(index, device)| (*index, device.clone())).collect());
+        let pods = self.devices.iter().filter(|(_, device)| device.is_veth).map(|(index, device)| (*index, device));
+        let outside = uplinks(&self.devices, &self.node).filter(|_| self.outside);
+        let attachment = hold.devices(&pods.chain(outside).map(|(index, device)| (index, device.clone())).collect());
         self.metrics.attached(&attachment);
         for (device, why) in &attachment.failed {
             tracing::warn!(device, why, "connections from this device are not held");

@@ -9,6 +9,7 @@ use std::{
 
 use interceptor_core::{
     ObjectKey, Route, RouteEntry, Snapshot, Upstream, UpstreamId,
+    direct::Direct,
     frontends::{Claims, Full, Heat, Room, claim},
     route::DataPath,
 };
@@ -21,6 +22,7 @@ pub(super) struct Services {
     settling: Settling,
     pods: BTreeMap<UpstreamId, Vec<SocketAddr>>,
     claims: Claims,
+    outside: bool,
 }
 
 /// What a change of the snapshot, or the time, means.
@@ -53,6 +55,8 @@ impl Services {
             pods.insert(upstream.id, addresses);
         }
         self.pods = pods;
+        let is_for_outside = |direct: &Direct| direct.node_port.is_some() || !direct.external.is_empty();
+        self.outside = direct().filter_map(|upstream| upstream.direct.as_deref()).any(is_for_outside);
         let heat = |id| self.heat(id, now);
         let claims = claim(held(), node, heat, room);
         let warm = |table: &Claims, id: &u32| table.table.services.get(id) == Some(&Heat::Warm);
@@ -65,6 +69,11 @@ impl Services {
     /// What the kernel's maps should hold.
     pub(super) fn claims(&self) -> &Claims {
         &self.claims
+    }
+
+    /// Whether clients from outside may connect to any.
+    pub(super) fn has_outside(&self) -> bool {
+        self.outside
     }
 
     /// The upstreams that clients reach at an address; the first is the one that connections are held for.
