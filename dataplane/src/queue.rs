@@ -125,11 +125,16 @@ impl Queues {
         }
     }
 
-    fn ask(&mut self, netns: i32, addr: SocketAddr) -> Result<u32, Unread> {
-        let ask = Ask { frame: [0; 16], netns, addr: AddrKey::new(addr) }.bytes();
-        let options = TestRunOptions { data_in: Some(&ask), repeat: 1, ..Default::default() };
+    /// What the program returns for a packet: for tests.
+    pub fn run(&mut self, packet: &[u8]) -> io::Result<u32> {
+        let options = TestRunOptions { data_in: Some(packet), repeat: 1, ..Default::default() };
         let ran = program(&mut self.ebpf).and_then(|program| program.test_run(options));
-        match ran.map(|ran| ran.return_value) {
+        ran.map(|ran| ran.return_value).map_err(io::Error::other)
+    }
+
+    fn ask(&mut self, netns: i32, addr: SocketAddr) -> Result<u32, Unread> {
+        let ask = Ask { frame: [0; 16], netns, addr: AddrKey::new(addr) };
+        match self.run(&ask.bytes()) {
             Ok(Answer::NOBODY) => Ok(0),
             Ok(Answer::UNREADABLE) | Err(_) => Err(Unread::Refused),
             Ok(depth) => Ok(depth),

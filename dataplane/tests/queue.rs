@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "tests: the lint knows only functions that bear the attribute")]
 
 use std::{
+    cell::RefCell,
     fs::File,
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     process::{self, Command},
@@ -11,7 +12,12 @@ use std::{
 };
 
 use dataplane::{Queues, Unread};
+use interceptor_common::{
+    AddrKey,
+    queue::{Answer, Ask},
+};
 use nix::sched::{CloneFlags, setns};
+use proptest::{collection::vec, prelude::*, test_runner::TestRunner};
 use socket2::{Domain, Socket, Type};
 
 /// Two network namespaces and a cable between them, for as long as it lives.
@@ -132,6 +138,25 @@ fn sockets_that_share_an_address_are_one_queue() {
         clients
     });
     drop(clients);
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn whatever_it_is_asked_the_program_finds_nobody_or_a_queue() {
+    let cable = Cable::new();
+    // In a namespace in which nobody listens whatever is asked finds nobody; one of a number that is nobody's is not this one.
+    cable.node(|| {
+        let queues = RefCell::new(Queues::open().unwrap());
+        let run = |packet: &[u8]| queues.borrow_mut().run(packet).unwrap();
+        TestRunner::default()
+            .run(&vec(any::<u8>(), 14..80), |packet| Ok(prop_assert_eq!(run(&packet), Answer::NOBODY)))
+            .unwrap();
+        let listener = TcpListener::bind("10.244.1.1:8080").unwrap();
+        let _client = connect(listener.local_addr().unwrap(), 1);
+        let ask = |netns| Ask { frame: [0; 16], netns, addr: AddrKey::new(listener.local_addr().unwrap()) }.bytes();
+        assert_eq!((run(&ask(-1)), run(&ask(1 << 20))), (1, Answer::NOBODY));
+        assert_eq!(run(&ask(-1)[..30]), Answer::NOBODY, "what is cut asks nothing");
+    });
 }
 
 #[test]

@@ -7,7 +7,7 @@ mod node;
 
 use std::{net::SocketAddr, time::Duration};
 
-use dataplane::{Direction, Hold, Hooks, What, monotonic};
+use dataplane::{Direction, Hold, Hooks, Origin, SendError, What, monotonic};
 use interceptor_common::hold::{HEARTBEAT_NS, MARK};
 use interceptor_core::{
     frontends::{Heat, Table},
@@ -156,6 +156,28 @@ fn packets_for_which_there_is_no_room_are_dropped_and_counted() {
     assert_eq!((stats.held, stats.untold), (told, 10_000 - told));
     assert!(drops(&mut hold, Direction::In, &syn));
     assert!(hold.seen().is_some(), "there is room again");
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_packet_for_a_device_that_is_not_there_is_told_of_and_one_that_we_send_is_not_held() {
+    // On loopback nobody routes it any further.
+    const LOOPBACK: u32 = 1;
+    const NO_DEVICE: u32 = 1 << 30;
+    let mut hold = hold(Heat::Cold);
+    for flow in flows() {
+        assert!(drops(&mut hold, Direction::In, &tcp(flow.client, flow.service, SYN)));
+        let Some(What::Syn(syn)) = hold.seen().map(|seen| seen.what) else { panic!("it was told of") };
+        hold.release((&syn, Origin::Device(LOOPBACK)), Duration::ZERO).unwrap();
+        hold.refuse((&syn, Origin::Device(LOOPBACK))).unwrap();
+        for error in [
+            hold.release((&syn, Origin::Device(NO_DEVICE)), Duration::ZERO).unwrap_err(),
+            hold.refuse((&syn, Origin::Device(NO_DEVICE))).unwrap_err(),
+        ] {
+            assert!(matches!(error, SendError::Device { device: NO_DEVICE, .. }), "{error}");
+        }
+    }
+    assert!(hold.seen().is_none(), "what we send ourselves is not held");
 }
 
 #[test]
