@@ -14,7 +14,7 @@ use integration::{
 use serde_json::json;
 
 pub(crate) const VIP: &str = "10.96.0.1";
-const UID: &str = "4f5c1c9e-9f0d-4d0c-8f0e-1d2e3f4a5b6c";
+pub(crate) const UID: &str = "4f5c1c9e-9f0d-4d0c-8f0e-1d2e3f4a5b6c";
 const PORT: u16 = 8080;
 const SCALER_METRICS: u16 = 2223;
 

@@ -2,8 +2,12 @@
 //! held stays held.
 
 use std::{
+    collections::BTreeMap,
+    fs,
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
+    os::unix::fs::DirEntryExt as _,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -100,6 +104,16 @@ fn ask(mut stream: &TcpStream) -> io::Result<()> {
     }
 }
 
+/// What is pinned, each with the number of its inode: another link would have another one.
+fn pinned(folder: &Path) -> BTreeMap<PathBuf, u64> {
+    let entries = fs::read_dir(folder).unwrap().map(Result::unwrap);
+    let deep = entries.flat_map(|entry| {
+        let path = entry.path();
+        if path.is_dir() { pinned(&path) } else { [(path, entry.ino())].into() }
+    });
+    deep.collect()
+}
+
 #[tokio::test]
 #[ignore = "needs root: run by cargo xtask test"]
 async fn nothing_is_lost_or_counted_twice_while_agents_are_killed_and_replaced_under_load() {
@@ -117,6 +131,9 @@ async fn nothing_is_lost_or_counted_twice_while_agents_are_killed_and_replaced_u
     bench.start("exec python3 -m http.server 8080 --protocol HTTP/1.1");
     let pod = SocketAddr::from((bench.pod.addresses[0], 8080));
     eventually("the pod listens", async || bench.client.run(move || TcpStream::connect(pod)).await.ok()).await;
+    let before = pinned(bpffs.path());
+    let is_link = |path: &PathBuf| path.to_string_lossy().contains(count::UID);
+    assert_eq!(before.keys().filter(|path| is_link(path)).count(), 3, "{before:?}");
     let load = Load::start(&bench.client, pod);
     let mut held = Vec::new();
     for _ in 1..AGENTS {
@@ -128,6 +145,7 @@ async fn nothing_is_lost_or_counted_twice_while_agents_are_killed_and_replaced_u
         agent = bench.agent_with(&path).await;
     }
     load.goes_on().await;
+    assert_eq!(pinned(bpffs.path()), before, "programs were replaced in their places");
     let answered = load.stop().await;
     count::requests(&agent, answered).await;
     let taken = async || agent.route("web").await["taken"].clone();
