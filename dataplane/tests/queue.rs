@@ -149,7 +149,10 @@ fn whatever_it_is_asked_the_program_finds_nobody_or_a_queue() {
         let queues = RefCell::new(Queues::open().unwrap());
         let run = |packet: &[u8]| queues.borrow_mut().run(packet).unwrap();
         TestRunner::default()
-            .run(&vec(any::<u8>(), 14..80), |packet| Ok(prop_assert_eq!(run(&packet), Answer::NOBODY)))
+            .run(&vec(any::<u8>(), 14..80), |packet| {
+                prop_assert_eq!(run(&packet), Answer::NOBODY);
+                Ok(())
+            })
             .unwrap();
         let listener = TcpListener::bind("10.244.1.1:8080").unwrap();
         let _client = connect(listener.local_addr().unwrap(), 1);
