@@ -90,4 +90,8 @@ async fn nothing_is_loaded_while_no_route_asks() {
     bench.world.direct("web", &[crate::count::VIP], asking);
     until(&agent, 3).await;
     assert_eq!(agent.metric("rouse_accept_queue_active").await, 1);
+    let others = json!({ "scalingMetric": { "connections": { "targetValue": 1 } } });
+    bench.world.direct("web", &[crate::count::VIP], others);
+    let unloaded = async || (agent.metric("rouse_accept_queue_active").await == 0).then_some(());
+    eventually("it is taken out again", unloaded).await;
 }

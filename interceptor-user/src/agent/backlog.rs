@@ -113,6 +113,7 @@ impl Task {
             let asked = self.asked();
             self.report.known.lock().asked = !asked.is_empty();
             if asked.is_empty() {
+                self.unload();
                 self.tell(BTreeMap::new(), Vec::new());
                 self.reader.published().await;
                 continue;
@@ -161,6 +162,15 @@ impl Task {
                 Loaded::Failed
             }
         };
+    }
+
+    fn unload(&mut self) {
+        if matches!(self.queues, Loaded::Yes(_)) {
+            self.queues = Loaded::No;
+            self.looked = None;
+            self.metrics.active(false);
+            self.metrics.pods(0, 0);
+        }
     }
 
     fn read(&mut self, asked: &Asked) {
