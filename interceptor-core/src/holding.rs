@@ -20,8 +20,8 @@ use foldhash::quality::RandomState;
 
 use crate::UpstreamId;
 
-/// Between two tries of a pod that refuses: a two-hundredth of the time that it has refused, within these bounds. A try costs
-/// the node some 0.1 ms.
+/// Between two tries of a pod that refuses: a five-hundredth of the time that it has refused, within these bounds, and longer where several
+/// Services' pods refuse. A try costs the node some 0.1 ms, so that all of them cost at most a fifth of a processor.
 const FIRST_PAUSE: Duration = Duration::from_micros(500);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
@@ -81,6 +81,8 @@ pub struct Holding<K> {
     limits: Limits,
     flows: HashMap<Flow, Held<K>, RandomState>,
     services: BTreeMap<UpstreamId, Service>,
+    /// Those whose pods refuse, and that are tried by one connection each.
+    refusing: BTreeSet<UpstreamId>,
     clients: HashMap<IpAddr, usize, RandomState>,
     /// When each is to be looked at next.
     timers: BTreeSet<(Duration, Flow)>,
@@ -128,6 +130,7 @@ impl<K> Holding<K> {
             limits,
             flows: HashMap::default(),
             services: BTreeMap::new(),
+            refusing: BTreeSet::new(),
             clients: HashMap::default(),
             timers: BTreeSet::new(),
         }
@@ -203,7 +206,9 @@ impl<K> Holding<K> {
         let Some(held) = self.flows.get_mut(flow) else { return };
         let service = self.services.entry(held.upstream).or_default();
         let (lead, since) = *service.lead.get_or_insert((*flow, now));
-        let pause = (now.saturating_sub(since) / 200).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+        self.refusing.insert(held.upstream);
+        let share = FIRST_PAUSE * u32::try_from(self.refusing.len()).unwrap_or(u32::MAX);
+        let pause = (now.saturating_sub(since) / 500).max(share).clamp(FIRST_PAUSE, LONGEST_PAUSE);
         // What has begun to listen since this was sent has not refused it.
         let tried = if let State::Tried { at, .. } = held.state { at } else { now };
         let not_before = if lead != *flow {
@@ -250,6 +255,7 @@ impl<K> Holding<K> {
         if let Some(service) = self.services.get_mut(&upstream)
             && service.lead.take().is_some()
         {
+            self.refusing.remove(&upstream);
             self.wake(upstream, now);
         }
         Some(kept)
@@ -262,6 +268,7 @@ impl<K> Holding<K> {
             && service.lead.is_some_and(|(lead, _)| lead == *flow)
         {
             service.lead = None;
+            self.refusing.remove(&upstream);
             self.wake(upstream, now);
         }
         Some(kept)
@@ -316,6 +323,7 @@ impl<K> Holding<K> {
             service.flows.remove(flow);
             if service.flows.is_empty() {
                 self.services.remove(&held.upstream);
+                self.refusing.remove(&held.upstream);
             }
         }
         let client = flow.client.ip();

@@ -94,6 +94,33 @@ fn while_pods_refuse_one_connection_alone_is_tried_and_the_others_follow_it() {
     assert_eq!(due(&mut holding, next, &[pod(1)]), [2, 3].map(|n| Act::Try(flow(n), pod(1))));
 }
 
+#[test]
+fn pods_of_many_services_that_refuse_are_tried_less_often_each() {
+    let mut holding = Holding::<u8>::new(Limits { all: 200, of_service: 200, of_client: 200 });
+    let flow = |n: u8| Flow { client: flow_of(1, 40_000 + u16::from(n)).client, service: ([10, 96, 0, n], 80).into() };
+    for n in 0..100 {
+        holding.arrive(flow(n), UpstreamId(n.into()), (ms(0), None), || 7).unwrap();
+    }
+    due(&mut holding, ms(0), &[pod(1)]);
+    (0..100).for_each(|n| holding.refused(&flow(n), ms(1)));
+    let mut tries = 0;
+    for now in 1..=500 {
+        for act in due(&mut holding, ms(now), &[pod(1)]) {
+            let Act::Try(flow, _) = act else { panic!("{act:?}") };
+            holding.refused(&flow, ms(now));
+            tries += 1;
+        }
+    }
+    assert!((900..1_100).contains(&tries), "{tries} in half a second");
+    for n in 0..99 {
+        holding.forget(&flow(n), ms(501));
+    }
+    due(&mut holding, ms(600), &[pod(1)]);
+    holding.refused(&flow(99), ms(600));
+    assert_eq!(due(&mut holding, ms(600), &[pod(1)]), []);
+    assert_eq!(holding.next(), Some(ms(600) + (ms(599) / 500)), "the others are gone");
+}
+
 /// One connection that a pod has refused for ten seconds, and when it is tried next.
 fn refused_for_long() -> (Holding<u8>, Duration) {
     let mut holding = holding();
@@ -105,7 +132,7 @@ fn refused_for_long() -> (Holding<u8>, Duration) {
     holding.refused(&flow(1), ms(10_000));
     assert_eq!(due(&mut holding, ms(10_000), &[pod(1)]), []);
     let next = holding.next().unwrap();
-    assert_eq!(next, ms(10_050));
+    assert_eq!(next, ms(10_020));
     (holding, next)
 }
 
