@@ -19,8 +19,9 @@ use crate::setup;
 
 /// Where images come from, as names of the chart's values say it.
 const REGISTRY: &str = "docker.io/rouse";
-/// No image may be larger.
+/// No image may be larger; without link-time optimisation they are, by a third.
 const LARGEST: u64 = 30 << 20;
+const LARGEST_QUICK: u64 = 40 << 20;
 
 /// A program and its image.
 #[derive(Clone, Copy, Debug)]
@@ -125,11 +126,12 @@ pub(crate) fn build(root: &Path, out: &Path, arch: Arch, effort: Effort) -> Resu
     setup::with_ebpf(root, "image");
     let programs = target.build(root, &PARTS.map(|part| part.package), effort)?;
     fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
-    PARTS.iter().map(|part| part.write(&programs, out, arch)).collect()
+    let largest = if effort == Effort::Quick { LARGEST_QUICK } else { LARGEST };
+    PARTS.iter().map(|part| part.write(&programs, (out, arch), largest)).collect()
 }
 
 impl Part {
-    fn write(&self, programs: &Path, out: &Path, arch: Arch) -> Result<PathBuf> {
+    fn write(&self, programs: &Path, (out, arch): (&Path, Arch), largest: u64) -> Result<PathBuf> {
         let Self { package: _, program, image, path, title } = self;
         let version = env!("CARGO_PKG_VERSION");
         let label = |name, value: &str| (name, value.to_owned());
@@ -148,8 +150,8 @@ impl Part {
         let to = out.join(format!("{image}-{}.tar", arch.name()));
         let written = contents.write(&to)?;
         let (size, reference) = (written.size, &contents.reference);
-        if size > LARGEST {
-            bail!("{reference} has {} MiB, expected at most {}", size >> 20, LARGEST >> 20);
+        if size > largest {
+            bail!("{reference} has {} MiB, expected at most {}", size >> 20, largest >> 20);
         }
         println!("image: {reference} {} {} MiB {}", written.digest, size >> 20, to.display());
         Ok(to)
