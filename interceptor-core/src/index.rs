@@ -21,6 +21,7 @@ mod bodies;
 mod claims;
 mod entrances;
 mod guard;
+mod join;
 mod problem;
 mod upstreams;
 mod way;
