@@ -75,9 +75,10 @@ fn bad_targets_and_metrics() -> Vec<(Value, &'static str)> {
         (route(&json!({"scalingMetric": null})), "spec.scalingMetric: Required value"),
         (
             route(&json!({"scalingMetric": {"concurrency": null}})),
-            "at least one of 'concurrency', 'requestRate' or 'connections' must be set",
+            "at least one of 'concurrency', 'requestRate', 'connections' or 'acceptQueue' must be set",
         ),
         (route(&json!({"scalingMetric": {"connections": {"targetValue": 1}}})), "connections needs dataPath Direct"),
+        (route(&json!({"scalingMetric": {"acceptQueue": {"targetValue": 1}}})), "acceptQueue needs dataPath Direct"),
         (route(&json!({"demand": {}})), "demand needs dataPath Direct"),
         (ignore(json!({"cidrs": ["10.0.0.0/8 or so"]})), "demand.ignore.cidrs[0]"),
         (ignore(json!({"cidrs": vec!["10.0.0.1"; 2]})), "Duplicate value"),
