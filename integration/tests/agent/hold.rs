@@ -263,20 +263,26 @@ async fn rules_of_the_node_judge_what_was_held() {
     assert!(pod.clients.try_recv().is_err(), "nobody else has got through");
 }
 
-#[tokio::test]
-#[ignore = "needs root: run by cargo xtask test"]
-async fn a_node_port_is_held_for_clients_from_outside() {
-    let mut bench = Bench::new();
-    let outside = bench.net.outside();
+/// A client outside connects to the node's port, waits, and reaches the pod with its own address.
+async fn held_by_node_port(bench: &Bench, outside: &Host) -> Agent {
     let agent = Agent::start(&bench.net, &bench.world).await;
     agent.until("web", "cold").await;
-    let held = connect(&outside, &format!("{NODE}:30080"));
+    let held = connect(outside, &format!("{NODE}:30080"));
     agent.until_held("web", 1).await;
     let pod = listen(&bench.pod, "web-a").await;
     bench.endpoints(&[&bench.pod]);
     let answer = soon("the connection opens", held).await.unwrap().unwrap();
     assert!(answer.line.starts_with("web-a to 192.0.2.9:"), "{}", answer.line);
     drop(pod);
+    agent
+}
+
+#[tokio::test]
+#[ignore = "needs root: run by cargo xtask test"]
+async fn a_node_port_is_held_for_clients_from_outside() {
+    let mut bench = Bench::new();
+    let outside = bench.net.outside();
+    held_by_node_port(&bench, &outside).await;
 }
 
 #[tokio::test]
@@ -284,14 +290,7 @@ async fn a_node_port_is_held_for_clients_from_outside() {
 async fn a_node_port_is_held_at_an_uplink_that_is_no_virtual_cable_as_long_as_there_is_one() {
     let mut bench = Bench::new();
     let outside = bench.net.outside_by_macvlan();
-    let agent = Agent::start(&bench.net, &bench.world).await;
-    agent.until("web", "cold").await;
-    let held = connect(&outside, &format!("{NODE}:30080"));
-    agent.until_held("web", 1).await;
-    let pod = listen(&bench.pod, "web-a").await;
-    bench.endpoints(&[&bench.pod]);
-    let answer = soon("the connection opens", held).await.unwrap().unwrap();
-    assert!(answer.line.starts_with("web-a to 192.0.2.9:"), "{}", answer.line);
+    let agent = held_by_node_port(&bench, &outside).await;
     bench.world.object(&json!({
         "apiVersion": "v1", "kind": "Service", "metadata": { "name": "web", "namespace": NAMESPACE },
         "spec": { "clusterIP": VIP, "clusterIPs": [VIP], "ports": [{ "name": "http", "port": 80 }] },
@@ -302,7 +301,6 @@ async fn a_node_port_is_held_at_an_uplink_that_is_no_virtual_cable_as_long_as_th
         (!devices.is_empty() && !devices.contains(&json!("uplink0"))).then_some(())
     })
     .await;
-    drop(pod);
 }
 
 #[tokio::test]

@@ -164,8 +164,8 @@ impl Task {
         repairs.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.look_at_devices();
         let mut counted = self.counted.clone();
-        // Until all objects are read the programs go on as an agent before has left them, and what they hold waits to be read: a Service that
-        // is missing now may only not have been read.
+        // Until all objects are read the programs go on as an agent before has left them, and what they hold waits to be read: a
+        // Service that is missing now may only not have been read.
         loop {
             tokio::select! {
                 _ = counted.wait_for(Option::is_some) => break,
@@ -330,6 +330,9 @@ impl Task {
 
     /// Whether answers would go past the node, to a client that knows nothing of the pod.
     fn passes_by(&self, flow: &Flow, pod: SocketAddr) -> bool {
+        if !self.outside {
+            return false;
+        }
         let snapshot = self.reader.load();
         let upstreams = self.services.at(flow.service).iter().filter_map(|id| snapshot.upstream(*id));
         let node: Vec<_> = self.node.iter().map(|(ip, _)| *ip).collect();
