@@ -20,8 +20,8 @@ use foldhash::quality::RandomState;
 
 use crate::UpstreamId;
 
-/// Between two tries of a pod that refuses: a five-hundredth of the time that it has refused, within these bounds, and longer where several
-/// Services' pods refuse. A try costs the node some 0.1 ms, so that all of them cost at most a fifth of a processor.
+/// Between two tries of a pod that refuses: a five-hundredth of the time that it has refused, within these bounds, and longer where
+/// several Services' pods refuse. A try costs the node some 0.1 ms, so that all of them cost at most a fifth of a processor.
 const FIRST_PAUSE: Duration = Duration::from_micros(500);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
@@ -208,7 +208,7 @@ impl<K> Holding<K> {
         let (lead, since) = *service.lead.get_or_insert((*flow, now));
         self.refusing.insert(held.upstream);
         let share = FIRST_PAUSE * u32::try_from(self.refusing.len()).unwrap_or(u32::MAX);
-        let pause = (now.saturating_sub(since) / 500).max(share).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+        let pause = (now.saturating_sub(since) / 500).clamp(FIRST_PAUSE, LONGEST_PAUSE).max(share);
         // What has begun to listen since this was sent has not refused it.
         let tried = if let State::Tried { at, .. } = held.state { at } else { now };
         let not_before = if lead != *flow {
