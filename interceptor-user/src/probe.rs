@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! snapshot (pending endpoints, probe) ─┐
-//! who is waited for ───────────────────┴► Prober ─► rounds (a task a Service: ask every 10–25 ms)
+//! who is waited for ───────────────────┴► Prober ─► rounds (a task a Service: ask every 1–25 ms)
 //! workers: a pod refused ──────────────► Prober ◄── answered ┘
 //!                                           └─► Verdict ─► discovery ─► snapshot ─► held requests go on
 //! ```
@@ -93,6 +93,8 @@ pub(crate) struct Prober {
     listening: mpsc::Receiver<SocketAddr>,
     answers: (mpsc::Sender<Pod>, mpsc::Receiver<Pod>),
     limit: Arc<Semaphore>,
+    /// How many rounds there are, for themselves.
+    running: Arc<AtomicUsize>,
     shared: Arc<Shared>,
     metrics: ProbeMetrics,
     rounds: HashMap<ObjectKey, Running>,
@@ -134,6 +136,7 @@ pub(crate) fn channel(reader: Reader, metrics: ProbeMetrics) -> (Prober, Handle,
         listening,
         answers: mpsc::channel(REFUSALS),
         limit: Arc::new(Semaphore::new(MAX_PROBES)),
+        running: Arc::default(),
         shared: Arc::clone(&shared),
         metrics,
         rounds: HashMap::new(),
@@ -209,6 +212,7 @@ impl Prober {
                 None => self.begin(service, probe, pods),
             }
         }
+        self.running.store(self.rounds.len(), Relaxed);
         let times = self.pods.values().filter(|memory| memory.is_early() || memory.until() > now);
         times.map(Memory::until).min()
     }
@@ -239,6 +243,7 @@ impl Prober {
             listens: Arc::clone(&listens),
             answers: self.answers.0.clone(),
             limit: Arc::clone(&self.limit),
+            rounds: Arc::clone(&self.running),
             metrics: self.metrics.clone(),
         };
         let task = task::spawn("probe-round", round.run());

@@ -5,7 +5,10 @@ use std::{
     future::Future,
     hash::{BuildHasher as _, RandomState},
     net::IpAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -29,6 +32,10 @@ const LEAST_PAUSE: Duration = Duration::from_millis(10);
 const MORE_PAUSE_MICROS: u64 = 15_000;
 /// The same when pods begin to listen, however often they do.
 const LISTENS_PAUSE: Duration = Duration::from_millis(1);
+/// The same while a pod takes no connection, which costs little: a part of the time that it has taken none, and no less than
+/// lets all rounds together ask two thousand pods a second.
+const REFUSED_PART: u32 = 200;
+const REFUSED_PAUSE: Duration = Duration::from_micros(500);
 
 /// A round.
 #[derive(Debug)]
@@ -40,6 +47,8 @@ pub(super) struct Round {
     pub(super) listens: Arc<Notify>,
     pub(super) answers: mpsc::Sender<Pod>,
     pub(super) limit: Arc<Semaphore>,
+    /// How many rounds there are, this one included.
+    pub(super) rounds: Arc<AtomicUsize>,
     pub(super) metrics: ProbeMetrics,
 }
 
@@ -73,6 +82,8 @@ impl Round {
         let mut asked = FuturesUnordered::new();
         let mut next = Instant::now();
         let mut last = None;
+        // Since when pods have refused, without any other answer.
+        let mut refused: Option<Instant> = None;
         // Who was being asked when a pod began to listen may have been asked too early.
         let mut once_more = false;
         loop {
@@ -106,6 +117,12 @@ impl Round {
                     if !is_ready && std::mem::take(&mut once_more) {
                         next = soon(last);
                     }
+                    let now = Instant::now();
+                    refused = (outcome == Outcome::Refused).then(|| refused.unwrap_or(now));
+                    if let (Some(since), Some(last)) = (refused, last) {
+                        let rounds = u32::try_from(self.rounds.load(Relaxed)).unwrap_or(u32::MAX);
+                        next = next.min(last + again(now - since, self.pods.borrow().len(), rounds));
+                    }
                 }
                 () = self.listens.notified() => {
                     once_more = !asked.is_empty();
@@ -122,6 +139,12 @@ impl Round {
             }
         }
     }
+}
+
+/// The pause when pods refuse, and have for so long.
+fn again(refused: Duration, pods: usize, rounds: u32) -> Duration {
+    let at_once = u32::try_from(pods.min(MAX_AT_ONCE)).unwrap_or(u32::MAX);
+    (refused / REFUSED_PART).max(REFUSED_PAUSE.saturating_mul(at_once.saturating_mul(rounds)))
 }
 
 /// At once, but for a pause since the last time.
@@ -187,16 +210,14 @@ mod tests {
         assert!(progress.turn(&pods, 9).is_empty());
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_starting_pod_is_asked_every_ten_to_twenty_five_milliseconds_until_it_answers() {
+    /// When a pod of a Service alone is asked until it is ready, by how it answers the first time, the second, and so on.
+    async fn asked<F: Future<Output = Outcome>>(
+        listens: Arc<Notify>,
+        rounds: usize,
+        answer: impl Fn(usize) -> F,
+    ) -> Vec<Instant> {
         let (_keep, receiver) = watch::channel(pods([1]));
         let (answers, mut answered) = mpsc::channel(1);
-        let times = std::cell::RefCell::new(Vec::new());
-        let ask = |_pod| {
-            times.borrow_mut().push(Instant::now());
-            let outcome = if times.borrow().len() < 20 { Outcome::Refused } else { Outcome::Ready };
-            async move { outcome }
-        };
         let action = interceptor_core::probe::Action::Tcp(1);
         let second = Duration::from_secs(1);
         let probe = Probe { action, timeout: second, period: second, initial_delay: second, successes: 1, failures: 1 };
@@ -204,35 +225,64 @@ mod tests {
             service: ObjectKey::new("shop", "web"),
             probe: Arc::new(probe),
             pods: receiver,
-            listens: Arc::new(Notify::new()),
+            listens,
             answers,
             limit: Arc::new(Semaphore::new(1)),
+            rounds: Arc::new(AtomicUsize::new(rounds)),
             metrics: ProbeMetrics::default(),
+        };
+        let times = std::cell::RefCell::new(Vec::new());
+        let ask = |_pod| {
+            times.borrow_mut().push(Instant::now());
+            answer(times.borrow().len())
         };
         tokio::select! {
             () = round.run_with(ask) => panic!("it goes on while it is listened to"),
             pod_ready = answered.recv() => assert_eq!(pod_ready.unwrap().1, pod(1)),
         }
-        let times = times.borrow();
+        times.into_inner()
+    }
+
+    fn pauses(times: &[Instant]) -> Vec<Duration> {
+        times.windows(2).map(|pair| pair[1] - pair[0]).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_that_is_not_ready_is_asked_every_ten_to_twenty_five_milliseconds() {
+        let times =
+            asked(Arc::default(), 1, |nth| async move { if nth < 20 { Outcome::Unready } else { Outcome::Ready } })
+                .await;
         assert_eq!(times.len(), 20);
-        let pauses: Vec<_> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
         // A timer of tokio's is exact to a millisecond.
         let allowed = Duration::from_millis(10)..=Duration::from_millis(26);
-        assert!(pauses.iter().all(|pause| allowed.contains(pause)), "{pauses:?}");
+        assert!(pauses(&times).iter().all(|pause| allowed.contains(pause)), "{:?}", pauses(&times));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_that_refuses_is_asked_after_a_part_of_the_time_that_it_has() {
+        let outcome = |nth| async move { if nth < 600 { Outcome::Refused } else { Outcome::Ready } };
+        let times = asked(Arc::default(), 1, outcome).await;
+        for (pause, at) in pauses(&times).into_iter().zip(&times[1..]) {
+            let most = ((*at - times[0]) / REFUSED_PART + Duration::from_millis(2)).min(Duration::from_millis(26));
+            assert!(pause <= most, "{pause:?} after {:?}", *at - times[0]);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pods_that_refuse_are_asked_less_often_the_more_rounds_there_are() {
+        let outcome = |nth| async move { if nth < 20 { Outcome::Refused } else { Outcome::Ready } };
+        let times = asked(Arc::default(), 16, outcome).await;
+        let allowed = Duration::from_millis(8)..=Duration::from_millis(10);
+        assert!(pauses(&times).iter().all(|pause| allowed.contains(pause)), "{:?}", pauses(&times));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_pod_that_begins_to_listen_is_asked_at_once_and_again_if_it_was_just_being_asked() {
-        let (_keep, receiver) = watch::channel(pods([1]));
-        let (answers, mut answered) = mpsc::channel(1);
         let listens = Arc::new(Notify::new());
-        let times = std::cell::RefCell::new(Vec::new());
-        let ask = |_pod| {
-            times.borrow_mut().push(Instant::now());
-            let asked = times.borrow().len();
+        let answer = |nth| {
             let listens = Arc::clone(&listens);
             async move {
-                match asked {
+                match nth {
                     1 => listens.notify_one(),
                     2 => {
                         listens.notify_one();
@@ -240,27 +290,12 @@ mod tests {
                     }
                     _ => return Outcome::Ready,
                 }
-                Outcome::Refused
+                Outcome::Unready
             }
         };
-        let action = interceptor_core::probe::Action::Tcp(1);
-        let second = Duration::from_secs(1);
-        let probe = Probe { action, timeout: second, period: second, initial_delay: second, successes: 1, failures: 1 };
-        let round = Round {
-            service: ObjectKey::new("shop", "web"),
-            probe: Arc::new(probe),
-            pods: receiver,
-            listens: Arc::clone(&listens),
-            answers,
-            limit: Arc::new(Semaphore::new(1)),
-            metrics: ProbeMetrics::default(),
-        };
         let began = Instant::now();
-        tokio::select! {
-            () = round.run_with(ask) => panic!("it goes on while it is listened to"),
-            pod_ready = answered.recv() => assert_eq!(pod_ready.unwrap().1, pod(1)),
-        }
-        assert_eq!(times.borrow().len(), 3);
+        let times = asked(Arc::clone(&listens), 1, answer).await;
+        assert_eq!(times.len(), 3);
         assert!(began.elapsed() < LEAST_PAUSE, "{:?}", began.elapsed());
     }
 
