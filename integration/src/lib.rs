@@ -16,6 +16,7 @@
 pub mod agent;
 pub mod cgroup;
 pub mod cluster;
+pub mod collector;
 pub mod h2;
 pub mod interceptor;
 pub mod net;
@@ -27,6 +28,7 @@ pub mod world;
 
 pub use self::{
     cluster::{CRDS, Cluster},
+    collector::Collector,
     interceptor::Interceptor,
     peer::{Head, Peer},
     pod::Pod,

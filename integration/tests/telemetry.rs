@@ -1,8 +1,6 @@
 //! What an OpenTelemetry collector is told, by a collector that the test plays over HTTP or gRPC.
 
-use std::net::SocketAddr;
-
-use integration::{Interceptor, Pod, eventually, soon};
+use integration::{Collector, Interceptor, Pod, eventually};
 use opentelemetry_proto::tonic::{
     collector::{
         metrics::v1::ExportMetricsServiceRequest,
@@ -17,11 +15,7 @@ use opentelemetry_proto::tonic::{
 };
 use prost::Message as _;
 use runtime::task;
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpListener,
-    sync::mpsc,
-};
+use tokio::{net::TcpListener, sync::mpsc};
 use tonic::{Request, Response, Status, transport::server::TcpIncoming};
 
 use crate::HOST;
@@ -30,73 +24,41 @@ use crate::HOST;
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const CALLER: &str = "b7ad6b7169203331";
 
-/// A collector, and what it was told.
-struct Collector {
-    addr: SocketAddr,
-    told: mpsc::UnboundedReceiver<(String, Vec<u8>)>,
-}
-
 struct Grpc(mpsc::UnboundedSender<(String, Vec<u8>)>);
 
-// === impl Collector ===
+async fn grpc() -> Collector {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (tell, told) = mpsc::unbounded_channel();
+    let server = tonic::transport::Server::builder().add_service(TraceServiceServer::new(Grpc(tell)));
+    task::spawn("collector", server.serve_with_incoming(TcpIncoming::from(listener)));
+    Collector::new(addr, told)
+}
 
-impl Collector {
-    async fn http() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = listener.local_addr().unwrap();
-        let (tell, told) = mpsc::unbounded_channel();
-        task::spawn("collector", async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                let tell = tell.clone();
-                task::spawn("connection", async move {
-                    let mut read = Vec::new();
-                    while stream.read_buf(&mut read).await.is_ok_and(|count| count > 0) {
-                        while let Some((path, body, rest)) = request(&read) {
-                            tell.send((path, body)).unwrap();
-                            read = rest;
-                            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
-                        }
-                    }
-                });
-            }
-        });
-        Self { addr, told }
-    }
+/// The interceptor's environment.
+fn env(collector: &Collector, protocol: &'static str) -> Vec<(&'static str, String)> {
+    vec![
+        ("OTEL_EXPORTER_OTLP_TRACES_ENABLED", "true".to_owned()),
+        ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", protocol.to_owned()),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", collector.addr)),
+        ("OTEL_BSP_SCHEDULE_DELAY", "20".to_owned()),
+    ]
+}
 
-    async fn grpc() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = listener.local_addr().unwrap();
-        let (tell, told) = mpsc::unbounded_channel();
-        let server = tonic::transport::Server::builder().add_service(TraceServiceServer::new(Grpc(tell)));
-        task::spawn("collector", server.serve_with_incoming(TcpIncoming::from(listener)));
-        Self { addr, told }
-    }
-
-    /// The interceptor's environment.
-    fn told_by(&self, protocol: &'static str) -> Vec<(&'static str, String)> {
-        vec![
-            ("OTEL_EXPORTER_OTLP_TRACES_ENABLED", "true".to_owned()),
-            ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", protocol.to_owned()),
-            ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", self.addr)),
-            ("OTEL_BSP_SCHEDULE_DELAY", "20".to_owned()),
-        ]
-    }
-
-    /// Spans, until one is the server's, which ends last.
-    async fn spans(&mut self) -> Vec<Span> {
-        let mut all = Vec::new();
-        while !all.iter().any(|span: &Span| span.kind == i32::from(SpanKind::Server)) {
-            let (path, body) = soon("spans are told", self.told.recv()).await.unwrap();
-            assert_eq!(path, "/v1/traces");
-            let request = ExportTraceServiceRequest::decode(&*body).unwrap();
-            for spans in request.resource_spans {
-                let resource = spans.resource.unwrap().attributes;
-                assert_eq!(text(&resource, "service.name").as_deref(), Some("keda-http-interceptor"));
-                all.extend(spans.scope_spans.into_iter().flat_map(|scope| scope.spans));
-            }
+/// Spans, until one is the server's, which ends last.
+async fn spans(collector: &mut Collector) -> Vec<Span> {
+    let mut all = Vec::new();
+    while !all.iter().any(|span: &Span| span.kind == i32::from(SpanKind::Server)) {
+        let (path, body) = collector.told("spans").await;
+        assert_eq!(path, "/v1/traces");
+        let request = ExportTraceServiceRequest::decode(&*body).unwrap();
+        for spans in request.resource_spans {
+            let resource = spans.resource.unwrap().attributes;
+            assert_eq!(text(&resource, "service.name").as_deref(), Some("keda-http-interceptor"));
+            all.extend(spans.scope_spans.into_iter().flat_map(|scope| scope.spans));
         }
-        all
     }
+    all
 }
 
 #[tonic::async_trait]
@@ -108,15 +70,6 @@ impl TraceService for Grpc {
         self.0.send(("/v1/traces".to_owned(), request.into_inner().encode_to_vec())).unwrap();
         Ok(Response::new(ExportTraceServiceResponse::default()))
     }
-}
-
-/// The first whole request of what was read, and the rest.
-fn request(read: &[u8]) -> Option<(String, Vec<u8>, Vec<u8>)> {
-    let end = read.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
-    let head = String::from_utf8_lossy(&read[..end]).to_lowercase();
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length: "))?.trim().parse::<usize>().ok()?;
-    let body = read.get(end..end + length)?.to_vec();
-    Some((head.split(' ').nth(1)?.to_owned(), body, read[end + length..].to_vec()))
 }
 
 fn value(attributes: &[KeyValue], key: &str) -> Option<Value> {
@@ -154,14 +107,14 @@ async fn ask(interceptor: &Interceptor, flags: &str) -> integration::Peer {
 
 #[tokio::test]
 async fn a_caller_s_trace_goes_on_through_the_interceptor_to_the_pod() {
-    let mut collector = Collector::http().await;
-    let env = collector.told_by("http/protobuf");
+    let mut collector = Collector::http();
+    let env = env(&collector, "http/protobuf");
     let (_world, pod, interceptor) = crate::warm_with(&borrowed(&env)).await;
     let mut client = ask(&interceptor, "01").await;
     let (mut peer, head) = pod.request().await;
     peer.send("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").await;
     assert_eq!(client.response().await.status(), 404);
-    let spans = collector.spans().await;
+    let spans = spans(&mut collector).await;
 
     let (server, attempt) = (named(&spans, "keda-http-interceptor"), named(&spans, "HTTP GET"));
     assert!(spans.iter().all(|span| hex(&span.trace_id) == TRACE), "{spans:?}");
@@ -189,8 +142,8 @@ async fn a_caller_s_trace_goes_on_through_the_interceptor_to_the_pod() {
 
 #[tokio::test]
 async fn a_cold_start_shows_how_long_the_request_was_held_also_over_grpc() {
-    let mut collector = Collector::grpc().await;
-    let env = collector.told_by("GRPC");
+    let mut collector = grpc().await;
+    let env = env(&collector, "GRPC");
     let (world, interceptor) = crate::cold(&borrowed(&env)).await;
     let mut client = ask(&interceptor, "01").await;
     eventually("the request is held", async || (interceptor.queue("app").await?.concurrency == 1).then_some(())).await;
@@ -199,7 +152,7 @@ async fn a_cold_start_shows_how_long_the_request_was_held_also_over_grpc() {
     let (mut peer, _) = pod.request().await;
     peer.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
     client.response().await;
-    let spans = collector.spans().await;
+    let spans = spans(&mut collector).await;
     let (hold, connect, server) =
         (named(&spans, "hold"), named(&spans, "connect"), named(&spans, "keda-http-interceptor"));
     assert!(hold.start_time_unix_nano >= server.start_time_unix_nano);
@@ -210,8 +163,8 @@ async fn a_cold_start_shows_how_long_the_request_was_held_also_over_grpc() {
 
 #[tokio::test]
 async fn a_trace_that_its_caller_does_not_sample_is_passed_on_and_not_told() {
-    let mut collector = Collector::http().await;
-    let env = collector.told_by("http/protobuf");
+    let mut collector = Collector::http();
+    let env = env(&collector, "http/protobuf");
     let (_world, pod, interceptor) = crate::warm_with(&borrowed(&env)).await;
     let mut heads = Vec::new();
     for flags in ["00", "01"] {
@@ -222,7 +175,7 @@ async fn a_trace_that_its_caller_does_not_sample_is_passed_on_and_not_told() {
         heads.push(head.get("traceparent").unwrap().to_owned());
     }
     assert!(heads[0].starts_with(&format!("00-{TRACE}-")) && heads[0].ends_with("-00"), "{heads:?}");
-    let spans = collector.spans().await;
+    let spans = spans(&mut collector).await;
     assert_eq!(spans.iter().filter(|span| span.name == "HTTP GET").count(), 1, "of the second request alone");
 }
 
@@ -237,7 +190,7 @@ async fn without_tracing_the_caller_s_fields_pass_as_they_are() {
 
 #[tokio::test]
 async fn metrics_are_told_under_the_names_that_the_add_on_has_in_opentelemetry() {
-    let mut collector = Collector::http().await;
+    let mut collector = Collector::http();
     let endpoint = format!("http://{}", collector.addr);
     let env = [
         ("OTEL_EXPORTER_OTLP_METRICS_ENABLED", "true"),
@@ -251,7 +204,7 @@ async fn metrics_are_told_under_the_names_that_the_add_on_has_in_opentelemetry()
     let _pod = pod.answering("hello");
     assert_eq!(interceptor.get(HOST, "/").await.status(), 200);
     eventually("the request is told", async || {
-        let (path, body) = soon("metrics are told", collector.told.recv()).await.unwrap();
+        let (path, body) = collector.told("metrics").await;
         assert_eq!(path, "/v1/metrics");
         let request = ExportMetricsServiceRequest::decode(&*body).unwrap();
         let resource = &request.resource_metrics[0];

@@ -44,7 +44,8 @@ fn run(mut args: Args) -> anyhow::Result<()> {
         return runtime.block_on(async {
             let shutdown = signal::install().context("cannot receive signals")?;
             watch::check(&config.sources).await?;
-            Ok(agent::build(config).await?.run(shutdown).await?)
+            let agent = agent::build(config).await?;
+            Ok(Box::pin(agent.run(shutdown)).await?)
         });
     }
     let config = Config { log, ..Config::new(args, &env)? };

@@ -15,4 +15,5 @@ mod listens;
 mod peers;
 mod pins;
 mod steer;
+mod telemetry;
 mod upgrades;

@@ -1,13 +1,22 @@
 //! Puts the agent together: binds its port, then runs its tasks until the shutdown.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use dataplane::{
     Hold, HoldError,
     count::{Count, CountConfig, CountError},
+    steer::Steer,
 };
 use interceptor_core::index::Index;
-use runtime::{admin, log, metrics::Metrics, ready::Ready, signal::Shutdown, snapshot, task, watch::WatchMetrics};
+use runtime::{
+    admin, log,
+    metrics::{Exposition, Metrics},
+    ready::Ready,
+    signal::Shutdown,
+    snapshot, task,
+    watch::WatchMetrics,
+};
+use telemetry::Exporter;
 use tokio::sync::mpsc;
 
 use super::{
@@ -28,6 +37,10 @@ use crate::{
     probe::{self, ProbeMetrics, Prober},
 };
 
+/// Who tells metrics.
+const SERVICE: telemetry::Service =
+    telemetry::Service { name: "rouse-agent", version: env!("CARGO_PKG_VERSION"), scope: "rouse-agent" };
+
 /// Pods that have begun to listen and that the hold has not looked at yet. When it is full, what waits for further ones
 /// waits for its next try.
 const LISTENS: usize = 256;
@@ -45,6 +58,7 @@ pub struct Bound {
     count: count::Task,
     steer: steer::Task,
     backlog: backlog::Task,
+    exporter: Option<Exporter>,
 }
 
 /// Why an agent could not start, or stopped by itself.
@@ -72,8 +86,8 @@ pub enum AgentError {
 
 /// Binds the port and starts nothing else. Must be called within the runtime.
 pub async fn build(config: Config) -> Result<Bound, AgentError> {
-    let Config { admin: addr, log, sources, node, required, bpffs, holds, cgroup_root, interceptors, steering } =
-        config;
+    let Opened { holding, steering, counting } = Opened::new(&config)?;
+    let Config { admin: addr, log, sources, node, holds, interceptors, steering: which, metrics, .. } = config;
     let ready = Ready::new();
     let edges = Arc::new(Edges::default());
     // All that is held is counted on one thread.
@@ -87,16 +101,6 @@ pub async fn build(config: Config) -> Result<Bound, AgentError> {
     let (_, found) = mpsc::channel(1);
     let mut discover =
         Discover::new((sources, watch_metrics), (verdicts, found), index, writer, &ready, registry.registry());
-    let loaded = Hold::open(bpffs.as_deref(), holds.hooks);
-    if required && let Err(error) = loaded {
-        return Err(AgentError::Hold(error));
-    }
-    let steering_by = steer::open(steering, bpffs.as_deref(), cgroup_root.as_deref());
-    let counting = Count::open(CountConfig { node: node.clone(), cgroup_root, bpffs, limits: None });
-    // Holding needs fewer rights: who gives no more of them has said that it is enough.
-    if required && let Err(error @ (CountError::Object(_) | CountError::Load { .. })) = counting {
-        return Err(AgentError::Count(error));
-    }
     let run = counting.as_ref().ok().map(Count::run);
     let count_metrics = CountMetrics::register(registry.registry());
     let (listens, listening) = mpsc::channel(LISTENS);
@@ -110,13 +114,13 @@ pub async fn build(config: Config) -> Result<Bound, AgentError> {
     let hold_metrics = HoldMetrics::register(registry.registry());
     let hold = hold::Task::new(
         node.clone(),
-        (loaded.map_err(|error| error.to_string()), holds.node_clients),
+        (holding.map_err(|error| error.to_string()), holds.node_clients),
         reader.clone(),
         (listening, namespaces, count.seen()),
         hold_metrics,
     );
-    let metrics = SteerMetrics::register(registry.registry());
-    let steer = steer::Task::new(steering_by, steering, reader.clone(), interceptors, metrics);
+    let steer_metrics = SteerMetrics::register(registry.registry());
+    let steer = steer::Task::new(steering, which, reader.clone(), interceptors, steer_metrics);
     let state = State {
         node: node.clone(),
         ready: ready.clone(),
@@ -130,24 +134,62 @@ pub async fn build(config: Config) -> Result<Bound, AgentError> {
     };
     let kernel = Kernel::of_pods(reader.clone(), count.taken(), backlog.waiting());
     let publisher = Publisher::of_run(run, edges, reader, kernel, Signals::default());
-    let server = server(log.as_ref(), (&ready, registry), state, &publisher);
+    let exposition = registry.into_exposition();
+    let exporter = metrics.map(|config| Exporter::new(config, &exposition, SERVICE));
+    let server = server(log.as_ref(), (&ready, &exposition), state, &publisher);
     let admin = server.bind(addr).await.map_err(|source| AgentError::Bind { addr, source })?;
-    Ok(Bound { admin, node, ready, discover, prober, publisher, hold, count, steer, backlog })
+    Ok(Bound { admin, node, ready, discover, prober, publisher, hold, count, steer, backlog, exporter })
+}
+
+/// What the kernel has taken, each with why not if it has not.
+struct Opened {
+    holding: Result<Hold, HoldError>,
+    steering: Result<(Steer, PathBuf), String>,
+    counting: Result<Count, CountError>,
 }
 
 /// What is served at the agent's port.
 fn server(
     log: Option<&log::Handle>,
-    (ready, registry): (&Ready, Metrics),
+    (ready, exposition): (&Ready, &Exposition),
     state: State,
     publisher: &Publisher,
 ) -> admin::Server {
     let grpc = tonic::service::Routes::new(CountsService::server(publisher)).prepare();
-    let server = admin::Server::new().probes(ready).metrics(&registry.into_exposition());
+    let server = admin::Server::new().probes(ready).metrics(exposition);
     let server = server.path("/state", move |_| state.respond()).grpc(grpc);
     match log {
         Some(log) => server.log(log),
         None => server,
+    }
+}
+
+// === impl Opened ===
+
+impl Opened {
+    /// Gives the kernel its programs. Fails by what it refuses if that is required.
+    fn new(config: &Config) -> Result<Self, AgentError> {
+        let (bpffs, cgroup_root) = (config.bpffs.as_deref(), config.cgroup_root.as_deref());
+        let holding = Hold::open(bpffs, config.holds.hooks);
+        if config.required
+            && let Err(error) = holding
+        {
+            return Err(AgentError::Hold(error));
+        }
+        let steering = steer::open(config.steering, bpffs, cgroup_root);
+        let counting = Count::open(CountConfig {
+            node: config.node.clone(),
+            cgroup_root: config.cgroup_root.clone(),
+            bpffs: config.bpffs.clone(),
+            limits: None,
+        });
+        // Holding needs fewer rights: who gives no more of them has said that it is enough.
+        if config.required
+            && let Err(error @ (CountError::Object(_) | CountError::Load { .. })) = counting
+        {
+            return Err(AgentError::Count(error));
+        }
+        Ok(Self { holding, steering, counting })
     }
 }
 
@@ -161,7 +203,7 @@ impl Bound {
 
     /// Serves until `shutdown` is requested.
     pub async fn run(self, mut shutdown: Shutdown) -> Result<(), AgentError> {
-        let Self { admin, node, ready, discover, prober, publisher, hold, count, steer, backlog } = self;
+        let Self { admin, node, ready, discover, prober, publisher, hold, count, steer, backlog, exporter } = self;
         let holds = hold.report().load().off.map_or_else(|| "yes".to_owned(), |why| format!("no: {why}"));
         let counts = count.report().load().off.map_or_else(|| "yes".to_owned(), |why| format!("no: {why}"));
         let steers = steer.report().load().off.map_or_else(|| "yes".to_owned(), |why| format!("no: {why}"));
@@ -177,6 +219,9 @@ impl Bound {
         tasks.spawn("steer", steer.run(complete.clone()));
         tasks.spawn("count", count.run(complete));
         tasks.spawn("backlog", backlog.run());
+        if let Some(exporter) = exporter.clone() {
+            tasks.spawn("metrics to the collector", exporter.run());
+        }
         let ended = tokio::select! {
             () = shutdown.requested() => None,
             ended = tasks.ended() => Some(ended),
@@ -185,6 +230,9 @@ impl Bound {
             tracing::error!(error = %ended, "shutting down because a part has failed");
         }
         ready.set_draining();
+        if let Some(exporter) = exporter {
+            exporter.flush().await;
+        }
         drop(tasks);
         tracing::info!("agent ends");
         ended.map_or(Ok(()), |ended| Err(ended.into()))

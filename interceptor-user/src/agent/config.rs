@@ -13,6 +13,7 @@ use runtime::{
     log,
     watch::{Cluster, Kind, Source, Sources, Watch},
 };
+use telemetry::config::MetricsConfig;
 
 use super::Steering;
 
@@ -33,6 +34,7 @@ const ADMIN_PORT: u16 = 9097;
     ROUSE_TC_HOOKS (auto)                      auto, or filters: below clsact, also where the kernel has links (from 6.6)\n  \
     ROUSE_STEER (auto)                         auto, all or off: connections to cold Services that go to interceptors\n  \
     ROUSE_NODE_CLIENTS (hold)                  hold, or leave: connections of the node itself; holding takes CAP_NET_RAW\n  \
+    OTEL_EXPORTER_OTLP_METRICS_ENABLED (false)   metrics to a collector, by OpenTelemetry's own OTEL_… variables\n  \
     ROUSE_LOG                                  a log filter such as info,dataplane=debug")]
 pub struct Args {
     /// Where routes, Services and EndpointSlices come from, instead of the Kubernetes API; may be given several times.
@@ -86,6 +88,8 @@ pub struct Config {
     pub interceptors: Option<ObjectKey>,
     /// Which connections to cold Services are steered to interceptors.
     pub steering: Steering,
+    /// How metrics are told to an OpenTelemetry collector, if they are.
+    pub metrics: Option<MetricsConfig>,
 }
 
 const STEERINGS: [(&str, Steering); 3] = [("auto", Steering::Auto), ("all", Steering::All), ("off", Steering::Off)];
@@ -150,6 +154,7 @@ impl Config {
             cgroup_root: env.optional_string("ROUSE_CGROUP_ROOT")?.map(PathBuf::from),
             interceptors,
             steering: env.one_of("ROUSE_STEER", &STEERINGS, Steering::Auto)?,
+            metrics: telemetry::Config::from_env(env)?.metrics,
         })
     }
 }
