@@ -23,7 +23,7 @@ use interceptor_core::{
     frontends::{Heat, Room, claim},
     index::Event,
     inflight::NoSink,
-    route::{DataPath, PortRef, RouteKind, Scaling, Target, Timeouts, Traffic},
+    route::{DataPath, PortRef, RouteKind, Scaling, Target},
     service::{Service, ServicePort, Slice, SliceEndpoint, SlicePort},
 };
 
@@ -197,24 +197,13 @@ fn address(above: u32, number: usize) -> IpAddr {
 
 fn route(number: usize) -> Route {
     Route {
-        kind: RouteKind::InterceptorRoute,
-        key: name(number),
-        created: 0,
-        rules: Vec::new(),
-        target: Target { service: name(number), port: PortRef::Number(80) },
         data_path: DataPath::Direct,
-        traffic: Traffic::default(),
-        fallback: None,
-        placeholder: None,
-        static_routes: Vec::new(),
-        holding: interceptor_core::route::Holding::default(),
-        shadow: None,
-        session: None,
-        identity: None,
-        ignored: interceptor_core::network::Ignored::default(),
-        probing: interceptor_core::probe::Probing::default(),
         scaling: Scaling { concurrency: Some(100), ..Scaling::default() },
-        timeouts: Timeouts::default(),
+        ..Route::new(
+            RouteKind::InterceptorRoute,
+            name(number),
+            Target { service: name(number), port: PortRef::Number(80) },
+        )
     }
 }
 

@@ -18,7 +18,7 @@ use interceptor_core::{
     Index, ObjectKey, Route, RouteTable,
     index::Event,
     inflight::NoSink,
-    route::{DataPath, HeaderMatch, PortRef, RouteKind, Rule, Scaling, Target, Timeouts, Traffic},
+    route::{HeaderMatch, PortRef, RouteKind, Rule, Scaling, Target},
     service::{Service, ServicePort, Slice, SliceEndpoint, SlicePort},
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
@@ -171,24 +171,13 @@ fn host(number: usize) -> String {
 fn route(number: usize, host: &str, path: &str) -> Route {
     let paths = if path.is_empty() { Vec::new() } else { vec![path.to_owned()] };
     Route {
-        kind: RouteKind::InterceptorRoute,
-        key: key(number),
-        created: 0,
         rules: vec![Rule { hosts: vec![host.to_owned()], paths, headers: Vec::new() }],
-        target: Target { service: ObjectKey::new("bench", "origin"), port: PortRef::Number(80) },
-        data_path: DataPath::default(),
-        traffic: Traffic::default(),
-        fallback: None,
-        placeholder: None,
-        static_routes: Vec::new(),
-        holding: interceptor_core::route::Holding::default(),
-        shadow: None,
-        session: None,
-        identity: None,
-        ignored: interceptor_core::network::Ignored::default(),
-        probing: interceptor_core::probe::Probing::default(),
         scaling: Scaling { concurrency: Some(100), ..Scaling::default() },
-        timeouts: Timeouts::default(),
+        ..Route::new(
+            RouteKind::InterceptorRoute,
+            key(number),
+            Target { service: ObjectKey::new("bench", "origin"), port: PortRef::Number(80) },
+        )
     }
 }
 

@@ -210,6 +210,34 @@ pub struct RouteEntry {
     pub counters: crate::inflight::RouteCounters,
 }
 
+// === impl Route ===
+
+impl Route {
+    /// One that says nothing but where it leads: it takes no requests, and has defaults for the rest.
+    pub fn new(kind: RouteKind, key: ObjectKey, target: Target) -> Self {
+        Self {
+            kind,
+            key,
+            created: 0,
+            rules: Vec::new(),
+            target,
+            data_path: DataPath::default(),
+            shadow: None,
+            traffic: Traffic::default(),
+            fallback: None,
+            placeholder: None,
+            static_routes: Vec::new(),
+            holding: Holding::default(),
+            session: None,
+            probing: Probing::default(),
+            identity: None,
+            ignored: Ignored::default(),
+            scaling: Scaling::default(),
+            timeouts: Timeouts::default(),
+        }
+    }
+}
+
 // === impl Headers ===
 
 impl Headers for HeaderMap {

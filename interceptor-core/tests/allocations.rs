@@ -9,7 +9,7 @@ use interceptor_core::{
     Index, ObjectKey, Route,
     index::Event,
     inflight::NoSink,
-    route::{DataPath, PortRef, RouteKind, Rule, Scaling, Target, Timeouts, Traffic},
+    route::{PortRef, RouteKind, Rule, Target},
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
@@ -18,28 +18,16 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 fn route(number: usize) -> Event {
     Event::Route(Route {
-        kind: RouteKind::InterceptorRoute,
-        key: ObjectKey::new("default", format!("route-{number}")),
-        created: 0,
         rules: vec![Rule {
             hosts: vec![format!("{number}.example.com")],
             paths: vec!["/api".to_owned()],
             headers: Vec::new(),
         }],
-        target: Target { service: ObjectKey::new("default", "web"), port: PortRef::Number(80) },
-        data_path: DataPath::default(),
-        traffic: Traffic::default(),
-        fallback: None,
-        placeholder: None,
-        static_routes: Vec::new(),
-        holding: interceptor_core::route::Holding::default(),
-        shadow: None,
-        session: None,
-        identity: None,
-        ignored: interceptor_core::network::Ignored::default(),
-        probing: interceptor_core::probe::Probing::default(),
-        scaling: Scaling::default(),
-        timeouts: Timeouts::default(),
+        ..Route::new(
+            RouteKind::InterceptorRoute,
+            ObjectKey::new("default", format!("route-{number}")),
+            Target { service: ObjectKey::new("default", "web"), port: PortRef::Number(80) },
+        )
     })
 }
 

@@ -4,7 +4,7 @@ use std::{num::ParseIntError, time::Duration};
 
 use interceptor_core::{
     Route,
-    route::{DataPath, RouteKind, Rule, Scaling, Timeouts, Traffic},
+    route::{RouteKind, Rule, Scaling, Timeouts},
 };
 
 use super::{ConvertError, key, parts, probe};
@@ -45,24 +45,14 @@ pub fn route(object: &HTTPScaledObject) -> Result<Route, ConvertError> {
         Rule { hosts: hosts.clone(), paths: path_prefixes.clone(), headers: parts::headers("spec.headers", headers)? };
     let scaling = scaling(*target_pending_requests, scaling_metric.as_ref())?;
     parts::checked(Route {
-        kind: RouteKind::HttpScaledObject,
         created: parts::created(&object.metadata),
         rules: vec![rule],
-        target,
-        data_path: DataPath::Proxy,
-        traffic: Traffic::Http,
         fallback: fallback.transpose()?,
-        placeholder: None,
-        static_routes: Vec::new(),
         probing: probe::probing(object.refuses_probes(), object.readiness_probe()),
         holding: parts::holding(per_pod(object)?, &scaling),
-        shadow: None,
-        session: None,
-        identity: None,
-        ignored: interceptor_core::network::Ignored::default(),
         scaling,
         timeouts: self::timeouts(timeouts.as_ref(), failover.as_ref())?,
-        key,
+        ..Route::new(RouteKind::HttpScaledObject, key, target)
     })
 }
 

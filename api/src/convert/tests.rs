@@ -55,29 +55,16 @@ fn an_interceptor_route_is_read_whole() {
     assert_eq!(
         route,
         interceptor_core::Route {
-            kind: RouteKind::InterceptorRoute,
-            key: ObjectKey::new("shop", "cart"),
             created: 100,
             rules: vec![Rule {
                 hosts: vec!["a.com".to_owned(), "*.b.com".to_owned()],
                 paths: vec!["/api".to_owned()],
                 headers: vec![header("x-version", Some("v2")), header("x-any", None)],
             }],
-            target: Target { service: ObjectKey::new("shop", "web"), port: PortRef::Name("http".into()) },
-            data_path: DataPath::default(),
-            traffic: Traffic::default(),
-            fallback: None,
-            placeholder: None,
-            static_routes: Vec::new(),
             holding: interceptor_core::route::Holding {
                 per_pod: NonZeroU32::new(10),
                 ..interceptor_core::route::Holding::default()
             },
-            shadow: None,
-            session: None,
-            identity: None,
-            ignored: interceptor_core::network::Ignored::default(),
-            probing: interceptor_core::probe::Probing::default(),
             scaling: Scaling {
                 concurrency: Some(10),
                 rate: Some(Rate { target: 5, window: Duration::from_secs(30), granularity: Duration::from_secs(1) }),
@@ -88,6 +75,11 @@ fn an_interceptor_route_is_read_whole() {
                 request: Some(Duration::ZERO),
                 response_header: Some(Duration::from_millis(300)),
             },
+            ..interceptor_core::Route::new(
+                RouteKind::InterceptorRoute,
+                ObjectKey::new("shop", "cart"),
+                Target { service: ObjectKey::new("shop", "web"), port: PortRef::Name("http".into()) }
+            )
         }
     );
 }

@@ -110,8 +110,7 @@ mod tests {
         Index, Route,
         index::Event,
         inflight::NoSink,
-        probe::Probing,
-        route::{DataPath, Holding, PortRef, Rule, Scaling, Shadow, Target, Timeouts},
+        route::{DataPath, PortRef, Rule, Shadow, Target},
     };
 
     fn port(number: u16) -> NonZeroU16 {
@@ -120,24 +119,15 @@ mod tests {
 
     fn route(name: &str, created: i64, (service, at): (&str, u16), hosts: &[&str]) -> Route {
         Route {
-            kind: RouteKind::InterceptorRoute,
-            key: ObjectKey::new("n", name),
             created,
             rules: vec![Rule { hosts: hosts.iter().map(ToString::to_string).collect(), ..Rule::default() }],
-            target: Target { service: ObjectKey::new("n", service), port: PortRef::Number(80) },
             data_path: DataPath::Direct,
-            traffic: Traffic::Http,
-            fallback: None,
-            placeholder: None,
-            static_routes: Vec::new(),
-            holding: Holding::default(),
             shadow: Some(Shadow { port: port(at), published: true, uncounted: false, after: Some(Duration::ZERO) }),
-            session: None,
-            identity: None,
-            ignored: crate::network::Ignored::default(),
-            probing: Probing::default(),
-            scaling: Scaling::default(),
-            timeouts: Timeouts::default(),
+            ..Route::new(
+                RouteKind::InterceptorRoute,
+                ObjectKey::new("n", name),
+                Target { service: ObjectKey::new("n", service), port: PortRef::Number(80) },
+            )
         }
     }
 

@@ -9,7 +9,7 @@ use crate::{
     direct::Life,
     inflight::NoSink,
     probe::{Action, Probe, Probing},
-    route::{DataPath, PortRef, Rule, Scaling, Target, Timeouts, Traffic},
+    route::{DataPath, PortRef, Rule, Target},
     service::{ServicePort, SliceEndpoint, SlicePort},
     upstream::{Protocol, Resolution},
 };
@@ -28,24 +28,8 @@ fn key(name: &str) -> ObjectKey {
 
 fn route(name: &str, host: &str) -> Route {
     Route {
-        kind: RouteKind::InterceptorRoute,
-        key: key(name),
-        created: 0,
         rules: vec![Rule { hosts: vec![host.to_owned()], ..Rule::default() }],
-        target: Target { service: key("web"), port: PortRef::Number(80) },
-        data_path: DataPath::default(),
-        traffic: Traffic::default(),
-        fallback: None,
-        placeholder: None,
-        static_routes: Vec::new(),
-        holding: crate::route::Holding::default(),
-        shadow: None,
-        session: None,
-        identity: None,
-        ignored: crate::network::Ignored::default(),
-        probing: Probing::default(),
-        scaling: Scaling::default(),
-        timeouts: Timeouts::default(),
+        ..Route::new(RouteKind::InterceptorRoute, key(name), Target { service: key("web"), port: PortRef::Number(80) })
     }
 }
 

@@ -13,24 +13,13 @@ type Case<'a> = (&'a str, &'a [(&'static str, &'a str)], Option<&'a str>);
 
 fn entry(id: u64, name: &str, created: i64, rules: Vec<Rule>) -> Arc<RouteEntry> {
     let route = Route {
-        kind: RouteKind::InterceptorRoute,
-        key: ObjectKey::new("default", name),
         created,
         rules,
-        target: Target { service: ObjectKey::new("default", "web"), port: PortRef::Number(80) },
-        data_path: DataPath::default(),
-        traffic: Traffic::default(),
-        fallback: None,
-        placeholder: None,
-        static_routes: Vec::new(),
-        holding: Holding::default(),
-        shadow: None,
-        session: None,
-        identity: None,
-        ignored: Ignored::default(),
-        probing: Probing::default(),
-        scaling: Scaling::default(),
-        timeouts: Timeouts::default(),
+        ..Route::new(
+            RouteKind::InterceptorRoute,
+            ObjectKey::new("default", name),
+            Target { service: ObjectKey::new("default", "web"), port: PortRef::Number(80) },
+        )
     };
     let sink: Arc<dyn crate::inflight::EdgeSink> = Arc::new(NoSink);
     let counters = RouteCounters::new(RouteId(id), 1, &sink);

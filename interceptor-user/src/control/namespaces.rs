@@ -97,8 +97,7 @@ mod tests {
         index::Event,
         inflight::NoSink,
         network::Ignored,
-        probe::Probing,
-        route::{DataPath, Holding, PortRef, RouteKind, Scaling, Target, Timeouts, Traffic},
+        route::{DataPath, PortRef, RouteKind, Target, Traffic},
         service::SliceEndpoint,
     };
 
@@ -107,27 +106,13 @@ mod tests {
     fn route(namespaces: &[&str]) -> Event {
         let key = ObjectKey::new("shop", "web");
         Event::Route(Route {
-            kind: RouteKind::InterceptorRoute,
-            target: Target { service: key.clone(), port: PortRef::Number(80) },
-            key,
-            created: 0,
-            rules: Vec::new(),
             data_path: DataPath::Direct,
             traffic: Traffic::Tcp,
-            fallback: None,
-            placeholder: None,
-            static_routes: Vec::new(),
-            probing: Probing::default(),
             ignored: Ignored {
                 networks: Vec::new(),
                 namespaces: namespaces.iter().map(|name| (*name).into()).collect(),
             },
-            scaling: Scaling::default(),
-            holding: Holding::default(),
-            shadow: None,
-            session: None,
-            identity: None,
-            timeouts: Timeouts::default(),
+            ..Route::new(RouteKind::InterceptorRoute, key.clone(), Target { service: key, port: PortRef::Number(80) })
         })
     }
 

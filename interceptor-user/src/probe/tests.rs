@@ -5,7 +5,7 @@ use interceptor_core::{
     index::Event,
     inflight::NoSink,
     probe::{Action, Probing},
-    route::{DataPath, PortRef, RouteKind, Scaling, Target, Timeouts, Traffic},
+    route::{PortRef, RouteKind, Target},
     service::{Service, ServicePort, Slice, SliceEndpoint, SlicePort},
 };
 use runtime::snapshot::{self, Subscription, Writer};
@@ -29,26 +29,7 @@ fn key(name: &str) -> ObjectKey {
 }
 
 fn route(name: &str, port: PortRef, probing: Probing) -> Route {
-    Route {
-        kind: RouteKind::InterceptorRoute,
-        key: key(name),
-        created: 0,
-        rules: Vec::new(),
-        target: Target { service: key("web"), port },
-        data_path: DataPath::default(),
-        traffic: Traffic::default(),
-        fallback: None,
-        placeholder: None,
-        static_routes: Vec::new(),
-        holding: interceptor_core::route::Holding::default(),
-        shadow: None,
-        session: None,
-        identity: None,
-        ignored: interceptor_core::network::Ignored::default(),
-        probing,
-        scaling: Scaling::default(),
-        timeouts: Timeouts::default(),
-    }
+    Route { probing, ..Route::new(RouteKind::InterceptorRoute, key(name), Target { service: key("web"), port }) }
 }
 
 fn probe() -> Probe {

@@ -8,8 +8,7 @@ use interceptor_core::{
     Index, ObjectKey,
     index::Event,
     inflight::NoSink,
-    probe::Probing,
-    route::{DataPath, Holding, RouteKind, Rule, Scaling, Traffic},
+    route::{Holding, RouteKind, Rule},
     service::{Reach, Service, ServicePort, Slice, SliceEndpoint, SlicePort},
 };
 use prometheus_client::registry::Registry;
@@ -70,24 +69,13 @@ impl Bench {
     fn new(per_pod: Option<u32>) -> Self {
         let mut index = Index::new(1, Arc::new(NoSink));
         index.apply(Event::Route(Route {
-            kind: RouteKind::InterceptorRoute,
-            key: key("web"),
-            created: 0,
             rules: vec![Rule { hosts: vec!["*.test".to_owned()], ..Rule::default() }],
-            target: interceptor_core::route::Target { service: key("web"), port: PortRef::Number(80) },
-            data_path: DataPath::default(),
-            traffic: Traffic::default(),
-            fallback: None,
-            placeholder: None,
-            static_routes: Vec::new(),
             holding: Holding { per_pod: per_pod.and_then(std::num::NonZeroU32::new), ..Holding::default() },
-            shadow: None,
-            session: None,
-            identity: None,
-            ignored: interceptor_core::network::Ignored::default(),
-            probing: Probing::default(),
-            scaling: Scaling::default(),
-            timeouts: Timeouts::default(),
+            ..Route::new(
+                RouteKind::InterceptorRoute,
+                key("web"),
+                interceptor_core::route::Target { service: key("web"), port: PortRef::Number(80) },
+            )
         }));
         let port = ServicePort { name: "http".into(), port: 80, app_protocol: None, node_port: None };
         let service = Service { key: key("web"), ports: vec![port], addresses: Vec::new(), reach: Reach::default() };

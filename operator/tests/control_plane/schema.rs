@@ -59,7 +59,6 @@ async fn refused(namespace: &Namespace, cases: &[(Value, &str)]) {
 fn bad_targets_and_metrics() -> Vec<(Value, &'static str)> {
     let fallback = |service: Value| route(&json!({"coldStart": {"fallback": {"service": service}}}));
     let rate = |rate: Value| route(&json!({"scalingMetric": {"requestRate": rate}}));
-    let ignore = |ignore: Value| route(&json!({"dataPath": "Direct", "demand": {"ignore": ignore}}));
     vec![
         (json!({"apiVersion": ROUTE.0, "kind": ROUTE.1, "metadata": {"name": "r"}}), "spec: Required value"),
         (route(&json!({"target": null})), "spec.target: Required value"),
@@ -77,12 +76,6 @@ fn bad_targets_and_metrics() -> Vec<(Value, &'static str)> {
             route(&json!({"scalingMetric": {"concurrency": null}})),
             "at least one of 'concurrency', 'requestRate', 'connections' or 'acceptQueue' must be set",
         ),
-        (route(&json!({"scalingMetric": {"connections": {"targetValue": 1}}})), "connections needs dataPath Direct"),
-        (route(&json!({"scalingMetric": {"acceptQueue": {"targetValue": 1}}})), "acceptQueue needs dataPath Direct"),
-        (route(&json!({"demand": {}})), "demand needs dataPath Direct"),
-        (ignore(json!({"cidrs": ["10.0.0.0/8 or so"]})), "demand.ignore.cidrs[0]"),
-        (ignore(json!({"cidrs": vec!["10.0.0.1"; 2]})), "Duplicate value"),
-        (ignore(json!({"namespaces": ["Monitoring"]})), "demand.ignore.namespaces[0]"),
         (route(&json!({"scalingMetric": {"concurrency": {"targetValue": 0}}})), LEAST),
         (route(&json!({"scalingMetric": {"concurrency": {"targetValue": null}}})), "targetValue: Required value"),
         (rate(json!({})), "targetValue: Required value"),
@@ -117,6 +110,18 @@ fn bad_targets_and_metrics() -> Vec<(Value, &'static str)> {
         (fallback(json!({"name": "b"})), PORT_XOR),
         (fallback(json!({"name": "", "port": 1})), "fallback.service.name"),
         (fallback(json!({"name": "b", "port": 70000})), "should be less than or equal to 65535"),
+    ]
+}
+
+fn bad_direct_routes() -> Vec<(Value, &'static str)> {
+    let ignore = |ignore: Value| route(&json!({"dataPath": "Direct", "demand": {"ignore": ignore}}));
+    vec![
+        (route(&json!({"scalingMetric": {"connections": {"targetValue": 1}}})), "connections needs dataPath Direct"),
+        (route(&json!({"scalingMetric": {"acceptQueue": {"targetValue": 1}}})), "acceptQueue needs dataPath Direct"),
+        (route(&json!({"demand": {}})), "demand needs dataPath Direct"),
+        (ignore(json!({"cidrs": ["10.0.0.0/8 or so"]})), "demand.ignore.cidrs[0]"),
+        (ignore(json!({"cidrs": vec!["10.0.0.1"; 2]})), "Duplicate value"),
+        (ignore(json!({"namespaces": ["Monitoring"]})), "demand.ignore.namespaces[0]"),
     ]
 }
 
@@ -195,6 +200,7 @@ async fn a_bad_field_of_a_route_is_refused_in_words() {
     let _as_they_are = SCHEMAS.read().await;
     let namespace = Namespace::new("schema-bad-route").await;
     refused(&namespace, &bad_targets_and_metrics()).await;
+    refused(&namespace, &bad_direct_routes()).await;
     refused(&namespace, &bad_answers_and_rules()).await;
 }
 

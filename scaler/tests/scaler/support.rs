@@ -12,7 +12,7 @@ use interceptor_core::{
     ObjectKey, Route,
     demand::Census,
     index::Event,
-    route::{DataPath, PortRef, Rate, RouteKind, Scaling, Target, Timeouts, Traffic},
+    route::{PortRef, Rate, RouteKind, Scaling, Target},
     service::{Slice, SliceEndpoint},
     window::Unit,
 };
@@ -248,29 +248,17 @@ pub(crate) async fn listeners(count: u8) -> (Vec<TcpListener>, Vec<IpAddr>, u16)
 pub(crate) fn route(name: &str, concurrency: Option<u32>, rate: Option<u32>) -> Route {
     let window = Duration::from_mins(1);
     Route {
-        kind: RouteKind::InterceptorRoute,
-        key: ObjectKey::new("ns", name),
-        created: 0,
-        rules: Vec::new(),
-        target: Target { service: ObjectKey::new("ns", "web"), port: PortRef::Number(80) },
-        data_path: DataPath::default(),
-        traffic: Traffic::default(),
-        fallback: None,
-        placeholder: None,
-        static_routes: Vec::new(),
-        holding: interceptor_core::route::Holding::default(),
-        shadow: None,
-        session: None,
-        identity: None,
-        ignored: interceptor_core::network::Ignored::default(),
-        probing: interceptor_core::probe::Probing::default(),
         scaling: Scaling {
             concurrency,
             rate: rate.map(|target| Rate { target, window, granularity: Duration::from_secs(1) }),
             connections: None,
             accept_queue: None,
         },
-        timeouts: Timeouts::default(),
+        ..Route::new(
+            RouteKind::InterceptorRoute,
+            ObjectKey::new("ns", name),
+            Target { service: ObjectKey::new("ns", "web"), port: PortRef::Number(80) },
+        )
     }
 }
 

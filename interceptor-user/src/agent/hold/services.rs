@@ -146,8 +146,7 @@ mod tests {
         Index, Route,
         index::Event,
         inflight::NoSink,
-        probe::Probing,
-        route::{Holding, PortRef, RouteKind, Scaling, Shadow, Target, Timeouts, Traffic},
+        route::{PortRef, RouteKind, Shadow, Target, Timeouts, Traffic},
         service::{Reach, Service, ServicePort, Slice, SliceEndpoint, SlicePort},
     };
 
@@ -162,24 +161,14 @@ mod tests {
 
     fn route(name: &str, data_path: DataPath, readiness: Option<u64>) -> Event {
         Event::Route(Route {
-            kind: RouteKind::InterceptorRoute,
-            key: key(name),
-            created: 0,
-            rules: Vec::new(),
-            target: Target { service: key("web"), port: PortRef::Number(80) },
             data_path,
             traffic: Traffic::Tcp,
-            fallback: None,
-            placeholder: None,
-            static_routes: Vec::new(),
-            probing: Probing::default(),
-            scaling: Scaling::default(),
-            holding: Holding::default(),
-            shadow: None,
-            session: None,
-            identity: None,
-            ignored: interceptor_core::network::Ignored::default(),
             timeouts: Timeouts { readiness: readiness.map(Duration::from_secs), ..Timeouts::default() },
+            ..Route::new(
+                RouteKind::InterceptorRoute,
+                key(name),
+                Target { service: key("web"), port: PortRef::Number(80) },
+            )
         })
     }
 

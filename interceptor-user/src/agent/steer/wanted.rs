@@ -76,9 +76,7 @@ mod tests {
         Index, Route,
         index::Event,
         inflight::NoSink,
-        network::Ignored,
-        probe::Probing,
-        route::{DataPath, Holding, PortRef, RouteKind, Scaling, Shadow, Target, Timeouts, Traffic},
+        route::{DataPath, PortRef, RouteKind, Shadow, Target},
         service::{Reach, Service, ServicePort, Slice, SliceEndpoint, SlicePort},
     };
 
@@ -95,24 +93,10 @@ mod tests {
     fn route(name: &str, shadow: Option<Shadow>, needs_proxy: bool) -> Route {
         let target = |name: &str| Target { service: key(name), port: PortRef::Number(80) };
         Route {
-            kind: RouteKind::InterceptorRoute,
-            key: key(name),
-            created: 0,
-            rules: Vec::new(),
-            target: target(name),
             data_path: DataPath::Direct,
-            traffic: Traffic::Http,
             fallback: needs_proxy.then(|| target("other")),
-            placeholder: None,
-            static_routes: Vec::new(),
-            probing: Probing::default(),
-            scaling: Scaling::default(),
-            holding: Holding::default(),
             shadow,
-            session: None,
-            identity: None,
-            ignored: Ignored::default(),
-            timeouts: Timeouts::default(),
+            ..Route::new(RouteKind::InterceptorRoute, key(name), target(name))
         }
     }
 
