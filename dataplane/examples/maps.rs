@@ -65,7 +65,7 @@ fn measure(services: usize) -> io::Result<()> {
     let last = ENDPOINTS / services / OF_SLICE - 1;
     let objects = resident();
     let mut index = Index::new(2, Arc::new(NoSink));
-    let (indexed, ()) = timed(|| index.apply_all(events));
+    let (indexed, ()) = timed(|| events.into_iter().for_each(|event| index.apply(event)));
     let (published, snapshot) = timed(|| index.snapshot());
     let (synced, report) = timed(|| kernel.sync(&mut snapshot.upstreams()).map_err(io::Error::other));
     let report = report?;

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, HashSet},
     fmt, fs,
     hash::{BuildHasher as _, RandomState},
-    io,
+    io, mem,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
@@ -16,8 +16,9 @@ use aya::{
     programs::{CgroupSkb, ProgramError, TestRun as _, TestRunOptions},
     util::nr_cpus,
 };
+use imbl::{OrdMap, ordmap::DiffItem};
 use interceptor_common::{Run, Subject};
-use interceptor_core::{Endpoint, Upstream, UpstreamId, mapops::Slot};
+use interceptor_core::{Upstream, UpstreamId, direct::Pod, mapops::Slot};
 
 use crate::{
     Direction, LeftOut, Limits, RepairReport, SyncError, SyncReport,
@@ -82,6 +83,7 @@ pub struct Count {
     ledger: Ledger<Served>,
     maps: CountMaps,
     programs: Programs,
+    pods: BTreeMap<UpstreamId, Pods>,
     /// Pods that are ours to count, by UID, with the upstreams that list them.
     wanted: BTreeMap<Arc<str>, HashSet<UpstreamId>>,
     attached: BTreeMap<Arc<str>, Attached>,
@@ -94,6 +96,13 @@ pub struct Count {
     /// Whether there may be pinned links of pods that are none of ours any more.
     stale: bool,
     ebpf: Ebpf,
+}
+
+/// Pods of an upstream: all, and those of this node.
+#[derive(Debug, Default)]
+struct Pods {
+    all: OrdMap<SocketAddr, Pod>,
+    here: OrdMap<SocketAddr, Pod>,
 }
 
 /// What a look at the cgroups has changed.
@@ -167,6 +176,7 @@ impl Count {
             ledger,
             maps,
             programs,
+            pods: BTreeMap::new(),
             wanted: BTreeMap::new(),
             attached: BTreeMap::new(),
             refused: BTreeMap::new(),
@@ -273,14 +283,17 @@ impl Count {
     pub fn sync(&mut self, upstreams: &mut dyn Iterator<Item = &Arc<Upstream>>) -> Result<SyncReport, SyncError> {
         let mut wanted: BTreeMap<Arc<str>, HashSet<UpstreamId>> = BTreeMap::new();
         let mut ours = Vec::new();
+        let mut before = mem::take(&mut self.pods);
         for upstream in upstreams {
             let Some(direct) = &upstream.direct else { continue };
-            let pods: Vec<_> = direct.pods.iter().filter(|pod| pod.is_on(&self.node)).collect();
-            for uid in pods.iter().filter_map(|pod| pod.uid.as_ref()) {
+            let mut pods = before.remove(&upstream.id).unwrap_or_default();
+            pods.update(&direct.pods, &self.node);
+            for uid in pods.here.values().filter_map(|pod| pod.uid.as_ref()) {
                 wanted.entry(Arc::clone(uid)).or_default().insert(upstream.id);
             }
-            let endpoints = pods.iter().map(|pod| Endpoint { addr: pod.addr, pod: None }).collect();
+            let endpoints = pods.here.keys().map(|addr| (*addr, None)).collect();
             ours.push(Arc::new(Upstream { endpoints, ..Upstream::clone(upstream) }));
+            self.pods.insert(upstream.id, pods);
         }
         let listed: HashSet<_> = ours.iter().map(|upstream| upstream.id).collect();
         // A pod that no slice lists any more may still be answering; it is counted until its cgroup goes.
@@ -318,7 +331,7 @@ impl Count {
             attached.detach();
             followed.gone += 1;
         }
-        if let Some(folder) = self.pins.as_deref().filter(|_| std::mem::take(&mut self.stale)) {
+        if let Some(folder) = self.pins.as_deref().filter(|_| mem::take(&mut self.stale)) {
             attached::unpin_others(folder, |uid| self.wanted.contains_key(uid) && pods.contains_key(uid));
         }
         for (uid, upstreams) in &self.wanted {
@@ -389,6 +402,25 @@ impl fmt::Debug for Count {
             .field("root", &self.root)
             .field("attached", &self.attached.len())
             .finish_non_exhaustive()
+    }
+}
+
+// === impl Pods ===
+
+impl Pods {
+    /// Takes in what has changed.
+    fn update(&mut self, all: &OrdMap<SocketAddr, Pod>, node: &str) {
+        for change in self.all.diff(all) {
+            match change {
+                DiffItem::Add(addr, pod) | DiffItem::Update { new: (addr, pod), .. } if pod.is_on(node) => {
+                    self.here.insert(*addr, pod.clone());
+                }
+                DiffItem::Add(addr, _) | DiffItem::Remove(addr, _) | DiffItem::Update { new: (addr, _), .. } => {
+                    self.here.remove(addr);
+                }
+            }
+        }
+        self.all.clone_from(all);
     }
 }
 

@@ -9,6 +9,7 @@ use std::{
 };
 
 use aya::programs::ProgramError;
+use imbl::ordmap::DiffItem;
 use interceptor_common::{Counters, Stats};
 use interceptor_core::{
     Upstream, UpstreamId,
@@ -251,11 +252,13 @@ impl<C: Counters> Ledger<C> {
                 return None;
             }
             let slot = self.slots.of(new.id)?;
-            let (had, has) = (addresses(old), addresses(new));
-            removed.extend(missing(&had, &has).map(MapOp::Remove));
-            for addr in missing(&has, &had) {
-                if self.desired.contains_key(&addr) || added.insert(addr, slot).is_some() {
-                    return None;
+            for change in old.endpoints.diff(&new.endpoints) {
+                match change {
+                    DiffItem::Remove(addr, _) => removed.push(MapOp::Remove(*addr)),
+                    DiffItem::Add(addr, _) if self.desired.contains_key(addr) => return None,
+                    DiffItem::Add(addr, _) if added.insert(*addr, slot).is_some() => return None,
+                    // A name has changed, if anything has.
+                    DiffItem::Add(..) | DiffItem::Update { .. } => {}
                 }
             }
         }
@@ -426,23 +429,6 @@ impl Done {
 
 fn same(a: &Arc<Upstream>, b: &Arc<Upstream>) -> bool {
     Arc::ptr_eq(a, b) || (a.id == b.id && a.target == b.target && a.endpoints == b.endpoints)
-}
-
-/// Where an upstream's endpoints are, in order.
-fn addresses(upstream: &Upstream) -> Vec<SocketAddr> {
-    let mut addresses: Vec<_> = upstream.endpoints.iter().map(|endpoint| mapops::canonical(endpoint.addr)).collect();
-    addresses.sort_unstable();
-    addresses.dedup();
-    addresses
-}
-
-/// Those that are in one list and not in the other; both are in order.
-fn missing(of: &[SocketAddr], from: &[SocketAddr]) -> impl Iterator<Item = SocketAddr> {
-    let mut others = from.iter().peekable();
-    of.iter().copied().filter(move |addr| {
-        while others.next_if(|other| *other < addr).is_some() {}
-        others.peek() != Some(&addr)
-    })
 }
 
 /// The target of an upstream in `seen`, which is sorted by id.

@@ -6,6 +6,8 @@ use std::{
     sync::Arc,
 };
 
+use imbl::OrdMap;
+
 use crate::{
     route::Target,
     service::{Service, ServicePort, SliceEndpoint},
@@ -20,15 +22,13 @@ pub struct Direct {
     pub external: Vec<SocketAddr>,
     /// The port on every node, if it has one.
     pub node_port: Option<u16>,
-    /// Every pod that has the port, whatever its state; sorted by address, without duplicates.
-    pub pods: Vec<Pod>,
+    /// Every pod that has the port, whatever its state, by its address and target port.
+    pub pods: OrdMap<SocketAddr, Pod>,
 }
 
 /// A pod behind the Service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Pod {
-    /// Its address and target port.
-    pub addr: SocketAddr,
     /// How far its life has come, by the slices.
     pub life: Life,
     /// Its name, if a slice tells it.
@@ -58,10 +58,8 @@ impl Direct {
         target: &Target,
         service: Option<&Service>,
         port: Option<&ServicePort>,
-        mut pods: Vec<Pod>,
+        pods: OrdMap<SocketAddr, Pod>,
     ) -> Self {
-        pods.sort_unstable();
-        pods.dedup_by_key(|pod| pod.addr);
         let known = service.filter(|service| service.key == target.service).zip(port);
         let (frontends, external) = known.map_or_else(Default::default, |(service, port)| {
             let at = |addresses: &[IpAddr]| addresses.iter().map(|ip| (*ip, port.port).into()).collect();
@@ -79,7 +77,7 @@ impl Direct {
 
     /// Whether a pod runs on this node, as far as slices tell.
     pub fn is_on(&self, node: &str, pod: SocketAddr) -> bool {
-        self.pods.iter().find(|known| known.addr == pod).is_none_or(|known| known.is_on(node))
+        self.pods.get(&pod).is_none_or(|known| known.is_on(node))
     }
 }
 
@@ -91,14 +89,14 @@ impl Pod {
         self.node.as_deref().is_none_or(|of| of == node)
     }
 
-    /// The pod that a slice lists at `addr`.
-    pub(crate) fn new(addr: SocketAddr, listed: &SliceEndpoint) -> Self {
+    /// The pod that a slice lists.
+    pub(crate) fn new(listed: &SliceEndpoint) -> Self {
         let SliceEndpoint { addresses: _, ready, terminating, pod, uid, node } = listed;
         let life = match (ready, terminating) {
             (_, true) => Life::Ending,
             (true, false) => Life::Ready,
             (false, false) => Life::Starting,
         };
-        Self { addr, life, name: pod.clone(), uid: uid.clone(), node: node.clone() }
+        Self { life, name: pod.clone(), uid: uid.clone(), node: node.clone() }
     }
 }

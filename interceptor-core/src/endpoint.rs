@@ -1,12 +1,7 @@
-//! One address that requests can be sent to.
+//! Addresses that requests can be sent to.
 
 use std::{net::SocketAddr, sync::Arc};
 
-/// A pod's address and target port. Ordered by address, so that sets compare.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Endpoint {
-    /// Pod IP and target port.
-    pub addr: SocketAddr,
-    /// The pod's name, if the slice tells it; for logs and `/state` alone.
-    pub pod: Option<Arc<str>>,
-}
+/// Pods by their address and target port, with their names if slices tell them; no address is IPv4 in the form of IPv6. Versions share what is the same in all of them: to
+/// make one of another, and to tell what differs by [`diff`](imbl::OrdMap::diff), costs as much as has changed.
+pub type Endpoints = imbl::OrdMap<SocketAddr, Option<Arc<str>>>;

@@ -159,9 +159,11 @@ mod tests {
 
     use proptest::{collection::btree_map, prelude::*, sample::select};
 
+    use imbl::OrdMap;
+
     use super::*;
     use crate::{
-        ObjectKey,
+        Endpoints, ObjectKey,
         direct::Direct,
         route::{PortRef, Target},
         upstream::{Encryption, Protocol, Resolution},
@@ -182,11 +184,11 @@ mod tests {
             protocol: Protocol::Http1,
             encryption: Encryption::AsReceived,
             affinity: None,
-            endpoints: [].into(),
+            endpoints: Endpoints::new(),
             early: [].into(),
-            pending: [].into(),
+            pending: Endpoints::new(),
             probe: None,
-            direct: Some(Arc::new(Direct { frontends, external: Vec::new(), node_port, pods: Vec::new() })),
+            direct: Some(Arc::new(Direct { frontends, external: Vec::new(), node_port, pods: OrdMap::new() })),
         }
     }
 

@@ -208,16 +208,6 @@ impl Index {
         }
     }
 
-    /// Takes changes in, one after the other. Slices of one Service are joined once, when all are in: a Service may have a
-    /// thousand of them, which come together when everything is listed.
-    pub fn apply_all(&mut self, events: impl IntoIterator<Item = Event>) {
-        self.upstreams.put_off();
-        for event in events {
-            self.apply(event);
-        }
-        self.upstreams.catch_up();
-    }
-
     /// A pod of a Service answered its readiness probe: where routes allow it, it counts as ready until a slice says so, or
     /// it goes. One that no slice lists as not ready is not taken in.
     pub fn answered(&mut self, service: &ObjectKey, pod: IpAddr) {

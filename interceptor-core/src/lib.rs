@@ -3,7 +3,7 @@
 //! ```text
 //! watch events ─► Index (apply / delete / reset) ─► Snapshot { routes, upstreams }
 //!                                                       │
-//! request ─► RouteTable::lookup ─► RouteEntry ─► upstreams.get(id) ─► pick ─► Endpoint
+//! request ─► RouteTable::lookup ─► RouteEntry ─► upstreams.get(id) ─► pick ─► endpoint
 //!                 │
 //!                 └► RouteCounters::enter ─► Guard (dropped at the end of the response body)
 //!
@@ -34,7 +34,7 @@ pub mod upstream;
 pub mod window;
 
 pub use self::{
-    endpoint::Endpoint,
+    endpoint::Endpoints,
     index::{Index, Snapshot},
     key::ObjectKey,
     route::{Route, RouteEntry, RouteId, RouteTable},

@@ -76,7 +76,7 @@ pub fn claim<'a>(
     let upstreams: Vec<_> = upstreams.into_iter().collect();
     let mut listed: Vec<(SocketAddr, usize)> = Vec::with_capacity(upstreams.len());
     for (at, upstream) in upstreams.iter().enumerate() {
-        listed.extend(upstream.endpoints.iter().map(|endpoint| (canonical(endpoint.addr), at)));
+        listed.extend(upstream.endpoints.keys().map(|addr| (*addr, at)));
     }
     listed.sort_unstable();
     listed.dedup();
@@ -124,11 +124,6 @@ pub fn plan(desired: &Table, installed: &Table) -> Vec<MapOp> {
     sets
 }
 
-/// The form in which an address is compared: IPv4-mapped IPv6 as IPv4, without flow label and scope.
-pub fn canonical(addr: SocketAddr) -> SocketAddr {
-    SocketAddr::new(addr.ip().to_canonical(), addr.port())
-}
-
 /// Which upstreams, with the number of addresses each has won, do not fit.
 fn leave_out(
     mut needs: Vec<(UpstreamId, usize)>,
@@ -155,13 +150,11 @@ fn leave_out(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use proptest::{collection::vec, prelude::*};
 
     use super::*;
     use crate::{
-        Endpoint, ObjectKey,
+        Endpoints, ObjectKey,
         route::{PortRef, Target},
         upstream::{Encryption, Protocol, Resolution},
     };
@@ -173,9 +166,6 @@ mod tests {
     }
 
     fn upstream(id: u32, service: &str, addrs: impl IntoIterator<Item = u8>) -> Upstream {
-        let mut endpoints: Vec<_> = addrs.into_iter().map(|n| Endpoint { addr: addr(n), pod: None }).collect();
-        endpoints.sort();
-        endpoints.dedup();
         Upstream {
             id: UpstreamId(id),
             target: Target { service: ObjectKey::new("ns", service), port: PortRef::Number(80) },
@@ -183,9 +173,9 @@ mod tests {
             protocol: Protocol::Http1,
             encryption: Encryption::AsReceived,
             affinity: None,
-            endpoints: endpoints.into(),
+            endpoints: addrs.into_iter().map(|n| (addr(n), None)).collect(),
             early: [].into(),
-            pending: [].into(),
+            pending: Endpoints::new(),
             probe: None,
             direct: None,
         }
@@ -207,16 +197,6 @@ mod tests {
         assert_eq!(owners, [(addr(1), UpstreamId(7)), (addr(2), UpstreamId(7)), (addr(3), UpstreamId(3))]);
         assert_eq!(claims.shared, [Shared { addr: addr(2), owner: UpstreamId(7), other: UpstreamId(3) }]);
         assert_eq!(claims.left_out, []);
-    }
-
-    #[test]
-    fn an_ipv4_mapped_address_is_the_same_address() {
-        let mut mapped = upstream(2, "b", []);
-        let endpoint = Endpoint { addr: "[::ffff:10.0.0.1]:80".parse().unwrap(), pod: None };
-        mapped.endpoints = Arc::from([endpoint]);
-        let claims = claim([&upstream(1, "a", [1]), &mapped], |_| false, AMPLE);
-        assert_eq!(claims.owners.len(), 1);
-        assert_eq!(claims.shared.len(), 1);
     }
 
     #[test]

@@ -68,7 +68,7 @@ pub struct SlicePort {
 /// An endpoint of an EndpointSlice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SliceEndpoint {
-    /// Its addresses; the first is used.
+    /// Its addresses, none of them IPv4 in the form of IPv6; the first is used.
     pub addresses: Vec<IpAddr>,
     /// `conditions.ready`, absent counting as true.
     pub ready: bool,

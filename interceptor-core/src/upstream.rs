@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use crate::{direct::Direct, endpoint::Endpoint, probe::Probe, route::Target};
+use crate::{direct::Direct, endpoint::Endpoints, probe::Probe, route::Target};
 
 /// Identifies one [`Target`] while any route refers to it; dense, so that it can index arrays (the kernel's too).
 /// An id is used again only after its last route has gone.
@@ -57,12 +57,12 @@ pub struct Upstream {
     pub encryption: Encryption,
     /// How long a client stays with an endpoint after its last request, if it shall.
     pub affinity: Option<Duration>,
-    /// Ready endpoints that have the port, sorted by address, without duplicates.
-    pub endpoints: Arc<[Endpoint]>,
+    /// Ready endpoints that have the port.
+    pub endpoints: Endpoints,
     /// Those of `endpoints` that are ready by their own word, not by the slices'.
     pub early: Arc<[SocketAddr]>,
-    /// Endpoints that may get ready and are not, if there is a probe to ask them with; sorted likewise.
-    pub pending: Arc<[Endpoint]>,
+    /// Endpoints that may get ready and are not, if there is a probe to ask them with.
+    pub pending: Endpoints,
     /// How to ask them.
     pub probe: Option<Arc<Probe>>,
     /// What a node has to know to let clients reach the pods without a proxy, if a route asks for it.

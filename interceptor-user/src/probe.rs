@@ -227,7 +227,7 @@ impl Prober {
             // Routes of one Service share its pods, and so their answers.
             let new = || (Arc::clone(probe), BTreeSet::new());
             let (_, pods) = wanted.entry(upstream.target.service.clone()).or_insert_with(new);
-            pods.extend(upstream.pending.iter().map(|endpoint| endpoint.addr.ip()));
+            pods.extend(upstream.pending.keys().map(SocketAddr::ip));
         }
         wanted
     }
@@ -334,7 +334,7 @@ impl Prober {
         for upstream in snapshot.upstreams().filter(|upstream| upstream.probe.is_some()) {
             let service = &upstream.target.service;
             early.extend(upstream.early.iter().map(|addr| (service, addr.ip())));
-            pending.extend(upstream.pending.iter().map(|endpoint| (service, endpoint.addr.ip())));
+            pending.extend(upstream.pending.keys().map(|addr| (service, addr.ip())));
         }
         self.pods.retain(|(service, pod), memory| match memory {
             Memory::Early { seen, .. } => {

@@ -1,5 +1,7 @@
 //! An EndpointSlice, reduced to its TCP ports and the addresses behind them.
 
+use std::net::IpAddr;
+
 use interceptor_core::{
     ObjectKey,
     service::{Slice, SliceEndpoint, SlicePort},
@@ -46,7 +48,7 @@ fn label<'a>(metadata: &'a ObjectMeta, name: &str) -> Option<&'a String> {
 
 fn endpoint(index: usize, endpoint: &Endpoint) -> Result<SliceEndpoint, ConvertError> {
     let address = |(at, text): (usize, &String)| {
-        text.parse().map_err(|_no_address: std::net::AddrParseError| {
+        text.parse::<IpAddr>().map(|address| address.to_canonical()).map_err(|_no_address| {
             let field = format!("endpoints[{index}].addresses[{at}]");
             ConvertError::new(field, parts::quoted(text), "an IP address")
         })

@@ -328,6 +328,8 @@ fn a_slice_tells_its_service_ports_and_ready_addresses() {
     assert_eq!(read.ports.len(), 1);
     assert_eq!(read.endpoints.iter().map(|endpoint| endpoint.ready).collect::<Vec<_>>(), [true, false]);
     assert_eq!(read.endpoints[0].pod.as_deref(), Some("web-a"));
+    let mapped = slice(&object(&text(label, "IPv6", "::ffff:10.0.0.1"))).unwrap().unwrap();
+    assert_eq!(mapped.endpoints[0].addresses, read.endpoints[0].addresses, "it is the same address");
 
     assert_eq!(slice(&object(&text("", "IPv4", "10.0.0.1"))), Ok(None));
     assert!(slice(&object(&text(label, "FQDN", "a.example"))).unwrap().unwrap().endpoints.is_empty());

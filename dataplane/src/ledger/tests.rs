@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use interceptor_common::{Conn, Event, Phase, Step};
 use interceptor_core::{
-    Endpoint, ObjectKey,
+    Endpoints, ObjectKey,
     route::{PortRef, Target},
     upstream::{Encryption, Protocol, Resolution},
 };
@@ -92,9 +92,6 @@ fn addr(n: u8) -> SocketAddr {
 }
 
 fn upstream(id: u32, service: &str, addrs: &[u8]) -> Arc<Upstream> {
-    let mut endpoints: Vec<_> = addrs.iter().map(|n| Endpoint { addr: addr(*n), pod: None }).collect();
-    endpoints.sort();
-    endpoints.dedup();
     Arc::new(Upstream {
         id: UpstreamId(id),
         target: Target { service: ObjectKey::new("ns", service), port: PortRef::Number(80) },
@@ -102,9 +99,9 @@ fn upstream(id: u32, service: &str, addrs: &[u8]) -> Arc<Upstream> {
         protocol: Protocol::Http1,
         encryption: Encryption::AsReceived,
         affinity: None,
-        endpoints: endpoints.into(),
+        endpoints: addrs.iter().map(|n| (addr(*n), None)).collect(),
         early: [].into(),
-        pending: [].into(),
+        pending: Endpoints::new(),
         probe: None,
         direct: None,
     })

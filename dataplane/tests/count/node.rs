@@ -19,7 +19,7 @@ use dataplane::{
 };
 use interceptor_common::Served;
 use interceptor_core::{
-    ObjectKey, Upstream, UpstreamId,
+    Endpoints, ObjectKey, Upstream, UpstreamId,
     direct::{Direct, Life, Pod},
     route::{PortRef, Target},
     upstream::{Encryption, Protocol, Resolution},
@@ -39,7 +39,7 @@ pub(crate) struct Node {
     tree: Tree,
     config: CountConfig,
     pub(crate) count: Count,
-    pods: Vec<(UpstreamId, Pod)>,
+    pods: Vec<(UpstreamId, SocketAddr, Pod)>,
 }
 
 /// Takes the tree away when everything in it has ended.
@@ -113,21 +113,21 @@ impl Node {
     /// Lists a pod at an address, and counts for it.
     pub(crate) fn list(&mut self, id: u32, uid: &str, addr: SocketAddr) {
         self.folder(uid);
-        let pod = Pod { addr, life: Life::Ready, name: None, uid: Some(uid.into()), node: Some("here".into()) };
-        self.pods.push((UpstreamId(id), pod));
+        let pod = Pod { life: Life::Ready, name: None, uid: Some(uid.into()), node: Some("here".into()) };
+        self.pods.push((UpstreamId(id), addr, pod));
         self.sync();
         self.count.follow().unwrap();
     }
 
     /// Where the first pod of an upstream is reached.
     pub(crate) fn addr(&self, id: u32) -> SocketAddr {
-        self.pods.iter().find(|(of, _)| of.0 == id).expect("it was listed").1.addr
+        self.pods.iter().find(|(of, ..)| of.0 == id).expect("it was listed").1
     }
 
     /// Somebody else's programs of the same kind on the cgroups of the same pods, until they are dropped.
     pub(crate) fn foreign(&self) -> Count {
         let mut foreign = open(CountConfig { bpffs: None, ..self.config.clone() });
-        let ids: std::collections::BTreeSet<_> = self.pods.iter().map(|(id, _)| *id).collect();
+        let ids: std::collections::BTreeSet<_> = self.pods.iter().map(|(id, ..)| *id).collect();
         let upstreams: Vec<_> = ids.into_iter().map(|id| self.upstream(id)).collect();
         foreign.sync(&mut upstreams.iter()).unwrap();
         foreign.follow().unwrap();
@@ -136,17 +136,17 @@ impl Node {
 
     /// Lists it no more, when there is nobody whom that would concern.
     pub(crate) fn forget(&mut self, addr: SocketAddr) {
-        self.pods.retain(|(_, pod)| pod.addr != addr);
+        self.pods.retain(|(_, at, _)| *at != addr);
     }
 
     /// Lists it no more.
     pub(crate) fn unlist(&mut self, addr: SocketAddr) {
-        self.pods.retain(|(_, pod)| pod.addr != addr);
+        self.pods.retain(|(_, at, _)| *at != addr);
         self.sync();
     }
 
     fn sync(&mut self) {
-        let mut ids: Vec<_> = self.pods.iter().map(|(id, _)| *id).collect();
+        let mut ids: Vec<_> = self.pods.iter().map(|(id, ..)| *id).collect();
         ids.dedup();
         let upstreams: Vec<_> = ids.into_iter().map(|id| self.upstream(id)).collect();
         let report = self.count.sync(&mut upstreams.iter()).unwrap();
@@ -154,7 +154,7 @@ impl Node {
     }
 
     fn upstream(&self, id: UpstreamId) -> Arc<Upstream> {
-        let pods = self.pods.iter().filter(|(of, _)| *of == id).map(|(_, pod)| pod.clone()).collect();
+        let pods = self.pods.iter().filter(|(of, ..)| *of == id).map(|(_, addr, pod)| (*addr, pod.clone())).collect();
         Arc::new(Upstream {
             id,
             target: Target { service: ObjectKey::new("test", format!("s{}", id.0)), port: PortRef::Number(80) },
@@ -162,9 +162,9 @@ impl Node {
             protocol: Protocol::Http1,
             encryption: Encryption::AsReceived,
             affinity: None,
-            endpoints: [].into(),
+            endpoints: Endpoints::new(),
             early: [].into(),
-            pending: [].into(),
+            pending: Endpoints::new(),
             probe: None,
             direct: Some(Arc::new(Direct { frontends: Vec::new(), external: Vec::new(), node_port: None, pods })),
         })

@@ -3,14 +3,12 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use interceptor_core::{
-    Endpoint, ObjectKey, Upstream, UpstreamId,
+    Endpoints, ObjectKey, Upstream, UpstreamId,
     route::{PortRef, Target},
     upstream::{Encryption, Protocol, Resolution},
 };
 
 pub(crate) fn upstream(id: u32, service: &str, addrs: &[SocketAddr]) -> Arc<Upstream> {
-    let mut endpoints: Vec<_> = addrs.iter().map(|addr| Endpoint { addr: *addr, pod: None }).collect();
-    endpoints.sort();
     Arc::new(Upstream {
         id: UpstreamId(id),
         target: Target { service: ObjectKey::new("test", service), port: PortRef::Number(80) },
@@ -18,9 +16,9 @@ pub(crate) fn upstream(id: u32, service: &str, addrs: &[SocketAddr]) -> Arc<Upst
         protocol: Protocol::Http1,
         encryption: Encryption::AsReceived,
         affinity: None,
-        endpoints: endpoints.into(),
+        endpoints: addrs.iter().map(|addr| (*addr, None)).collect(),
         early: [].into(),
-        pending: [].into(),
+        pending: Endpoints::new(),
         probe: None,
         direct: None,
     })

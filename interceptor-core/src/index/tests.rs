@@ -67,7 +67,7 @@ fn hit(snapshot: &Snapshot, host: &str) -> Option<String> {
 
 fn endpoints(snapshot: &Snapshot, name: &str) -> Vec<String> {
     let upstream = snapshot.upstream_of(&snapshot.routes[&key(name)]).unwrap();
-    upstream.endpoints.iter().map(|endpoint| endpoint.addr.to_string()).collect()
+    upstream.endpoints.keys().map(ToString::to_string).collect()
 }
 
 #[test]
@@ -377,10 +377,10 @@ fn a_target_that_clients_reach_directly_tells_its_addresses_and_every_pod() {
     let direct = upstream.direct.as_deref().unwrap();
     assert_eq!(direct.frontends, ["10.96.0.7:80".parse().unwrap(), "[fd00::7]:80".parse().unwrap()]);
     assert_eq!(direct.node_port, Some(30_080));
-    let lives: Vec<_> = direct.pods.iter().map(|pod| (pod.addr.to_string(), pod.life)).collect();
+    let lives: Vec<_> = direct.pods.iter().map(|(addr, pod)| (addr.to_string(), pod.life)).collect();
     let expected = [("10.0.0.1", Life::Ready), ("10.0.0.2", Life::Ending), ("10.0.0.3", Life::Starting)];
     assert_eq!(lives, expected.map(|(ip, life)| (format!("{ip}:8080"), life)));
-    assert_eq!(direct.pods[0].uid.as_deref(), Some("u-1"));
+    assert_eq!(direct.pods.values().next().unwrap().uid.as_deref(), Some("u-1"));
 }
 
 #[test]

@@ -1,8 +1,8 @@
-//! Targets joined with Services and EndpointSlices: each change recomputes the targets of its Service alone.
+//! Targets joined with Services and EndpointSlices: each change concerns the targets of its Service alone.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
@@ -10,11 +10,11 @@ use foldhash::quality::RandomState;
 use imbl::Vector;
 
 use super::{
-    join::{join, pending, sorted},
+    join::{Joined, Subject, pending},
     way::{Way, way},
 };
 use crate::{
-    Endpoint, ObjectKey, Upstream, UpstreamId,
+    Endpoints, ObjectKey, Upstream, UpstreamId,
     probe::Probing,
     route::{Backend, DataPath, PortRef, Target},
     service::{Service, ServicePort, Slice, SliceEndpoint},
@@ -27,14 +27,14 @@ pub(super) struct Upstreams {
     all: Vector<Option<Arc<Upstream>>>,
     /// By id: which routes refer to it, as what, and what they ask of it.
     users: Vec<Users>,
+    /// By id: what slices list for it.
+    joined: Vec<Joined>,
     ids: HashMap<Target, UpstreamId, RandomState>,
     free: BTreeSet<u32>,
     services: HashMap<ObjectKey, Backing, RandomState>,
     slices: HashMap<ObjectKey, Slice, RandomState>,
     unresolved: BTreeSet<UpstreamId>,
     changed: BTreeSet<UpstreamId>,
-    /// Services whose slices have changed and whose upstreams do not know yet, while that is put off.
-    put_off: Option<BTreeSet<ObjectKey>>,
     through_services: bool,
     /// Those whose Service's name is to be looked up.
     by_name: BTreeSet<UpstreamId>,
@@ -116,7 +116,7 @@ impl Upstreams {
         if let Some(id) = self.ids.get(target).copied() {
             let before = self.users[index(id)].insert(user, wish.clone());
             if before.as_ref() != Some(wish) {
-                self.resolve(id, target);
+                self.resolve(id, target, (None, None));
             }
             return id;
         }
@@ -124,7 +124,7 @@ impl Upstreams {
         self.ids.insert(target.clone(), id);
         self.users[index(id)].insert(user, wish.clone());
         self.services.entry(target.service.clone()).or_default().upstreams.insert(id);
-        self.resolve(id, target);
+        self.resolve(id, target, (None, None));
         id
     }
 
@@ -136,11 +136,12 @@ impl Upstreams {
         if !self.users[at].is_empty() {
             if said.is_some_and(|said| said != Wish::default()) {
                 let target = self.all.get(at).and_then(Option::as_ref).map(|upstream| upstream.target.clone());
-                self.resolve(id, &target.expect("it has users"));
+                self.resolve(id, &target.expect("it has users"), (None, None));
             }
             return;
         }
         let Some(upstream) = self.all.set(at, None) else { return };
+        self.joined[at] = Joined::default();
         self.ids.remove(&upstream.target);
         self.unresolved.remove(&id);
         self.by_name.remove(&id);
@@ -169,20 +170,26 @@ impl Upstreams {
     }
 
     pub(super) fn put_slice(&mut self, slice: Slice) {
-        let service = slice.service.clone();
-        let key = slice.key.clone();
-        let old = self.slices.insert(key.clone(), slice);
-        if let Some(old) = old.filter(|old| old.service != service) {
-            self.detach(&old);
+        let (key, service) = (slice.key.clone(), slice.service.clone());
+        let was = self.slices.get(&key);
+        if was == Some(&slice) {
+            return;
         }
-        self.services.entry(service.clone()).or_default().slices.insert(key);
-        self.slices_changed(&service);
+        if was.is_some_and(|was| was.service != service) {
+            self.take_slice(&key);
+        }
+        let was = self.slices.insert(key.clone(), slice);
+        self.services.entry(service.clone()).or_default().slices.insert(key.clone());
+        self.slice_changed(&service, was.as_ref(), Some(&key));
     }
 
     pub(super) fn take_slice(&mut self, key: &ObjectKey) {
-        if let Some(old) = self.slices.remove(key) {
-            self.detach(&old);
+        let Some(was) = self.slices.remove(key) else { return };
+        if let Some(backing) = self.services.get_mut(&was.service) {
+            backing.slices.remove(key);
         }
+        self.slice_changed(&was.service, Some(&was), None);
+        self.forget(&was.service);
     }
 
     pub(super) fn reset_services(&mut self, services: Vec<Service>) {
@@ -203,21 +210,8 @@ impl Upstreams {
         for key in &gone {
             self.take_slice(key);
         }
-        self.put_off();
         for slice in slices {
             self.put_slice(slice);
-        }
-        self.catch_up();
-    }
-
-    /// From here on upstreams do not follow their slices until [`catch_up`](Self::catch_up).
-    pub(super) fn put_off(&mut self) {
-        self.put_off.get_or_insert_default();
-    }
-
-    pub(super) fn catch_up(&mut self) {
-        for service in self.put_off.take().unwrap_or_default() {
-            self.resolve_all(&service);
         }
     }
 
@@ -254,14 +248,6 @@ impl Upstreams {
         self.ids.is_empty() && self.services.is_empty() && self.slices.is_empty() && self.unresolved.is_empty()
     }
 
-    fn slices_changed(&mut self, service: &ObjectKey) {
-        self.check_answers(service);
-        match &mut self.put_off {
-            Some(services) => _ = services.insert(service.clone()),
-            None => self.resolve_all(service),
-        }
-    }
-
     /// Forgets answers of pods that slices do not list as starting any more.
     fn check_answers(&mut self, service: &ObjectKey) {
         let Some(backing) = self.services.get_mut(service).filter(|backing| !backing.answered.is_empty()) else {
@@ -270,14 +256,6 @@ impl Upstreams {
         let slices = backing.slices.iter().filter_map(|key| self.slices.get(key));
         let pending: BTreeSet<_> = slices.flat_map(|slice| &slice.endpoints).filter_map(pending).collect();
         backing.answered.retain(|pod| pending.contains(pod));
-    }
-
-    fn detach(&mut self, slice: &Slice) {
-        if let Some(backing) = self.services.get_mut(&slice.service) {
-            backing.slices.remove(&slice.key);
-        }
-        self.slices_changed(&slice.service);
-        self.forget(&slice.service);
     }
 
     fn forget(&mut self, service: &ObjectKey) {
@@ -311,31 +289,44 @@ impl Upstreams {
         let id = UpstreamId(u32::try_from(self.all.len()).expect("memory ends before the ids do"));
         self.all.push_back(None);
         self.users.push(Users::new());
+        self.joined.push(Joined::default());
         id
     }
 
     fn resolve_all(&mut self, service: &ObjectKey) {
+        self.slice_changed(service, None, None);
+    }
+
+    /// Takes in that a slice of the Service has changed, if one has: how it was, and which it is.
+    fn slice_changed(&mut self, service: &ObjectKey, was: Option<&Slice>, is: Option<&ObjectKey>) {
         self.check_answers(service);
         let Some(backing) = self.services.get(service) else { return };
         let upstreams: Vec<_> = backing.upstreams.iter().copied().collect();
         for id in upstreams {
             let target = self.all.get(index(id)).and_then(Option::as_ref).map(|upstream| upstream.target.clone());
-            self.resolve(id, &target.expect("a Service lists only upstreams that are in use"));
+            self.resolve(id, &target.expect("a Service lists only upstreams that are in use"), (was, is));
         }
     }
 
-    fn resolve(&mut self, id: UpstreamId, target: &Target) {
+    fn resolve(&mut self, id: UpstreamId, target: &Target, (was, is): (Option<&Slice>, Option<&ObjectKey>)) {
+        static NONE: BTreeSet<IpAddr> = BTreeSet::new();
+        let at = index(id);
         let backing = self.services.get(&target.service);
-        let slices = backing.into_iter().flat_map(|backing| &backing.slices).filter_map(|key| self.slices.get(key));
-        let targets = self.users[index(id)].iter().filter(|((_, backend), _)| *backend == Backend::Target);
-        let probe = Probing::of_all(targets.clone().map(|(_, wish)| &wish.probing));
-        let is_direct = targets.clone().any(|(_, wish)| wish.data_path == DataPath::Direct);
-        let answered = backing.map(|backing| &backing.answered).filter(|answered| !answered.is_empty());
-        let is_early = |pod| answered.is_some_and(|answered| answered.contains(&pod));
+        let slices = || backing.into_iter().flat_map(|backing| &backing.slices).filter_map(|key| self.slices.get(key));
+        let targets = self.users[at].iter().filter(|((_, backend), _)| *backend == Backend::Target);
         let service = backing.and_then(|backing| backing.service.as_ref());
-        let mut is_ready = false;
-        let slices = slices.inspect(|slice| is_ready |= slice.endpoints.iter().any(SliceEndpoint::is_ready));
-        let mut upstream = join((id, target), service, slices, (probe, is_direct), is_early);
+        let subject = Subject {
+            id,
+            target,
+            service,
+            probe: Probing::of_all(targets.clone().map(|(_, wish)| &wish.probing)),
+            is_direct: targets.clone().any(|(_, wish)| wish.data_path == DataPath::Direct),
+        };
+        let answered = backing.map_or(&NONE, |backing| &backing.answered);
+        let change = (was, is.and_then(|key| self.slices.get(key)));
+        self.joined[at].update((&subject, answered), change, slices());
+        let mut upstream = subject.upstream(&self.joined[at]);
+        let is_ready = slices().flat_map(|slice| &slice.endpoints).any(SliceEndpoint::is_ready);
         let has_slices = backing.is_some_and(|backing| !backing.slices.is_empty());
         let may_be_cold = targets.clone().next().is_some() || has_slices;
         let way = way(&upstream, service, self.through_services, is_ready || !may_be_cold);
@@ -348,18 +339,17 @@ impl Upstreams {
         }
         if let Way::Name { port: Some(port) } = way {
             let found = self.services.get(&target.service).map(|backing| backing.found.as_slice()).unwrap_or_default();
-            let endpoints = found.iter().map(|address| Endpoint { addr: (*address, port).into(), pod: None });
-            upstream.endpoints = sorted(endpoints.collect());
+            let addrs = found.iter().map(|address| SocketAddr::new(address.to_canonical(), port));
+            upstream.endpoints = addrs.map(|addr| (addr, None)).collect();
             upstream.early = Arc::default();
         } else if way == (Way::Name { port: None }) {
-            upstream.endpoints = Arc::default();
+            upstream.endpoints = Endpoints::new();
         }
         if upstream.resolution == Resolution::Found {
             self.unresolved.remove(&id);
         } else {
             self.unresolved.insert(id);
         }
-        let at = index(id);
         if self.all.get(at).and_then(Option::as_deref) != Some(&upstream) {
             self.all.set(at, Some(Arc::new(upstream)));
             self.changed.insert(id);

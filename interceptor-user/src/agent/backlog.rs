@@ -15,11 +15,7 @@ use std::{
 };
 
 use dataplane::{QueueError, Queues, Unread};
-use interceptor_core::{
-    UpstreamId,
-    direct::{Life, Pod},
-    route::DataPath,
-};
+use interceptor_core::{UpstreamId, direct::Life, route::DataPath};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use runtime::snapshot::Reader;
@@ -136,7 +132,7 @@ impl Task {
         let pods = |id| {
             let direct = snapshot.upstream(id).and_then(|upstream| upstream.direct.as_deref());
             let pods = direct.into_iter().flat_map(|direct| &direct.pods);
-            pods.filter(|pod| pod.is_on(&self.node)).map(|Pod { addr, life, .. }| (*addr, *life)).collect()
+            pods.filter(|(_, pod)| pod.is_on(&self.node)).map(|(addr, pod)| (*addr, pod.life)).collect()
         };
         upstreams.into_iter().map(|id| (id, pods(id))).collect()
     }

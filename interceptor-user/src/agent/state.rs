@@ -295,7 +295,7 @@ impl RouteReport {
     fn new(entry: &RouteEntry, upstream: Option<&Upstream>, heat: &'static str) -> Self {
         let key = &entry.route.key;
         let direct = upstream.and_then(|upstream| upstream.direct.as_deref());
-        let none = Direct { frontends: Vec::new(), external: Vec::new(), node_port: None, pods: Vec::new() };
+        let none = Direct { frontends: Vec::new(), external: Vec::new(), node_port: None, pods: imbl::OrdMap::new() };
         let Direct { frontends, external: _, node_port, pods } = direct.unwrap_or(&none);
         Self {
             namespace: key.namespace().to_owned(),
@@ -307,8 +307,8 @@ impl RouteReport {
             node_port: *node_port,
             pods: pods
                 .iter()
-                .map(|pod| PodReport {
-                    address: pod.addr.to_string(),
+                .map(|(addr, pod)| PodReport {
+                    address: addr.to_string(),
                     name: pod.name.as_deref().map(str::to_owned),
                     node: pod.node.as_deref().map(str::to_owned),
                     life: match pod.life {

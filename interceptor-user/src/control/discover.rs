@@ -220,7 +220,9 @@ impl Discover {
                 },
             }
         }
-        self.index.apply_all(events);
+        for event in events {
+            self.index.apply(event);
+        }
         self.secrets.iter_mut().for_each(Secrets::settle);
         let changed = self.index.take_changed();
         let snapshot = self.index.snapshot();

@@ -12,7 +12,7 @@ use dataplane::ConnectionCounters;
 use http::Response;
 use http_body_util::Full;
 use interceptor_core::{
-    Endpoint, RouteEntry, Snapshot, Upstream, UpstreamId,
+    Endpoints, RouteEntry, Snapshot, Upstream, UpstreamId,
     inflight::Counts,
     route::{PortRef, RouteKind},
     upstream::Resolution,
@@ -204,7 +204,7 @@ impl UpstreamReport {
             probe,
             direct: _,
         } = upstream;
-        let addresses = |endpoints: &[Endpoint]| endpoints.iter().map(|endpoint| endpoint.addr.to_string()).collect();
+        let addresses = |endpoints: &Endpoints| endpoints.keys().map(ToString::to_string).collect();
         Self {
             service: target.service.to_string(),
             port: match &target.port {

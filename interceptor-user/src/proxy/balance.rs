@@ -70,17 +70,19 @@ impl Balancer {
             return;
         }
         let mut current = self.endpoints.borrow_mut();
-        let mut old = std::mem::take(&mut *current);
+        // Both are in order of the addresses.
+        let mut old = std::mem::take(&mut *current).into_iter().peekable();
         let protocol = self.manner.spoken(upstream.protocol);
-        for wanted in upstream.endpoints.iter() {
-            let tls = self.client.as_ref().map(|client| Tls::new(&upstream.target, wanted.addr, client));
-            let kept = old.iter().position(|have| {
-                have.addr == wanted.addr && have.protocol == protocol && have.is_known_as(tls.as_ref())
-            });
-            current.push(match kept {
-                Some(index) => old.swap_remove(index),
-                None => Rc::new(Endpoint::new(wanted.addr, protocol, tls, self.max_idle)),
-            });
+        for wanted in upstream.endpoints.keys() {
+            while let Some(gone) = old.next_if(|have| have.addr < *wanted) {
+                gone.retire();
+            }
+            let tls = self.client.as_ref().map(|client| Tls::new(&upstream.target, *wanted, client));
+            let is_same = |have: &Rc<Endpoint>| {
+                have.addr == *wanted && have.protocol == protocol && have.is_known_as(tls.as_ref())
+            };
+            let kept = old.next_if(is_same);
+            current.push(kept.unwrap_or_else(|| Rc::new(Endpoint::new(*wanted, protocol, tls, self.max_idle))));
         }
         for gone in old {
             gone.retire();
@@ -150,15 +152,16 @@ impl Balancer {
     pub(crate) fn named(&self, pod: PodId) -> Option<SocketAddr> {
         let mut pods = self.pods.borrow_mut();
         let seen = self.seen.borrow();
-        let all = || seen.iter().flat_map(|seen| seen.endpoints.iter()).map(|it| (PodId::of(it), it.addr)).collect();
+        let all = seen.iter().flat_map(|seen| &seen.endpoints);
+        let all = || all.map(|(addr, pod)| (PodId::of(*addr, pod.as_deref()), *addr)).collect();
         pods.get_or_insert_with(all).get(&pod).copied()
     }
 
     /// What a cookie calls an endpoint.
     pub(crate) fn name_of(&self, addr: SocketAddr) -> Option<PodId> {
         let seen = self.seen.borrow();
-        let endpoint = seen.as_ref()?.endpoints.iter().find(|endpoint| endpoint.addr == addr)?;
-        Some(PodId::of(endpoint))
+        let pod = seen.as_ref()?.endpoints.get(&addr)?;
+        Some(PodId::of(addr, pod.as_deref()))
     }
 
     /// Whether there is no ready endpoint.

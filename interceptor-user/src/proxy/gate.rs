@@ -166,8 +166,8 @@ impl Place {
                 (seen, upstream) => seen.is_none() && upstream.is_none(),
             };
             if !is_known {
-                let endpoints = upstream.iter().flat_map(|upstream| upstream.endpoints.iter());
-                state.core.list(endpoints.map(|endpoint| endpoint.addr));
+                let endpoints = upstream.iter().flat_map(|upstream| upstream.endpoints.keys());
+                state.core.list(endpoints.copied());
                 state.seen = upstream;
             }
             state.hand_out();
@@ -229,7 +229,7 @@ mod tests {
     use std::thread;
 
     use futures_util::FutureExt as _;
-    use interceptor_core::{Endpoint, ObjectKey, UpstreamId, route::PortRef, upstream::Resolution};
+    use interceptor_core::{Endpoints, ObjectKey, UpstreamId, route::PortRef, upstream::Resolution};
 
     use super::*;
 
@@ -239,7 +239,6 @@ mod tests {
 
     #[expect(clippy::unnecessary_wraps, reason = "what a place asks for")]
     fn upstream(pods: &[u8]) -> Option<Arc<Upstream>> {
-        let endpoint = |pod: &u8| Endpoint { addr: ([10, 0, 0, *pod], 80).into(), pod: None };
         Some(Arc::new(Upstream {
             id: UpstreamId(0),
             target: target(),
@@ -247,9 +246,9 @@ mod tests {
             protocol: interceptor_core::upstream::Protocol::Http1,
             encryption: interceptor_core::upstream::Encryption::AsReceived,
             affinity: None,
-            endpoints: pods.iter().map(endpoint).collect(),
+            endpoints: pods.iter().map(|pod| (SocketAddr::from(([10, 0, 0, *pod], 80)), None)).collect(),
             early: [].into(),
-            pending: [].into(),
+            pending: Endpoints::new(),
             probe: None,
             direct: None,
         }))

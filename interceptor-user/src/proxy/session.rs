@@ -11,7 +11,7 @@ use std::{
 };
 
 use foldhash::quality::RandomState;
-use interceptor_core::{Endpoint, UpstreamId, route::Session};
+use interceptor_core::{UpstreamId, route::Session};
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
@@ -62,11 +62,11 @@ struct Stay {
 // === impl PodId ===
 
 impl PodId {
-    pub(crate) fn of(endpoint: &Endpoint) -> Self {
+    pub(crate) fn of(addr: SocketAddr, pod: Option<&str>) -> Self {
         let mut hash = Sha256::new();
         // The address too: a pod of a StatefulSet has its name again after it was replaced, and not its sessions.
-        hash.update(endpoint.pod.as_deref().unwrap_or_default());
-        hash.update(endpoint.addr.to_string());
+        hash.update(pod.unwrap_or_default());
+        hash.update(addr.to_string());
         let hash = hash.finalize();
         Self(u64::from_be_bytes(std::array::from_fn(|at| hash[at])))
     }
@@ -176,8 +176,8 @@ mod tests {
         Session { cookie: "s".into(), lifetime: lifetime.map(Duration::from_secs) }
     }
 
-    fn endpoint(address: &str, pod: Option<&str>) -> Endpoint {
-        Endpoint { addr: address.parse().unwrap(), pod: pod.map(Into::into) }
+    fn id(address: &str, pod: Option<&str>) -> PodId {
+        PodId::of(address.parse().unwrap(), pod)
     }
 
     fn asked(cookies: &[&str]) -> Fields {
@@ -188,9 +188,9 @@ mod tests {
 
     #[test]
     fn a_cookie_leads_back_to_its_pod() {
-        let pod = PodId::of(&endpoint("10.0.0.1:80", Some("a")));
-        assert_ne!(pod, PodId::of(&endpoint("10.0.0.2:80", Some("a"))));
-        assert_ne!(pod, PodId::of(&endpoint("10.0.0.1:80", None)));
+        let pod = id("10.0.0.1:80", Some("a"));
+        assert_ne!(pod, id("10.0.0.2:80", Some("a")));
+        assert_ne!(pod, id("10.0.0.1:80", None));
         let text = cookie(&session(None), pod, false, UNIX_EPOCH + NOW);
         let (value, rest) = text.split_once(';').unwrap();
         assert_eq!(rest, " Path=/; HttpOnly; SameSite=Lax");

@@ -10,7 +10,7 @@ fn upstream(index: &Index) -> Arc<Upstream> {
 }
 
 fn addresses(upstream: &Upstream) -> Vec<String> {
-    upstream.endpoints.iter().map(|endpoint| endpoint.addr.to_string()).collect()
+    upstream.endpoints.keys().map(ToString::to_string).collect()
 }
 
 #[test]

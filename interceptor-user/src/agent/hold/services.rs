@@ -8,7 +8,7 @@ use std::{
 };
 
 use interceptor_core::{
-    ObjectKey, Route, RouteEntry, Snapshot, Upstream, UpstreamId,
+    Endpoints, ObjectKey, Route, RouteEntry, Snapshot, Upstream, UpstreamId,
     direct::Direct,
     frontends::{Claims, Full, Heat, Room, claim},
     route::DataPath,
@@ -20,9 +20,16 @@ use crate::agent::settle::Settling;
 #[derive(Debug, Default)]
 pub(super) struct Services {
     settling: Settling,
-    pods: BTreeMap<UpstreamId, Vec<SocketAddr>>,
+    pods: BTreeMap<UpstreamId, Pods>,
     claims: Claims,
     outside: bool,
+}
+
+/// The ready pods of an upstream, and where they are.
+#[derive(Debug)]
+struct Pods {
+    listed: Endpoints,
+    addresses: Vec<SocketAddr>,
 }
 
 /// What a change of the snapshot, or the time, means.
@@ -48,11 +55,12 @@ impl Services {
         change.again = self.settling.update(direct(), now);
         let mut pods = BTreeMap::new();
         for upstream in direct() {
-            let addresses: Vec<_> = upstream.endpoints.iter().map(|endpoint| endpoint.addr).collect();
-            if self.pods.get(&upstream.id) != Some(&addresses) {
+            let known = self.pods.remove(&upstream.id).filter(|known| known.listed == upstream.endpoints);
+            let known = known.unwrap_or_else(|| {
                 change.pods.push(upstream.id);
-            }
-            pods.insert(upstream.id, addresses);
+                Pods::of(&upstream.endpoints)
+            });
+            pods.insert(upstream.id, known);
         }
         self.pods = pods;
         let is_for_outside = |direct: &Direct| direct.node_port.is_some() || !direct.external.is_empty();
@@ -83,7 +91,7 @@ impl Services {
 
     /// The ready pods of an upstream.
     pub(super) fn pods(&self, id: UpstreamId) -> &[SocketAddr] {
-        self.pods.get(&id).map(Vec::as_slice).unwrap_or_default()
+        self.pods.get(&id).map(|pods| pods.addresses.as_slice()).unwrap_or_default()
     }
 
     /// Those of them that the node's own rules are sure to know, too.
@@ -93,6 +101,14 @@ impl Services {
 
     fn heat(&self, id: UpstreamId, now: Duration) -> Heat {
         self.settling.heat(id, now)
+    }
+}
+
+// === impl Pods ===
+
+impl Pods {
+    fn of(listed: &Endpoints) -> Self {
+        Self { listed: listed.clone(), addresses: listed.keys().copied().collect() }
     }
 }
 
