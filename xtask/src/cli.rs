@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::{bench, build_ebpf, ci, cluster, codegen, demo, e2e, fuzz, image, setup, sizes, test};
+use crate::{bench, build_ebpf, ci, cluster, codegen, demo, e2e, fuzz, image, kernels, setup, sizes, test};
 
 /// The page a newcomer sees. `every_command_is_on_the_help_page` keeps it complete.
 const PAGE: &str = "\
@@ -23,6 +23,7 @@ While you work
   codegen       Write the generated code again (--check: only compare it with what is committed)
   fuzz          Foreign bytes for what reads them, each target for a minute (TARGET, --time SECONDS)
   sizes         Check sizes and first lines of all source files against the style
+  kernels       The tests that need root, in virtual machines with kernels 5.10, 6.1 and 6.12 (--only 5.10), as root
   ci            All that must pass before a commit: fmt, clippy, test, doc, deny, codegen, sizes, dependencies
 
 With Kubernetes
@@ -68,6 +69,8 @@ enum Command {
     Test,
     /// All that must pass before a commit.
     Ci,
+    /// The tests that need root, in virtual machines with older kernels.
+    Kernels(kernels::KernelsArgs),
     /// Write OCI images of our programs.
     Image(image::ImageArgs),
     /// Every scenario on real nodes with real KEDA.
@@ -99,6 +102,7 @@ impl Cli {
             Command::Sizes => sizes::run(root),
             Command::Test => test::run(root),
             Command::Ci => ci::run(root),
+            Command::Kernels(args) => kernels::run(root, &args),
             Command::Image(args) => image::run(root, &args),
             Command::E2e(args) => e2e::run(root, &args),
             Command::Cluster(command) => cluster::run(root, command),

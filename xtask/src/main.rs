@@ -13,6 +13,7 @@ mod demo;
 mod e2e;
 mod fuzz;
 mod image;
+mod kernels;
 mod process;
 mod report;
 mod setup;

@@ -3,7 +3,7 @@
 use std::{
     ffi::{OsStr, OsString},
     path::{Path, PathBuf},
-    process::{Child, Command},
+    process::{Child, ChildStdout, Command},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -92,6 +92,11 @@ impl Running {
     /// Its process id.
     pub(crate) fn id(&self) -> u32 {
         self.0.id()
+    }
+
+    /// What it writes, where that is piped; once.
+    pub(crate) fn output(&mut self) -> Option<ChildStdout> {
+        self.0.stdout.take()
     }
 
     /// Whether it has ended by itself.

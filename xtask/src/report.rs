@@ -36,8 +36,13 @@ impl Report {
             Outcome::Passed(_) => {}
         }
         let passed = matches!(outcome, Outcome::Passed(_));
-        self.rows.push((name.to_owned(), outcome, started.elapsed()));
+        self.add(name, outcome, started.elapsed());
         passed
+    }
+
+    /// Notes what ran elsewhere.
+    pub(crate) fn add(&mut self, name: &str, outcome: Outcome, took: Duration) {
+        self.rows.push((name.to_owned(), outcome, took));
     }
 
     /// The table: a row a step.

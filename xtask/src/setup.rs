@@ -4,10 +4,14 @@
 mod arm64;
 mod bpf_linker;
 mod debian;
+mod elsewhere;
+mod kernel;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
+
+pub(crate) use self::kernel::Kernel;
 
 use crate::{
     build_ebpf,
@@ -69,6 +73,14 @@ const CLUSTER: [Package; 11] = [
     Package::new("wrk", Probe::Command("wrk"), "HTTP load for the scenarios"),
     Package::new("skopeo", Probe::Command("skopeo"), "a foreign reader of our images"),
 ];
+
+/// What a virtual machine with another kernel needs.
+const KERNELS: [Package; 2] = [
+    Package::new("qemu-system-x86", Probe::Command("qemu-system-x86_64"), "virtual machines with other kernels"),
+    Package::new("busybox-static", Probe::Command("busybox"), "the first programs of these machines"),
+];
+/// Shares files with a virtual machine: part of Debian 12's QEMU, a package of its own from 13 on.
+const VIRTIOFSD: [&str; 2] = ["/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd"];
 
 const NO_BPF: &str = "no eBPF object can be built, so the data plane stays at level none";
 
@@ -151,6 +163,22 @@ pub(crate) fn for_cluster() -> Result<()> {
 /// Installs what building for arm64 takes on another machine; the compiler's sysroot.
 pub(crate) fn for_arm64(root: &Path) -> Result<PathBuf> {
     arm64::sysroot(root)
+}
+
+/// Installs what runs virtual machines; the program that shares files with them.
+pub(crate) fn for_kernels() -> Result<&'static Path> {
+    debian::install(&KERNELS)?;
+    let virtiofsd = || VIRTIOFSD.map(Path::new).into_iter().find(|path| path.is_file());
+    if let Some(path) = virtiofsd() {
+        return Ok(path);
+    }
+    debian::install(&[Package::new("virtiofsd", Probe::File(VIRTIOFSD[1]), "files for virtual machines")])?;
+    virtiofsd().context("virtiofsd is installed, but not where Debian puts it")
+}
+
+/// A kernel of a Debian release, fetched once.
+pub(crate) fn kernel(root: &Path, release: &str) -> Result<Kernel> {
+    kernel::fetch(root, release)
 }
 
 /// A toolchain for the BPF target: rustup's if it is complete, Debian's otherwise.

@@ -106,7 +106,7 @@ fn h2loads_requests_are_counted_exactly_over_http1_and_tls() {
 }
 
 #[test]
-#[ignore = "needs root: run by cargo xtask test"]
+#[ignore = "needs root and Linux 5.17: run by cargo xtask test"]
 fn h2loads_streams_are_counted_exactly() {
     let nginx = Nginx::start();
     let mut expected = 0;
@@ -158,7 +158,7 @@ fn uploads_made_of_methods_are_one_request_each() {
 }
 
 #[test]
-#[ignore = "needs root: run by cargo xtask test"]
+#[ignore = "needs root and Linux 5.17: run by cargo xtask test"]
 fn clients_that_are_killed_leave_nothing_in_flight() {
     let nginx = Nginx::start();
     for (id, args) in [(HTTP1, vec!["--h1", "-c50"]), (HTTP2, vec!["-c10", "-m50"]), (TLS, vec!["--h1", "-c20"])] {
@@ -225,7 +225,7 @@ sys.stdin.readline()
 ";
 
 #[test]
-#[ignore = "needs root: run by cargo xtask test"]
+#[ignore = "needs root and Linux 5.17: run by cargo xtask test"]
 fn grpc_calls_are_counted_and_a_stream_is_in_flight_until_it_is_cancelled() {
     let mut node = Node::new();
     let [addr] = free();
@@ -283,7 +283,7 @@ fn a_websocket_is_one_request_for_as_long_as_it_lives() {
 }
 
 #[test]
-#[ignore = "needs root: run by cargo xtask test"]
+#[ignore = "needs root and Linux 5.17: run by cargo xtask test"]
 fn nothing_is_lost_or_counted_twice_while_what_counts_is_replaced_under_load() {
     let bpffs = Bpffs::mount();
     let mut nginx = Nginx::start_on(Node::pinned(bpffs.path()));

@@ -141,7 +141,7 @@ fn frame(kind: u8, flags: u8, stream: u32, content: &[u8]) -> Vec<u8> {
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 #[test]
-#[ignore = "needs root: run by cargo xtask test"]
+#[ignore = "needs root and Linux 5.17: run by cargo xtask test"]
 fn streams_of_http2_are_requests_however_their_frames_are_cut() {
     let (node, listener) = one("127.0.8.1:0");
     for cut in [1, 2, 3, 7, 8, 9, 10, 11, 1000] {
@@ -176,7 +176,7 @@ fn streams_of_http2_are_requests_however_their_frames_are_cut() {
 }
 
 #[test]
-#[ignore = "needs root: run by cargo xtask test"]
+#[ignore = "needs root and Linux 5.17: run by cargo xtask test"]
 fn a_server_of_http2_that_speaks_first_is_understood() {
     let (node, listener) = one("127.0.8.1:0");
     let (mut client, mut server) = pair(&listener);
@@ -191,7 +191,7 @@ fn a_server_of_http2_that_speaks_first_is_understood() {
 }
 
 #[test]
-#[ignore = "needs root: run by cargo xtask test"]
+#[ignore = "needs root and Linux 5.17: run by cargo xtask test"]
 fn more_frames_in_one_segment_than_are_looked_at_cost_no_request() {
     let (node, listener) = one("127.0.8.1:0");
     let (mut client, mut server) = pair(&listener);

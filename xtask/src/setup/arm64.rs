@@ -2,7 +2,6 @@
 //! of that architecture. It is unpacked into `.rouse/tools`, not installed: the machine keeps its one architecture.
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -11,7 +10,10 @@ use anyhow::{Context as _, Result};
 
 use crate::{
     process,
-    setup::debian::{self, Package, Probe},
+    setup::{
+        debian::{self, Package, Probe},
+        elsewhere::Elsewhere,
+    },
 };
 
 const PACKAGES: [Package; 4] = [
@@ -40,29 +42,7 @@ pub(super) fn sysroot(root: &Path) -> Result<PathBuf> {
 
 fn unpack(folder: &Path, version: &str) -> Result<()> {
     eprintln!("setup: Debian package {LIBRARY} {version} for arm64 (Rust's library), unpacked into .rouse/tools");
-    let work = folder.with_extension("partial");
-    if work.exists() {
-        fs::remove_dir_all(&work)?;
-    }
-    fs::create_dir_all(work.join("state/lists/partial"))?;
-    fs::create_dir_all(work.join("cache/archives/partial"))?;
-    fs::write(work.join("status"), "")?;
-    apt(&work, &["update", "--quiet"])?;
-    apt(&work, &["download", "--quiet", &format!("{LIBRARY}={version}")])?;
-    let package = fs::read_dir(&work)?.flatten().map(|entry| entry.path());
-    let package = package.into_iter().find(|path| path.extension().is_some_and(|extension| extension == "deb"));
-    let package = package.context("apt-get downloaded no package")?;
-    process::run(Command::new("dpkg-deb").arg("--extract").arg(package).arg(folder))?;
-    fs::remove_dir_all(&work).context("cannot remove apt's lists for arm64")
-}
-
-/// `apt-get` as if on an arm64 machine that has nothing installed.
-fn apt(work: &Path, verb: &[&str]) -> Result<()> {
-    let mut apt = Command::new("apt-get");
-    apt.current_dir(work).args(["-o", "APT::Architecture=arm64", "-o", "APT::Architectures=arm64"]);
-    for (name, path) in [("Dir::State", "state"), ("Dir::State::status", "status"), ("Dir::Cache", "cache")] {
-        apt.arg("-o").arg(format!("{name}={}", work.join(path).display()));
-    }
-    apt.args(["-o", "APT::Sandbox::User=root"]).args(verb).stdout(std::io::stderr());
-    process::run(&mut apt)
+    let arm64 = Elsewhere::architecture(folder.with_extension("partial"), "arm64")?;
+    arm64.update()?;
+    arm64.unpack(&format!("{LIBRARY}={version}"), folder)
 }
