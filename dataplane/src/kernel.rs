@@ -15,7 +15,7 @@ use crate::{
     ConnectionCounters, Dataplane, LeftOut, Level, Logs, Mode, OpenError, RepairReport, SyncError, SyncReport,
     cgroup::{Cgroup, CgroupError},
     ledger::{Ledger, Limits},
-    loading::{monotonic, raise_locked_memory, read_object},
+    loading::{monotonic, read_object},
     logs,
     maps::{self, KernelMaps, WrongMap},
     object,
@@ -24,7 +24,9 @@ use crate::{
     syscall,
 };
 
-const PROGRAM: &str = "count_connections";
+const SILENT: &str = "count_connections";
+/// The same, which logs too.
+const TELLING: &str = "tell_connections";
 
 /// Level `self`.
 #[derive(Debug)]
@@ -37,6 +39,8 @@ pub struct Kernel {
     said: Vec<LeftOut>,
     missed: u64,
     cgroup: Cgroup,
+    /// Of the program, and its id.
+    name: &'static str,
     program: u32,
     /// Dropping it detaches.
     link: Option<SockOpsLink>,
@@ -54,9 +58,9 @@ pub(crate) enum Unavailable {
     Object(#[from] Box<EbpfError>),
     #[error(transparent)]
     Map(#[from] WrongMap),
-    #[error("cannot load program {PROGRAM}")]
-    Load(#[source] Box<ProgramError>),
-    #[error("cannot attach program {PROGRAM} to {path}")]
+    #[error("cannot load program {name}")]
+    Load { name: &'static str, source: Box<ProgramError> },
+    #[error("cannot attach the program to {path}")]
     Attach { path: String, source: Box<ProgramError> },
     #[error("cannot read the programs' log")]
     Logs(#[from] Box<aya_log::Error>),
@@ -82,14 +86,15 @@ impl Kernel {
         let object = object::OWN.ok_or(ProbeError::NoObject)?;
         let Probed { perfmon } = probe::probe()?;
         let cgroup = Cgroup::find(cgroup)?;
-        raise_locked_memory();
         let limits = limits.unwrap_or_else(|| Limits::for_cpus(nr_cpus().unwrap_or(1)));
-        let mut ebpf = create(object, limits, logs::level(perfmon))?;
+        let log_level = logs::level(perfmon);
+        let name = if log_level == 0 { SILENT } else { TELLING };
+        let mut ebpf = create(object, limits, log_level)?;
         let mut maps = KernelMaps::take(&mut ebpf)?;
         let logs = Logs::take(&mut ebpf).map_err(Box::new)?;
-        let program = load(&mut ebpf).map_err(|error| Unavailable::Load(Box::new(error)))?;
+        let program = load(&mut ebpf, name).map_err(|error| Unavailable::Load { name, source: Box::new(error) })?;
         let failed = |error| Unavailable::Attach { path: cgroup.path().display().to_string(), source: Box::new(error) };
-        let link = attach(&mut ebpf, &cgroup).map_err(failed)?;
+        let link = attach(&mut ebpf, name, &cgroup).map_err(failed)?;
         selftest::run(&mut maps)?;
         let others = cgroup.others();
         if others > 0 {
@@ -104,6 +109,7 @@ impl Kernel {
             said: Vec::new(),
             missed: 0,
             cgroup,
+            name,
             program,
             link: Some(link),
             ebpf,
@@ -122,7 +128,8 @@ impl Kernel {
         if attached.contains(&self.program) {
             return Ok(false);
         }
-        let attached = attach(&mut self.ebpf, &self.cgroup).map_err(|error| SyncError::Attach(Box::new(error)))?;
+        let attached = attach(&mut self.ebpf, self.name, &self.cgroup);
+        let attached = attached.map_err(|error| SyncError::Attach(Box::new(error)))?;
         self.link = Some(attached);
         self.ledger.start_anew(&mut self.maps)?;
         tracing::warn!(cgroup = %self.cgroup.path().display(), "the program was taken off its cgroup and put back");
@@ -210,21 +217,21 @@ fn create(object: &[u8], limits: Limits, log_level: u8) -> Result<Ebpf, Box<Ebpf
     read_object(create)
 }
 
-fn sockops(ebpf: &mut Ebpf) -> Result<&mut SockOps, ProgramError> {
-    let unknown = || ProgramError::InvalidName { name: PROGRAM.to_owned() };
-    ebpf.program_mut(PROGRAM).ok_or_else(unknown)?.try_into()
+fn sockops<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SockOps, ProgramError> {
+    let unknown = || ProgramError::InvalidName { name: name.to_owned() };
+    ebpf.program_mut(name).ok_or_else(unknown)?.try_into()
 }
 
 /// Loads the program and returns its id.
-fn load(ebpf: &mut Ebpf) -> Result<u32, ProgramError> {
-    let program = sockops(ebpf)?;
+fn load(ebpf: &mut Ebpf, name: &str) -> Result<u32, ProgramError> {
+    let program = sockops(ebpf, name)?;
     program.load()?;
     Ok(program.info()?.id())
 }
 
 /// Links always allow several programs on a cgroup; the flag for it is refused together with them.
-fn attach(ebpf: &mut Ebpf, cgroup: &Cgroup) -> Result<SockOpsLink, ProgramError> {
-    let program = sockops(ebpf)?;
+fn attach(ebpf: &mut Ebpf, name: &str, cgroup: &Cgroup) -> Result<SockOpsLink, ProgramError> {
+    let program = sockops(ebpf, name)?;
     let id = program.attach(cgroup.dir(), CgroupAttachMode::Single)?;
     program.take_link(id)
 }

@@ -16,8 +16,7 @@ pub struct Logs {
 struct Forward;
 
 /// Which records the programs are to make at all, as their global variable has it: what `tracing` would show now, and none
-/// without `CAP_PERFMON`, for then the verifier refuses the pointer arithmetic that writing a record takes, and with it
-/// the whole program. What is never to be written it does not look at.
+/// without `CAP_PERFMON`, for then the verifier refuses the pointer arithmetic that writing a record takes.
 pub(crate) fn level(perfmon: bool) -> u8 {
     if !perfmon {
         return 0;

@@ -102,12 +102,9 @@ impl Payload<'_> {
         if left >= HEAD as u32 {
             // SAFETY: the helper writes so many bytes, which is what there is room for, or none.
             unsafe { bpf_skb_load_bytes(ctx, at, to, HEAD as u32) };
-        } else {
-            let left = opaque(left & (HEAD as u32 - 1));
-            if left != 0 {
-                // SAFETY: as above; `left` has four bits.
-                unsafe { bpf_skb_load_bytes(ctx, at, to, left as u32) };
-            }
+        } else if left != 0 {
+            // SAFETY: as above; no more than `HEAD`.
+            unsafe { bpf_skb_load_bytes(ctx, at, to, some::<HEAD>(left)) };
         }
         // SAFETY: both were written; as many bytes, of which any are good.
         unsafe { transmute::<[u64; 2], [u8; HEAD]>(words.assume_init()) }
@@ -117,10 +114,9 @@ impl Payload<'_> {
 impl Bytes for Payload<'_> {
     #[inline(always)]
     fn load(&self, at: u32, part: &mut [u8; HEAD], have: u32, take: u32) -> bool {
-        // At most 9 bytes, of which at most 8 are there: masks of three and four bits keep within `part`'s 16 without a
-        // branch; 7 + 15 would not, so what `take` exceeds is refused.
-        let (have, take) = (opaque(have) & 15, opaque(take & 15));
-        if have >= u64::from(HEADER) || take == 0 || take > u64::from(HEADER) - have {
+        // At most 9 bytes, of which at most 8 are there; what exceeds that is refused.
+        let (have, take) = (opaque(have) & 15, u64::from(some::<HEAD>(take)));
+        if have >= u64::from(HEADER) || take > u64::from(HEADER) - have {
             return false;
         }
         // SAFETY: `have + take` was compared with what there is room for, which the verifier has checked too.
@@ -184,6 +180,14 @@ fn word<const OFFSET: usize>(sk: *mut bpf_sock) -> u32 {
         );
     }
     word as u32
+}
+
+/// The same number, if it is from one to `MOST`, a power of two, and otherwise another one that is. Without a comparison with zero,
+/// from which verifiers before Linux 6.8 do not learn.
+#[inline(always)]
+pub fn some<const MOST: usize>(number: u32) -> u32 {
+    const { assert!(MOST.is_power_of_two()) };
+    ((opaque(number.wrapping_sub(1)) & (MOST as u64 - 1)) + 1) as u32
 }
 
 /// The same number, of which the compiler knows nothing: it would join the comparisons that the verifier wants to see one

@@ -22,30 +22,30 @@ const FLAGS: u32 = BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTT_CB_FLAG;
 
 /// Takes one call of the kernel. Anything unexpected is left uncounted, never refused.
 #[inline(always)]
-pub(crate) fn try_sockops(ctx: &SockOpsContext) {
+pub(crate) fn try_sockops<const TELL: bool>(ctx: &SockOpsContext) {
     match ctx.op() {
-        BPF_SOCK_OPS_TCP_CONNECT_CB => connecting(ctx),
-        BPF_SOCK_OPS_STATE_CB => state(ctx),
+        BPF_SOCK_OPS_TCP_CONNECT_CB => connecting::<TELL>(ctx),
+        BPF_SOCK_OPS_STATE_CB => state::<TELL>(ctx),
         BPF_SOCK_OPS_RTT_CB => round_trip(ctx),
         _ => {}
     }
 }
 
 #[inline(always)]
-fn connecting(ctx: &SockOpsContext) {
+fn connecting<const TELL: bool>(ctx: &SockOpsContext) {
     let Some(slot) = packet::remote(ctx).and_then(|key| maps::slot_of(&key)) else { return };
     let Some(conn) = maps::conn_or_new(packet::socket(ctx)) else {
-        return missed(ctx, "no memory to tag a connection");
+        return missed::<TELL>(ctx, "no memory to tag a connection");
     };
     if ctx.set_cb_flags((ctx.cb_flags() | FLAGS) as i32).is_err() {
-        return missed(ctx, "the kernel does not tell of changes of state");
+        return missed::<TELL>(ctx, "the kernel does not tell of changes of state");
     }
     *conn = Conn { slot, phase: Phase::CONNECTING };
     maps::count_attempt(slot);
 }
 
 #[inline(always)]
-fn state(ctx: &SockOpsContext) {
+fn state<const TELL: bool>(ctx: &SockOpsContext) {
     let event = match ctx.arg(1) {
         BPF_TCP_ESTABLISHED => Event::Established,
         BPF_TCP_CLOSE => Event::Closed,
@@ -54,7 +54,8 @@ fn state(ctx: &SockOpsContext) {
     let Some(conn) = maps::conn(packet::socket(ctx)) else { return };
     let step = conn.step(event);
     maps::count(conn.slot, step);
-    if step == Step::Failed
+    if TELL
+        && step == Step::Failed
         && let Some(key) = packet::remote(ctx)
     {
         debug!(ctx, "no connection to [{:i}]:{}", key.octets(), u16::from_be(key.port_be));
@@ -70,9 +71,9 @@ fn round_trip(ctx: &SockOpsContext) {
 
 /// Counts and, at the first and then ever more rarely, logs that a connection goes uncounted.
 #[inline(always)]
-fn missed(ctx: &SockOpsContext, why: &'static str) {
+fn missed<const TELL: bool>(ctx: &SockOpsContext, why: &'static str) {
     let before = maps::count_missed();
-    if before & (before + 1) == 0 {
+    if TELL && before & (before + 1) == 0 {
         warn!(ctx, "{}: {} connections not counted on this CPU", why, before + 1);
     }
 }
