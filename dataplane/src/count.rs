@@ -23,10 +23,10 @@ use interceptor_core::{Upstream, UpstreamId, direct::Pod, mapops::Slot};
 use crate::{
     Direction, LeftOut, Limits, RepairReport, SyncError, SyncReport,
     ledger::Ledger,
-    loading::{monotonic, raise_locked_memory, read_object},
+    loading::{monotonic, read_object},
     object, pins,
     pods::{self, Found},
-    probe::{self, ProbeError, Probed},
+    probe::{self, ProbeError},
     wake::Arrivals,
 };
 
@@ -136,10 +136,12 @@ pub enum CountError {
     #[error("cannot load the programs that count")]
     Object(#[source] Box<EbpfError>),
     /// One program is not accepted.
-    #[error("cannot load program {name}")]
+    #[error("cannot load program {name}{lacks}")]
     Load {
         /// Which.
         name: &'static str,
+        /// What may be the reason.
+        lacks: &'static str,
         /// The verifier's words.
         source: Box<ProgramError>,
     },
@@ -155,10 +157,9 @@ impl Count {
     pub fn open(config: CountConfig) -> Result<Self, CountError> {
         let CountConfig { node, cgroup_root, bpffs, limits } = config;
         let object = object::COUNT.ok_or_else(|| CountError::Probe(ProbeError::NoObject.to_string()))?;
-        let Probed { perfmon } = probe::probe().map_err(|error| CountError::Probe(error.to_string()))?;
+        let probed = probe::probe().map_err(|error| CountError::Probe(error.to_string()))?;
         let failed = |source| CountError::Tree { path: cgroup_root.clone().unwrap_or_default(), source };
         let root = pods::root(cgroup_root.as_deref()).map_err(failed)?;
-        raise_locked_memory();
         let limits = limits.unwrap_or_else(|| Limits::of::<Served>(nr_cpus().unwrap_or(1)));
         let pins = bpffs.and_then(|bpffs| pins::folder(&bpffs, PINS));
         let mut ebpf = create(object, limits, pins.as_deref()).map_err(CountError::Object)?;
@@ -169,7 +170,7 @@ impl Count {
         let ledger = Ledger::inherit(limits, &maps, known).map_err(|error| CountError::Map(error.to_string()))?;
         let run = maps.run(Run { began_ns: nanos(monotonic()), nonce: RandomState::new().hash_one(()) });
         let run = run.map_err(unread)?;
-        let programs = Programs::load(&mut ebpf, perfmon)?;
+        let programs = Programs::load(&mut ebpf, probed)?;
         Ok(Self {
             node,
             root,
@@ -268,10 +269,10 @@ impl Count {
         Ok(program.test_run(options).map_err(io::Error::other)?.return_value == 1)
     }
 
-    /// Whether requests of HTTP/2 are counted: without `CAP_PERFMON` the verifier follows what a processor might do after a wrong
-    /// guess, and finds the programs for it too much.
-    pub fn counts_http2(&self) -> bool {
-        self.programs.has_streams()
+    /// Why requests of HTTP/2 are not counted, if so: without `CAP_PERFMON` the verifier follows what a processor might do after a
+    /// wrong guess, and finds the programs for it too much; and kernels before 5.17 have no loop that they could use.
+    pub fn without_http2(&self) -> Option<&str> {
+        self.programs.without_streams()
     }
 
     /// The kernel's ids of the programs, as `bpftool prog` shows them, by name.

@@ -22,12 +22,12 @@ use crate::{
     conntrack::{Conntrack, ConntrackError, Translation},
     devices::{Devices, devices},
     frontends,
-    loading::{monotonic, raise_locked_memory, read_object},
+    loading::{monotonic, read_object},
     maps::WrongMap,
     object,
     open::words,
     pins,
-    probe::{self, ProbeError},
+    probe::{self, ProbeError, Probed},
     wake::Arrivals,
 };
 use aya::{
@@ -97,8 +97,8 @@ enum Unavailable {
     Object(#[source] Box<EbpfError>),
     #[error(transparent)]
     Map(#[from] WrongMap),
-    #[error("cannot load program {name}")]
-    Load { name: &'static str, source: Box<ProgramError> },
+    #[error("cannot load program {name}{}", .probed.lacks())]
+    Load { name: &'static str, probed: Probed, source: Box<ProgramError> },
     #[error("cannot read what the maps hold")]
     Read(#[source] io::Error),
     #[error("cannot give a sign of life")]
@@ -189,8 +189,7 @@ impl Hold {
 
     fn start(bpffs: Option<&Path>, hooks: Hooks) -> Result<Self, Unavailable> {
         let object = object::HOLD.ok_or(ProbeError::NoObject)?;
-        probe::probe()?;
-        raise_locked_memory();
+        let probed = probe::probe()?;
         let pins = bpffs.and_then(|bpffs| pins::folder(bpffs, PINS));
         let mut ebpf =
             read_object(|| load(object, pins.as_deref())).map_err(|error| Unavailable::Object(Box::new(error)))?;
@@ -199,7 +198,7 @@ impl Hold {
         maps.nobody_tried().map_err(Unavailable::Read)?;
         for name in [INGRESS, EGRESS, SEND] {
             let loaded = classifier(&mut ebpf, name).and_then(SchedClassifier::load);
-            loaded.map_err(|error| Unavailable::Load { name, source: Box::new(error) })?;
+            loaded.map_err(|error| Unavailable::Load { name, probed, source: Box::new(error) })?;
         }
         let conntrack = Conntrack::open().map_err(Unavailable::Conntrack)?;
         let attached = BTreeMap::new();

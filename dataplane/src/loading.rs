@@ -2,11 +2,7 @@
 
 use std::{panic::resume_unwind, thread, time::Duration};
 
-use aya::util::KernelVersion;
-use nix::{
-    sys::resource::{RLIM_INFINITY, Resource, setrlimit},
-    time::{ClockId, clock_gettime},
-};
+use nix::time::{ClockId, clock_gettime};
 
 use crate::syscall;
 
@@ -28,13 +24,6 @@ fn give_back_later() {
     };
     // Without a thread the memory stays, which costs no more than that.
     _ = thread::Builder::new().name("give-back".to_owned()).spawn(wait);
-}
-
-/// Before 5.11 maps and programs count as locked memory. What cannot be raised shows when they are loaded.
-pub(crate) fn raise_locked_memory() {
-    if KernelVersion::current().is_ok_and(|version| version < KernelVersion::new(5, 11, 0)) {
-        _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
-    }
 }
 
 /// The clock of the programs' time stamps, `CLOCK_MONOTONIC`.

@@ -3,10 +3,16 @@
 
 use std::{fmt, fs, io, path::Path};
 
+use aya::util::KernelVersion;
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
+
 use crate::syscall;
 
 const STATUS: &str = "/proc/thread-self/status";
 const BTF: &str = "/sys/kernel/btf/vmlinux";
+
+/// What all maps of a node's agent take at most.
+const LOCKED_MEMORY: u64 = 64 << 20;
 
 /// Why the kernel cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +23,8 @@ pub(crate) enum ProbeError {
     Capabilities(Missing),
     #[error("bpf(2) is refused in spite of the capabilities (seccomp or a user namespace)")]
     Refused(#[source] io::Error),
+    #[error("before Linux 5.11 maps count as locked memory: missing CAP_SYS_RESOURCE, or a limit (ulimit -l) above {} KiB", .0 / 1024)]
+    LockedMemory(u64),
     #[error("the kernel has no type information ({BTF})")]
     NoBtf(#[source] io::Error),
 }
@@ -47,8 +55,29 @@ pub(crate) fn probe() -> Result<Probed, ProbeError> {
         return Err(ProbeError::Capabilities(missing));
     }
     syscall::bpf_allowed().map_err(ProbeError::Refused)?;
+    raise_locked_memory()?;
     fs::File::open(Path::new(BTF)).map_err(ProbeError::NoBtf)?;
     Ok(Probed { perfmon: capabilities.is_some_and(Capabilities::perfmon) })
+}
+
+/// Before 5.11 maps and programs count as locked memory.
+fn raise_locked_memory() -> Result<(), ProbeError> {
+    let counts = KernelVersion::current().is_ok_and(|version| version < KernelVersion::new(5, 11, 0));
+    if !counts || setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY).is_ok() {
+        return Ok(());
+    }
+    // What cannot be read must do.
+    let limit = getrlimit(Resource::RLIMIT_MEMLOCK).map_or(RLIM_INFINITY, |(soft, _)| soft);
+    if limit < LOCKED_MEMORY { Err(ProbeError::LockedMemory(limit)) } else { Ok(()) }
+}
+
+// === impl Probed ===
+
+impl Probed {
+    /// What may be the reason if a program that reads packets is refused, to be appended to what is said of it.
+    pub(crate) const fn lacks(self) -> &'static str {
+        if self.perfmon { "" } else { " without CAP_PERFMON, which Linux asks for before 6.6" }
+    }
 }
 
 // === impl Capabilities ===

@@ -25,7 +25,7 @@ use interceptor_common::{
 use socket2::{Domain, Socket, Type};
 
 use crate::{
-    loading::{raise_locked_memory, read_object},
+    loading::read_object,
     object,
     probe::{self, ProbeError},
 };
@@ -104,7 +104,6 @@ impl Queues {
         if !probed.perfmon {
             return Err(QueueError::Perfmon);
         }
-        raise_locked_memory();
         let mut queues = Self { ebpf: read_object(|| load(object))?, places: HashMap::new() };
         queues.try_out()?;
         Ok(queues)

@@ -21,7 +21,7 @@ pub use interceptor_common::steer::SteerStats;
 
 use crate::{
     frontends,
-    loading::{monotonic, raise_locked_memory, read_object},
+    loading::{monotonic, read_object},
     maps::WrongMap,
     object,
     open::words,
@@ -101,7 +101,6 @@ impl Steer {
     fn start(bpffs: Option<&Path>) -> Result<Self, Unavailable> {
         let object = object::STEER.ok_or(ProbeError::NoObject)?;
         probe::probe()?;
-        raise_locked_memory();
         let pins = bpffs.and_then(|bpffs| pins::folder(bpffs, PINS));
         let mut ebpf =
             read_object(|| load(object, pins.as_deref())).map_err(|error| Unavailable::Object(Box::new(error)))?;

@@ -299,6 +299,20 @@ impl Flow {
         true
     }
 
+    /// Nobody counts the streams of this connection of HTTP/2: it counts as one of any other protocol. This machine's may be the
+    /// kubelet's, whose probes nothing tells from requests then, and count as nothing.
+    #[inline(always)]
+    pub fn without_streams(&mut self, now_ns: u64) -> Moved {
+        let mut moved = Moved::NOTHING;
+        if self.traits & (Trait::HOST | Trait::OPEN) == Trait::HOST {
+            self.kind = Kind::IGNORED;
+        } else {
+            self.kind = Kind::OTHER;
+            self.moves(now_ns, &mut moved);
+        }
+        moved
+    }
+
     #[inline(always)]
     fn classify(&mut self, segment: &Segment) {
         let adopted = self.traits & Trait::ADOPTED != 0;

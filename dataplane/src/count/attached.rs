@@ -21,7 +21,7 @@ use aya::{
 use interceptor_core::UpstreamId;
 
 use super::CountError;
-use crate::pins;
+use crate::{open::words, pins, probe::Probed};
 
 const ACCEPTED: &str = "count_accepted";
 pub(super) const RECEIVED: &str = "count_received";
@@ -32,9 +32,12 @@ const STREAMS: [(&str, &str); 2] = [("streams_received", "GO_ON_RECEIVED"), ("st
 /// The loaded programs.
 pub(super) struct Programs {
     ids: Vec<(&'static str, u32)>,
-    /// Dropping it would leave the others without those they jump to.
-    jumps: Vec<ProgramArray<MapData>>,
+    /// Those for HTTP/2, or why there are none. Dropping it would leave the others without those they jump to.
+    jumps: Result<Vec<ProgramArray<MapData>>, String>,
 }
+
+/// Where others jump, and the programs that are there.
+type Streams = (Vec<ProgramArray<MapData>>, [(&'static str, u32); 2]);
 
 /// The programs on one pod's cgroup. Dropping it takes them off.
 #[derive(Debug)]
@@ -58,21 +61,26 @@ const PREFIXES: [&str; 3] = ["sent-", "received-", "accepted-"];
 // === impl Programs ===
 
 impl Programs {
-    /// Hands the programs to the verifier, those for HTTP/2 if that is wanted: without them its segments go uncounted.
-    pub(super) fn load(ebpf: &mut Ebpf, streams: bool) -> Result<Self, CountError> {
-        let mut id = |name| {
-            let loaded = load(ebpf, name);
-            loaded.map(|id| (name, id)).map_err(|error| CountError::Load { name, source: Box::new(error) })
+    /// Hands the programs to the verifier, also those for HTTP/2 if it can be had: without them its connections count as those of any
+    /// other protocol.
+    pub(super) fn load(ebpf: &mut Ebpf, probed: Probed) -> Result<Self, CountError> {
+        let names = [ACCEPTED, RECEIVED, SENT].into_iter();
+        let mut ids = names.map(|name| load(ebpf, name, probed.lacks())).collect::<Result<Vec<_>, _>>()?;
+        let jumps = if probed.perfmon {
+            streams(ebpf).map_err(|error| words(&error))
+        } else {
+            Err("missing CAP_PERFMON".to_owned())
         };
-        let streams = if streams { &STREAMS[..] } else { &[] };
-        let names = [ACCEPTED, RECEIVED, SENT].into_iter().chain(streams.iter().map(|(name, _)| *name));
-        let ids = names.map(&mut id).collect::<Result<_, _>>()?;
-        let jumps = streams.iter().map(|stream| jump(ebpf, *stream)).collect::<Result<_, _>>()?;
+        let jumps = jumps.map(|(jumps, of_streams)| {
+            ids.extend(of_streams);
+            jumps
+        });
         Ok(Self { ids, jumps })
     }
 
-    pub(super) fn has_streams(&self) -> bool {
-        !self.jumps.is_empty()
+    /// Why requests of HTTP/2 are not counted, if so.
+    pub(super) fn without_streams(&self) -> Option<&str> {
+        self.jumps.as_ref().err().map(String::as_str)
     }
 
     pub(super) fn ids(&self) -> Vec<(&'static str, u32)> {
@@ -105,6 +113,13 @@ impl Programs {
         }
         Ok(Links::Pinned(pins))
     }
+}
+
+/// Loads the programs for HTTP/2, and only if both are accepted lets others jump there.
+fn streams(ebpf: &mut Ebpf) -> Result<Streams, CountError> {
+    let [received, sent] = STREAMS;
+    let ids = [load(ebpf, received.0, "")?, load(ebpf, sent.0, "")?];
+    Ok((vec![jump(ebpf, received)?, jump(ebpf, sent)?], ids))
 }
 
 fn segments(
@@ -173,8 +188,8 @@ fn jump(ebpf: &mut Ebpf, (name, map): (&str, &str)) -> Result<ProgramArray<MapDa
     Ok(jumps)
 }
 
-fn load(ebpf: &mut Ebpf, name: &'static str) -> Result<u32, ProgramError> {
-    match program(ebpf, name)? {
+fn load(ebpf: &mut Ebpf, name: &'static str, lacks: &'static str) -> Result<(&'static str, u32), CountError> {
+    let mut load = || match program(ebpf, name)? {
         Program::SockOps(program) => {
             program.load()?;
             Ok(program.info()?.id())
@@ -184,7 +199,9 @@ fn load(ebpf: &mut Ebpf, name: &'static str) -> Result<u32, ProgramError> {
             program.load()?;
             Ok(program.info()?.id())
         }
-    }
+    };
+    let id = load().map_err(|error| CountError::Load { name, lacks, source: Box::new(error) })?;
+    Ok((name, id))
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Program, ProgramError> {

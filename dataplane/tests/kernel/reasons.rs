@@ -6,6 +6,7 @@ use std::{
     process::Command,
 };
 
+use aya::util::KernelVersion;
 use dataplane::{Config, Level, open};
 
 use crate::cell::{Cell, myself, root};
@@ -121,6 +122,22 @@ fn the_two_capabilities_alone_suffice() {
     let cell = Cell::enter();
     let got = child(&["setpriv", "--bounding-set=-all,+bpf,+net_admin"], cell.path());
     assert_eq!(got, format!("self: attached to {}", cell.path().display()));
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn where_maps_count_as_locked_memory_a_limit_that_cannot_be_raised_is_a_reason() {
+    let cell = Cell::enter();
+    let few = ["prlimit", "--memlock=65536:65536", "setpriv", "--bounding-set=-all,+bpf,+net_admin"];
+    let got = child(&few, cell.path());
+    if KernelVersion::current().unwrap() < KernelVersion::new(5, 11, 0) {
+        assert!(
+            got.starts_with("none: before Linux 5.11 maps count as locked memory: missing CAP_SYS_RESOURCE"),
+            "{got}"
+        );
+    } else {
+        assert_eq!(got, format!("self: attached to {}", cell.path().display()));
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What pods take without a proxy is counted by the agent of their node, and scalers are told.
 
-use std::{net::TcpStream, process::Stdio};
+use std::{io::Write as _, net::TcpStream, process::Stdio};
 
 use integration::{
     World,
@@ -56,10 +56,10 @@ impl Bench {
 
     /// The same, with a variable set.
     pub(crate) async fn agent_with(&self, variable: &str) -> Agent {
-        self.agent_that_may(variable, "").await
+        self.agent_that_may(variable, ",+perfmon").await
     }
 
-    /// The same, with more capabilities, such as `,+perfmon`.
+    /// The same, with two capabilities and others, such as `,+perfmon`.
     pub(crate) async fn agent_that_may(&self, variable: &str, more: &str) -> Agent {
         let root = format!("ROUSE_CGROUP_ROOT={}", self.cgroups.within());
         let namespace = format!("KEDA_HTTP_SCALER_TARGET_ADMIN_NAMESPACE={NAMESPACE}");
@@ -152,10 +152,10 @@ pub(crate) async fn requests(agent: &Agent, expected: u64) {
 }
 
 #[tokio::test]
-#[ignore = "needs root: run by cargo xtask test"]
+#[ignore = "needs root and Linux 6.6: run by cargo xtask test"]
 async fn requests_to_a_pod_are_counted_from_when_its_cgroup_appears_with_two_capabilities() {
     let bench = Bench::new();
-    let agent = bench.agent().await;
+    let agent = bench.agent_that_may("ROUSE_BPFFS=", "").await;
     bench.list(true);
     eventually("the pod is missed", async || (agent.metric("rouse_count_pods_missing").await == 1).then_some(())).await;
     bench.cgroup();
@@ -166,9 +166,15 @@ async fn requests_to_a_pod_are_counted_from_when_its_cgroup_appears_with_two_cap
     requests(&agent, 20).await;
     eventually("none is in flight", async || (agent.route("web").await["taken"]["inFlight"] == 0).then_some(())).await;
     assert_eq!(agent.route("web").await["taken"]["failed"], 0);
-    assert_eq!(agent.state().await["count"]["http2"], false, "that takes a third");
+    let state = agent.state().await;
+    assert_eq!(state["count"]["http2Reason"], "missing CAP_PERFMON", "that takes a third: its connections count");
+    assert_eq!((state["count"]["http2"] == false, agent.metric("rouse_count_http2_active").await), (true, 0));
     let labels = format!("{{route_name=\"web\",route_namespace=\"{NAMESPACE}\"}}");
     assert_eq!(agent.metric(&format!("rouse_direct_requests_total{labels}")).await, 20);
+    let addr = (bench.pod.addresses[0], PORT);
+    let speak = move || TcpStream::connect(addr)?.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    bench.client.run(speak).await.unwrap();
+    requests(&agent, 21).await;
     // It tells of what begins after the agent has last seen that nothing does.
     eventually("the kernel tells that there is something to do", async || {
         bench.ask(&bench.client, 1, &[]);

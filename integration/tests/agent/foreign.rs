@@ -36,7 +36,7 @@ fn seen(node: &Host) -> u64 {
 }
 
 #[tokio::test]
-#[ignore = "needs root: run by cargo xtask test"]
+#[ignore = "needs root and Linux 6.6: run by cargo xtask test"]
 async fn a_filter_of_others_sees_what_is_sent_on_and_not_what_is_held_with_either_kind_of_hook() {
     for hooks in ["auto", "filters"] {
         let bench = Bench::new();

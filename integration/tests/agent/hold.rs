@@ -202,7 +202,7 @@ async fn a_service_that_has_settled_is_the_nodes_own_and_cold_again_without_pods
 }
 
 #[tokio::test]
-#[ignore = "needs root: run by cargo xtask test"]
+#[ignore = "needs root and Linux 6.6: run by cargo xtask test"]
 async fn a_connection_outlives_the_agent_and_the_rules_that_come_later() {
     let bench = Bench::new();
     let mut agent = Agent::start(&bench.net, &bench.world).await;
@@ -345,7 +345,7 @@ async fn a_pod_that_comes_later_is_a_client_like_the_others() {
 }
 
 #[tokio::test]
-#[ignore = "needs root: run by cargo xtask test"]
+#[ignore = "needs root and Linux 6.6: run by cargo xtask test"]
 async fn two_capabilities_are_enough() {
     let bench = Bench::new();
     let few = ["setpriv", "--bounding-set=-all,+bpf,+net_admin", "--inh-caps=-all"];

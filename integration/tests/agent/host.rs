@@ -318,7 +318,7 @@ async fn the_nodes_table_can_be_removed_and_no_other_was_touched() {
 #[tokio::test]
 #[ignore = "needs root: run by cargo xtask test"]
 async fn without_the_right_or_the_wish_connections_of_the_node_are_left_alone_and_that_is_told() {
-    let few = ["setpriv", "--bounding-set=-all,+bpf,+net_admin", "--inh-caps=-all"];
+    let few = ["setpriv", "--bounding-set=-all,+bpf,+net_admin,+perfmon", "--inh-caps=-all"];
     let wish = ["env", "ROUSE_NODE_CLIENTS=leave"];
     for (by, why) in [(&few[..], "CAP_NET_RAW"), (&wish[..], "ROUSE_NODE_CLIENTS")] {
         let bench = Bench::new();
@@ -339,7 +339,7 @@ async fn without_the_right_or_the_wish_connections_of_the_node_are_left_alone_an
 }
 
 #[tokio::test]
-#[ignore = "needs root: run by cargo xtask test"]
+#[ignore = "needs root and Linux 6.6: run by cargo xtask test"]
 async fn three_capabilities_are_enough_for_connections_of_the_node() {
     let bench = Bench::new();
     let few = ["setpriv", "--bounding-set=-all,+bpf,+net_admin,+net_raw", "--inh-caps=-all"];

@@ -95,7 +95,7 @@ impl Bench {
         let namespace = format!("KEDA_HTTP_SCALER_TARGET_ADMIN_NAMESPACE={NAMESPACE}");
         let service = format!("KEDA_HTTP_SCALER_TARGET_ADMIN_SERVICE={INTERCEPTORS}");
         let script = format!("{script}exec \"$@\"");
-        let few = ["setpriv", "--bounding-set=-all,+bpf,+net_admin", "--inh-caps=-all"];
+        let few = ["setpriv", "--bounding-set=-all,+bpf,+net_admin,+perfmon", "--inh-caps=-all"];
         let by = [&["sh", "-c", &script, "sh", "env", &root, &namespace, &service], variables, &few].concat();
         Agent::start_by(&self.net, &self.world, &by).await
     }

@@ -290,6 +290,23 @@ fn a_server_of_http2_may_speak_first() {
 }
 
 #[test]
+fn http2_of_which_nobody_counts_the_streams_counts_as_another_protocol_but_for_what_may_be_probes() {
+    for (host, counted) in [(false, (1, 1, 2)), (true, (0, 0, 0))] {
+        let mut peers = Peers::with(host, 0);
+        peers.client(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+        assert_eq!(peers.flow.kind, Kind::HTTP2);
+        let moved = peers.flow.without_streams(peers.now);
+        peers.add(moved);
+        peers.server(&[0, 0, 6, 4, 0, 0, 0, 0, 0]);
+        peers.now += 1 << 30;
+        peers.client(&[0, 0, 1, 1, 5, 0, 0, 0, 1, 130]);
+        assert_eq!((peers.requests(), peers.sum.opened, peers.sum.moving), counted);
+        peers.close();
+        assert_eq!((peers.outstanding(), peers.sum.tagged, peers.sum.closed), (0, 0, counted.1));
+    }
+}
+
+#[test]
 fn a_long_answer_counts_as_one_while_bytes_move() {
     let mut peers = Peers::new();
     peers.client(GET);

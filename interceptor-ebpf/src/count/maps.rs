@@ -77,8 +77,7 @@ static FLOWS: SkStorage<Flow> = SkStorage::new();
 #[btf_map]
 static STREAMS: SkStorage<Streams> = SkStorage::new();
 
-/// Leaves the rest of a client's segment of HTTP/2 to another program, and does not come back. Where there is none, the
-/// segment goes uncounted.
+/// Leaves the rest of a client's segment of HTTP/2 to another program, and comes back only where there is none.
 #[inline(always)]
 pub(crate) fn go_on_received(ctx: &SkBuffContext) {
     // SAFETY: the program is of the same type as those that jump to it.

@@ -100,6 +100,7 @@ fn received(ctx: &SkBuffContext, sk: *mut bpf_sock, flow: &mut Flow, tcp: &Tcp) 
         }
     }
     maps::go_on_received(ctx);
+    without_streams(flow);
 }
 
 #[inline(always)]
@@ -119,6 +120,15 @@ fn sent(ctx: &SkBuffContext, sk: *mut bpf_sock, flow: &mut Flow, tcp: &Tcp) {
         }
     }
     maps::go_on_sent(ctx);
+    without_streams(flow);
+}
+
+/// What the kernel has no program for counts as well as it can.
+#[inline(always)]
+fn without_streams(flow: &mut Flow) {
+    let now = maps::now();
+    let (slot, moved) = maps::locked(flow, |flow| (flow.slot, flow.without_streams(now)));
+    maps::count(slot, &moved, now);
 }
 
 /// Whether a client's segment carries application data of TLS: at once, or behind the end of its handshake.

@@ -68,8 +68,8 @@ pub(crate) struct Report(Arc<Mutex<Known>>);
 pub(crate) struct Known {
     /// Why nothing is counted, if so.
     pub(crate) off: Option<String>,
-    /// Whether requests of HTTP/2 are counted too.
-    pub(crate) http2: bool,
+    /// Why requests of HTTP/2 are not counted, if so.
+    pub(crate) without_http2: Option<String>,
     /// Below which folder pods' cgroups are looked for.
     pub(crate) root: String,
     /// UIDs of the pods that are counted.
@@ -142,12 +142,14 @@ impl Task {
             Ok(count) => {
                 let mut known = report.0.lock();
                 known.root = count.root().display().to_string();
-                known.http2 = count.counts_http2();
-                if !known.http2 {
+                known.without_http2 = count.without_http2().map(str::to_owned);
+                if let Some(why) = &known.without_http2 {
                     tracing::warn!(
-                        "requests of HTTP/2 to direct routes are not counted on this node: missing CAP_PERFMON"
+                        why,
+                        "connections of HTTP/2 to direct routes are counted on this node, their requests are not"
                     );
                 }
+                metrics.http2(known.without_http2.is_none());
             }
             Err(why) => {
                 tracing::warn!(why, "requests of direct routes are not counted on this node");

@@ -75,12 +75,15 @@ struct NodeReport {
 }
 
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct CountReport {
     active: bool,
     /// Why not.
     reason: Option<String>,
     /// Whether requests of HTTP/2 are counted too.
     http2: bool,
+    /// Why not.
+    http2_reason: Option<String>,
     /// Below which folder pods' cgroups are looked for.
     root: String,
     /// UIDs of the pods that are counted.
@@ -236,11 +239,12 @@ impl HoldReport {
 
 impl CountReport {
     fn new(known: count::Known) -> Self {
-        let count::Known { off, http2, root, pods, refused, interceptors } = known;
+        let count::Known { off, without_http2, root, pods, refused, interceptors } = known;
         Self {
             active: off.is_none(),
+            http2: off.is_none() && without_http2.is_none(),
             reason: off,
-            http2,
+            http2_reason: without_http2,
             root,
             pods,
             refused: refused.into_iter().map(|(name, reason)| Named { name, reason }).collect(),

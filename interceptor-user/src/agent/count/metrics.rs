@@ -22,6 +22,7 @@ use crate::control::taken::{Pods, Taken};
 #[derive(Clone, Debug)]
 pub(crate) struct CountMetrics {
     active: Gauge,
+    http2: Gauge,
     pods: Gauge,
     refused: Gauge,
     missing: Gauge,
@@ -108,6 +109,7 @@ impl CountMetrics {
     pub(crate) fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
             active: Gauge::default(),
+            http2: Gauge::default(),
             pods: Gauge::default(),
             refused: Gauge::default(),
             missing: Gauge::default(),
@@ -123,6 +125,11 @@ impl CountMetrics {
         let ours = registry.sub_registry_with_prefix("rouse_count");
         let all = metrics.clone();
         ours.register("active", "Whether this node counts: 1, or 0 with the reason in /state", all.active);
+        ours.register(
+            "http2_active",
+            "Whether it counts requests of HTTP/2: 1, or 0 with the reason in /state",
+            all.http2,
+        );
         ours.register("pods", "Pods whose connections and requests are counted", all.pods);
         ours.register("pods_refused", "Pods whose cgroups refuse the programs; /state says why", all.refused);
         ours.register("pods_missing", "Pods of this node, by the slices, whose cgroup is not there", all.missing);
@@ -144,6 +151,10 @@ impl CountMetrics {
 
     pub(super) fn active(&self, active: bool) {
         self.active.set(i64::from(active));
+    }
+
+    pub(super) fn http2(&self, counted: bool) {
+        self.http2.set(i64::from(counted));
     }
 
     pub(super) fn pods(&self, counted: usize, refused: usize, missing: usize) {
