@@ -20,10 +20,7 @@ mod setup;
 mod sizes;
 mod test;
 
-use std::{
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::Parser as _;
 
@@ -40,6 +37,7 @@ fn main() -> ExitCode {
 
 /// The top of the workspace, wherever the command was started.
 fn root() -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    // What cargo says as it runs this: a checkout that has been copied or moved may bring a program that was built elsewhere.
+    let here = std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
     here.parent().expect("xtask lies in a folder of the workspace").to_owned()
 }
