@@ -3,11 +3,13 @@
 
 use std::{
     fs, io,
-    os::unix::ffi::OsStringExt as _,
+    os::{fd::AsFd as _, unix::ffi::OsStringExt as _},
     path::{Component, Path, PathBuf},
 };
 
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+
+use crate::syscall::{self, Hook};
 
 /// A cgroup of the v2 hierarchy that programs may be attached to.
 #[derive(Debug)]
@@ -97,6 +99,28 @@ impl Cgroup {
 pub(crate) fn mount_points() -> io::Result<Vec<PathBuf>> {
     let bytes = fs::read("/proc/self/mountinfo")?;
     Ok(mounts(&String::from_utf8_lossy(&bytes)).into_iter().map(|mount| mount.point).collect())
+}
+
+/// Makes sure that no program of others stops to run when ours come onto a cgroup. One above it may have been attached so that it
+/// gives way to any below (`BPF_F_ALLOW_OVERRIDE`), which the kernel lets it do without a word.
+pub(crate) fn nobody_gives_way(path: &Path, hooks: &[Hook]) -> io::Result<()> {
+    for hook in hooks {
+        // What is above the hierarchy, or out of sight, cannot be asked.
+        let mut asked = path.ancestors().map_while(|at| {
+            let dir = fs::File::open(at).ok()?;
+            Some((at, syscall::attached(dir.as_fd(), *hook).ok()?))
+        });
+        if let Some((at, theirs)) = asked.find(|(_, attached)| !attached.ids.is_empty())
+            && theirs.gives_way
+            && at != path
+        {
+            return Err(io::Error::other(format!(
+                "a program of others on {} would no longer run: it gives way to any below (BPF_F_ALLOW_OVERRIDE)",
+                at.display()
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn own_path() -> Result<PathBuf, CgroupError> {

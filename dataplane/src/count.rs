@@ -21,12 +21,15 @@ use interceptor_common::{Run, Subject};
 use interceptor_core::{Upstream, UpstreamId, direct::Pod, mapops::Slot};
 
 use crate::{
-    Direction, LeftOut, Limits, RepairReport, SyncError, SyncReport,
+    Direction, LeftOut, Limits, RepairReport, SyncError, SyncReport, cgroup,
     ledger::Ledger,
     loading::{monotonic, read_object},
-    object, pins,
+    object,
+    open::words,
+    pins,
     pods::{self, Found},
     probe::{self, ProbeError},
+    syscall::Hook,
     wake::Arrivals,
 };
 
@@ -352,7 +355,7 @@ impl Count {
                     followed.attached += 1;
                 }
                 Err(error) => {
-                    let why = error.to_string();
+                    let why = words(&*error);
                     if self.refused.insert(Arc::clone(uid), why.clone()).as_ref() != Some(&why) {
                         tracing::warn!(uid = &**uid, cgroup = %path.display(), why, "cannot count for a pod");
                     }
@@ -431,6 +434,7 @@ fn attach(
     (path, pins): (&Path, Option<[PathBuf; 3]>),
     upstreams: &HashSet<UpstreamId>,
 ) -> Result<Attached, Box<dyn std::error::Error>> {
+    cgroup::nobody_gives_way(path, &[Hook::Sent, Hook::Received, Hook::SockOps])?;
     let dir = fs::File::open(path)?;
     let links = programs.attach(ebpf, &dir, pins)?;
     Ok(Attached { path: path.to_owned(), upstreams: upstreams.clone(), links })

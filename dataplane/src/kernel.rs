@@ -13,7 +13,7 @@ use interceptor_core::{Upstream, UpstreamId};
 
 use crate::{
     ConnectionCounters, Dataplane, LeftOut, Level, Logs, Mode, OpenError, RepairReport, SyncError, SyncReport,
-    cgroup::{Cgroup, CgroupError},
+    cgroup::{self, Cgroup, CgroupError},
     ledger::{Ledger, Limits},
     loading::{monotonic, read_object},
     logs,
@@ -21,7 +21,7 @@ use crate::{
     object,
     probe::{self, ProbeError, Probed},
     selftest::{self, SelfTestError},
-    syscall,
+    syscall::{self, Hook},
 };
 
 const SILENT: &str = "count_connections";
@@ -124,8 +124,8 @@ impl Kernel {
     /// Attaches the program again if somebody has taken it off. What it has missed by then nobody knows, so every upstream
     /// starts anew.
     fn stay_attached(&mut self) -> Result<bool, SyncError> {
-        let attached = syscall::sockops_of(self.cgroup.dir().as_fd()).map_err(SyncError::Query)?;
-        if attached.contains(&self.program) {
+        let attached = syscall::attached(self.cgroup.dir().as_fd(), Hook::SockOps).map_err(SyncError::Query)?;
+        if attached.ids.contains(&self.program) {
             return Ok(false);
         }
         let attached = attach(&mut self.ebpf, self.name, &self.cgroup);
@@ -231,6 +231,7 @@ fn load(ebpf: &mut Ebpf, name: &str) -> Result<u32, ProgramError> {
 
 /// Links always allow several programs on a cgroup; the flag for it is refused together with them.
 fn attach(ebpf: &mut Ebpf, name: &str, cgroup: &Cgroup) -> Result<SockOpsLink, ProgramError> {
+    cgroup::nobody_gives_way(cgroup.path(), &[Hook::SockOps]).map_err(ProgramError::IOError)?;
     let program = sockops(ebpf, name)?;
     let id = program.attach(cgroup.dir(), CgroupAttachMode::Single)?;
     program.take_link(id)

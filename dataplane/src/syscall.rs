@@ -27,23 +27,42 @@ pub(crate) fn bpf_allowed() -> io::Result<()> {
     Ok(())
 }
 
-/// The ids of the sockops programs that are attached to a cgroup itself, not those of its ancestors.
-pub(crate) fn sockops_of(cgroup: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
-    const BPF_CGROUP_SOCK_OPS: u32 = 3;
-    programs_of(cgroup, BPF_CGROUP_SOCK_OPS, 0)
+/// A hook of cgroups: `enum bpf_attach_type`.
+#[derive(Clone, Copy, Debug)]
+#[repr(u32)]
+pub(crate) enum Hook {
+    Received = 0,
+    Sent = 1,
+    SockOps = 3,
+    Connect4 = 10,
+    Connect6 = 11,
+    PeerName4 = 29,
+    PeerName6 = 30,
+}
+
+/// The programs on a hook of a cgroup itself, not those of its ancestors.
+pub(crate) struct Attached {
+    pub(crate) ids: Vec<u32>,
+    /// Whether they run no more below where others are attached: `BPF_F_ALLOW_OVERRIDE`.
+    pub(crate) gives_way: bool,
+}
+
+pub(crate) fn attached(cgroup: BorrowedFd<'_>, hook: Hook) -> io::Result<Attached> {
+    const BPF_F_ALLOW_OVERRIDE: u32 = 1;
+    let (ids, flags) = programs_of(cgroup, hook, 0)?;
+    Ok(Attached { ids, gives_way: flags & BPF_F_ALLOW_OVERRIDE != 0 })
 }
 
 /// The ids of the programs that run when a process in a cgroup connects, those of its ancestors included.
 pub(crate) fn connect_programs_of(cgroup: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
-    const BPF_CGROUP_INET4_CONNECT: u32 = 10;
-    const BPF_CGROUP_INET6_CONNECT: u32 = 11;
     const BPF_F_QUERY_EFFECTIVE: u32 = 1;
-    let mut ids = programs_of(cgroup, BPF_CGROUP_INET4_CONNECT, BPF_F_QUERY_EFFECTIVE)?;
-    ids.extend(programs_of(cgroup, BPF_CGROUP_INET6_CONNECT, BPF_F_QUERY_EFFECTIVE)?);
+    let (mut ids, _) = programs_of(cgroup, Hook::Connect4, BPF_F_QUERY_EFFECTIVE)?;
+    ids.extend(programs_of(cgroup, Hook::Connect6, BPF_F_QUERY_EFFECTIVE)?.0);
     Ok(ids)
 }
 
-fn programs_of(cgroup: BorrowedFd<'_>, kind: u32, which: u32) -> io::Result<Vec<u32>> {
+/// Their ids, and the flags that they were attached with.
+fn programs_of(cgroup: BorrowedFd<'_>, hook: Hook, which: u32) -> io::Result<(Vec<u32>, u32)> {
     const BPF_PROG_QUERY: libc::c_int = 16;
     /// The kernel allows 64 on one cgroup. With those of ancestors there may be more, and nobody has as many as this.
     const MOST: u32 = 256;
@@ -52,23 +71,30 @@ fn programs_of(cgroup: BorrowedFd<'_>, kind: u32, which: u32) -> io::Result<Vec<
     #[repr(C)]
     struct Query {
         cgroup: RawFd,
-        kind: u32,
+        hook: u32,
         which: u32,
-        mode: u32,
+        flags: u32,
         ids: u64,
         count: u32,
         zero: u32,
     }
 
     let mut ids = [0_u32; MOST as usize];
-    let mut query =
-        Query { cgroup: cgroup.as_raw_fd(), kind, which, mode: 0, ids: ids.as_mut_ptr() as u64, count: MOST, zero: 0 };
+    let mut query = Query {
+        cgroup: cgroup.as_raw_fd(),
+        hook: hook as u32,
+        which,
+        flags: 0,
+        ids: ids.as_mut_ptr() as u64,
+        count: MOST,
+        zero: 0,
+    };
     // SAFETY: the kernel writes into `query`, and at most `count` ids into `ids`; both live through the call.
     let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, &raw mut query, size_of::<Query>()) };
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(ids.into_iter().take(query.count as usize).collect())
+    Ok((ids.into_iter().take(query.count as usize).collect(), query.flags))
 }
 
 /// Puts a program in the place of the one that a pinned link has, without a gap (`BPF_LINK_UPDATE`).

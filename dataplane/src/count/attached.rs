@@ -101,17 +101,12 @@ impl Programs {
             let seen = [segments(ebpf, SENT, dir, Egress)?, segments(ebpf, RECEIVED, dir, Ingress)?];
             return Ok(Links::Own { _segments: seen, _accepted: accepted(ebpf, dir)? });
         };
-        let [sent, received, accepts] = &pins;
-        if !pins::replaced(sent, program(ebpf, SENT)?) {
-            pins::pin(FdLink::try_from(segments(ebpf, SENT, dir, Egress)?), sent)?;
+        let attached = pin_all(ebpf, dir, &pins);
+        let links = Links::Pinned(pins);
+        if attached.is_err() {
+            links.unpin();
         }
-        if !pins::replaced(received, program(ebpf, RECEIVED)?) {
-            pins::pin(FdLink::try_from(segments(ebpf, RECEIVED, dir, Ingress)?), received)?;
-        }
-        if !pins::replaced(accepts, program(ebpf, ACCEPTED)?) {
-            pins::pin(FdLink::try_from(accepted(ebpf, dir)?), accepts)?;
-        }
-        Ok(Links::Pinned(pins))
+        attached.map(|()| links)
     }
 }
 
@@ -120,6 +115,19 @@ fn streams(ebpf: &mut Ebpf) -> Result<Streams, CountError> {
     let [received, sent] = STREAMS;
     let ids = [load(ebpf, received.0, "")?, load(ebpf, sent.0, "")?];
     Ok((vec![jump(ebpf, received)?, jump(ebpf, sent)?], ids))
+}
+
+fn pin_all(ebpf: &mut Ebpf, dir: &fs::File, [sent, received, accepts]: &[PathBuf; 3]) -> Result<(), ProgramError> {
+    if !pins::replaced(sent, program(ebpf, SENT)?) {
+        pins::pin(FdLink::try_from(segments(ebpf, SENT, dir, Egress)?), sent)?;
+    }
+    if !pins::replaced(received, program(ebpf, RECEIVED)?) {
+        pins::pin(FdLink::try_from(segments(ebpf, RECEIVED, dir, Ingress)?), received)?;
+    }
+    if !pins::replaced(accepts, program(ebpf, ACCEPTED)?) {
+        pins::pin(FdLink::try_from(accepted(ebpf, dir)?), accepts)?;
+    }
+    Ok(())
 }
 
 fn segments(
@@ -156,17 +164,25 @@ pub(super) fn unpin_others(folder: &Path, kept: impl Fn(&str) -> bool) {
     }
 }
 
-// === impl Attached ===
+// === impl Links ===
 
-impl Attached {
-    /// Takes the programs off, also those that are pinned.
-    pub(super) fn detach(self) {
-        if let Links::Pinned(pins) = &self.links {
+impl Links {
+    fn unpin(&self) {
+        if let Self::Pinned(pins) = self {
             for pin in pins {
                 // What is not there any more is as good as removed.
                 _ = fs::remove_file(pin);
             }
         }
+    }
+}
+
+// === impl Attached ===
+
+impl Attached {
+    /// Takes the programs off, also those that are pinned.
+    pub(super) fn detach(self) {
+        self.links.unpin();
     }
 
     /// Whether the cgroup still exists.

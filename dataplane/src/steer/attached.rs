@@ -13,7 +13,7 @@ use aya::{
     },
 };
 
-use crate::pins;
+use crate::{cgroup, pins, syscall::Hook};
 
 /// With what a pinned link's name begins; it continues with the cgroup's id. In the order in which they are attached: who is
 /// steered is also told of the Service.
@@ -23,6 +23,8 @@ const PROGRAMS: [(&str, &str); 4] = [
     ("connect4-", "steer_connect4"),
     ("connect6-", "steer_connect6"),
 ];
+
+const HOOKS: [Hook; 4] = [Hook::PeerName4, Hook::PeerName6, Hook::Connect4, Hook::Connect6];
 
 /// The loaded programs' ids.
 pub(super) struct Programs([u32; 4]);
@@ -60,18 +62,27 @@ impl Programs {
 
 impl Links {
     /// Attaches all of them. Links always allow several programs on a cgroup; the flag for it is refused together with them.
-    pub(super) fn new(ebpf: &mut Ebpf, cgroup: &Path, pins: Option<[PathBuf; 4]>) -> Result<Self, ProgramError> {
-        let dir = fs::File::open(cgroup).map_err(ProgramError::IOError)?;
+    pub(super) fn new(ebpf: &mut Ebpf, path: &Path, pins: Option<[PathBuf; 4]>) -> Result<Self, ProgramError> {
+        cgroup::nobody_gives_way(path, &HOOKS).map_err(ProgramError::IOError)?;
+        let dir = fs::File::open(path).map_err(ProgramError::IOError)?;
         let Some(pins) = pins else {
             let links = PROGRAMS.iter().map(|(_, name)| attach(ebpf, name, &dir)).collect::<Result<_, _>>()?;
             return Ok(Self::Own { _links: links });
         };
-        for ((_, name), pin) in PROGRAMS.iter().zip(&pins) {
-            if !pins::replaced(pin, program(ebpf, name)?) {
-                pins::pin(FdLink::try_from(attach(ebpf, name, &dir)?), pin)?;
+        let attached = PROGRAMS.iter().zip(&pins).try_for_each(|((_, name), pin)| {
+            if pins::replaced(pin, program(ebpf, name)?) {
+                return Ok(());
+            }
+            pins::pin(FdLink::try_from(attach(ebpf, name, &dir)?), pin)
+        });
+        let links = Self::Pinned(pins);
+        match attached {
+            Ok(()) => Ok(links),
+            Err(error) => {
+                links.detach();
+                Err(error)
             }
         }
-        Ok(Self::Pinned(pins))
     }
 
     /// Takes the programs off, also those that are pinned: first those that steer.

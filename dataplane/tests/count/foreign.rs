@@ -9,9 +9,10 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::node::{Bpffs, Node, Program, eventually};
-
-const PYTHON: &str = "/usr/bin/python3";
+use crate::{
+    node::{Bpffs, Node, Program, eventually},
+    theirs::PYTHON,
+};
 
 /// nginx in a pod, a port for each way to speak with it.
 struct Nginx {

@@ -10,3 +10,5 @@ mod notices;
 mod others;
 mod pins;
 mod requests;
+#[path = "../theirs/program.rs"]
+mod theirs;

@@ -5,6 +5,8 @@
 mod node;
 mod others;
 mod pins;
+#[path = "../theirs/program.rs"]
+mod theirs;
 
 use std::{
     collections::BTreeSet,

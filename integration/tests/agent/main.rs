@@ -16,4 +16,6 @@ mod peers;
 mod pins;
 mod steer;
 mod telemetry;
+#[path = "../../../dataplane/tests/theirs/program.rs"]
+mod theirs;
 mod upgrades;

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, process::Stdio};
 
-use dataplane::steer::{Ports, Steer};
+use dataplane::steer::Steer;
 use integration::{
     World,
     agent::Agent,
@@ -19,6 +19,7 @@ use crate::{
     bench::{FRONTEND, FRONTEND6, VIP, VIP6, cold},
     clients::{PORT, connect, listen, listen_at},
     pins::Bpffs,
+    theirs::Theirs,
 };
 
 const CLIENT: &str = "4f5c1c9e-9f0d-4d0c-8f0e-1d2e3f4a5b6c";
@@ -322,34 +323,45 @@ async fn every_cold_service_is_steered_where_that_is_asked_for() {
 #[tokio::test]
 #[ignore = "needs root: run by cargo xtask test"]
 async fn where_somebody_else_translates_at_connect_every_cold_service_is_steered_before_that() {
-    let bench = Bench::with(json!({}));
-    let elsewhere: SocketAddr = (bench.pod.addresses[0], PORT).into();
-    let mut theirs = Steer::open(None).unwrap();
-    let mut table = Ports::default();
-    table.services.insert(0, PORT.try_into().unwrap());
-    table.frontends.insert(FRONTEND.parse().unwrap(), 0);
-    theirs.sync(&table).unwrap();
-    theirs.interceptors(&[elsewhere.ip()].into()).unwrap();
+    for how in ["link", "multi"] {
+        let bench = Bench::with(json!({}));
+        let agent = bench.agent(&[]).await;
+        agent.until("web", "cold").await;
+        let state = agent.state().await;
+        assert_eq!((&state["steer"]["services"], &state["steer"]["otherPrograms"]), (&json!("left"), &json!(0)));
+        drop(agent);
+        // As a network's that is there before the agent is.
+        let elsewhere = SocketAddr::new(bench.pod.addresses[0], PORT).to_string();
+        let theirs = Theirs::on_cgroup(bench.cgroups.path(), &["connect4", how, FRONTEND, &elsewhere]);
+        let _pod = listen(&bench.pod, "web-a").await;
+        let _interceptor = listen_at(&bench.interceptor, ENTRANCE, "interceptor").await;
+        let (_, line) = bench.ask(&bench.client, CLIENT, FRONTEND).await.unwrap();
+        assert!(line.starts_with("web-a to "), "it translates: {line}");
+        let agent = bench.agent(&[]).await;
+        until_steered(&agent, true).await;
+        let state = agent.state().await;
+        assert_eq!((&state["steer"]["services"], &state["steer"]["otherPrograms"]), (&json!("all"), &json!(1)));
+        let (peer, line) = bench.ask(&bench.client, CLIENT, FRONTEND).await.unwrap();
+        assert!(line.starts_with("interceptor to ") && peer.to_string() == FRONTEND, "{how}: {line}");
+        bench.world.endpoints("web", &bench.pod.addresses.map(|ip| SocketAddr::new(ip, PORT)));
+        until_steered(&agent, false).await;
+        let (peer, line) = bench.ask(&bench.client, CLIENT, FRONTEND).await.unwrap();
+        assert!(line.starts_with("web-a to "), "{how}: a warm Service is theirs: {line}");
+        assert_eq!(peer.to_string(), elsewhere, "{how}: the node's own rules have no part in it");
+        drop(theirs);
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs root: run by cargo xtask test"]
+async fn a_program_of_others_that_ours_would_put_out_of_force_stays_and_the_state_says_so() {
+    let bench = Bench::patient();
+    let mut theirs = Theirs::on_cgroup(bench.cgroups.path(), &["connect4", "override"]);
     let agent = bench.agent(&[]).await;
-    agent.until("web", "cold").await;
-    let state = agent.state().await;
-    assert_eq!((&state["steer"]["services"], &state["steer"]["otherPrograms"]), (&json!("left"), &json!(0)));
-    drop(agent);
-    // As a network's that is there before the agent is.
-    assert_eq!(theirs.attach(&[bench.cgroups.path().to_owned()]), []);
-    let _pod = listen(&bench.pod, "web-a").await;
-    let _interceptor = listen_at(&bench.interceptor, ENTRANCE, "interceptor").await;
-    let (_, line) = bench.ask(&bench.client, CLIENT, FRONTEND).await.unwrap();
-    assert!(line.starts_with("web-a to "), "it translates: {line}");
-    let agent = bench.agent(&[]).await;
-    until_steered(&agent, true).await;
-    let state = agent.state().await;
-    assert_eq!((&state["steer"]["services"], &state["steer"]["otherPrograms"]), (&json!("all"), &json!(2)));
-    let (peer, line) = bench.ask(&bench.client, CLIENT, FRONTEND).await.unwrap();
-    assert!(line.starts_with("interceptor to ") && peer.to_string() == FRONTEND, "{line}");
-    bench.warm();
-    until_steered(&agent, false).await;
-    let (_, line) = bench.ask(&bench.client, CLIENT, FRONTEND).await.unwrap();
-    assert!(line.starts_with("web-a to "), "a warm Service is theirs: {line}");
-    assert_eq!(theirs.stats().unwrap().steered, 2);
+    let refused = async || agent.state().await["steer"]["refusedCgroups"].as_array()?.first().cloned();
+    let refused = eventually("a cgroup is refused", refused).await;
+    assert!(refused.to_string().contains("would no longer run"), "{refused}");
+    bench.refused(&bench.client, CLIENT).await;
+    assert!(theirs.runs() > 0, "theirs goes on");
+    assert_eq!(agent.metric("rouse_steer_cgroups_refused").await, 1);
 }
