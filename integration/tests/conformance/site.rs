@@ -52,7 +52,7 @@ http.server.ThreadingHTTPServer(("", int(sys.argv[2])), Handler).serve_forever()
 
 /// A level of the data plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(not(ebpf_object), expect(dead_code, reason = "the others need eBPF programs"))]
+#[cfg_attr(not(ebpf_object), allow(dead_code, reason = "the others need eBPF programs"))]
 pub(crate) enum Level {
     None,
     Own,
