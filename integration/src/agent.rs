@@ -98,10 +98,11 @@ impl World {
         let (Value::Object(all), Value::Object(more)) = (&mut spec, more) else { panic!("specs are objects") };
         all.extend(more);
         self.route_with(name, json!([]), spec);
+        let families: Vec<_> = addresses.iter().map(|ip| if ip.contains(':') { "IPv6" } else { "IPv4" }).collect();
         self.object(&json!({
             "apiVersion": "v1", "kind": "Service", "metadata": { "name": name, "namespace": NAMESPACE },
             "spec": {
-                "clusterIP": addresses[0], "clusterIPs": addresses,
+                "clusterIP": addresses[0], "clusterIPs": addresses, "ipFamilies": families,
                 "ports": [{ "name": "http", "port": 80, "nodePort": 30080 }],
             },
         }));

@@ -2,6 +2,7 @@
 //! routes that ask for it, read by the node agent.
 
 use std::{
+    collections::HashSet,
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
@@ -9,6 +10,7 @@ use std::{
 use imbl::OrdMap;
 
 use crate::{
+    Endpoints,
     route::Target,
     service::{Service, ServicePort, SliceEndpoint},
 };
@@ -73,6 +75,19 @@ impl Direct {
     pub fn is_for_outside(&self, address: SocketAddr, node: &[IpAddr]) -> bool {
         let at_node = || self.node_port == Some(address.port()) && node.contains(&address.ip());
         self.external.contains(&address) || at_node()
+    }
+
+    /// Where the pods are reached that are an upstream's endpoints, beside those: of a Service with two families, endpoints are of one.
+    pub fn of_the_other_family(&self, endpoints: &Endpoints) -> Vec<SocketAddr> {
+        let is_v4 = |pod: Option<&(SocketAddr, Pod)>| pod.map(|(addr, _)| addr.is_ipv4());
+        // Those of IPv4 come first.
+        if is_v4(self.pods.get_min()) == is_v4(self.pods.get_max()) {
+            return Vec::new();
+        }
+        let named: HashSet<_> = endpoints.values().flatten().collect();
+        let is_one = |pod: &Pod| pod.life == Life::Ready || pod.name.as_ref().is_some_and(|name| named.contains(name));
+        let others = self.pods.iter().filter(|(addr, pod)| is_one(pod) && !endpoints.contains_key(*addr));
+        others.map(|(addr, _)| *addr).collect()
     }
 
     /// Whether a pod runs on this node, as far as slices tell.

@@ -52,6 +52,25 @@ async fn a_connection_waits_for_its_pod_and_reaches_it_with_its_own_address() {
 
 #[tokio::test]
 #[ignore = "needs root: run by cargo xtask test"]
+async fn connections_of_both_families_to_one_service_reach_its_pod_each_by_its_own() {
+    let bench = Bench::new();
+    let agent = Agent::start(&bench.net, &bench.world).await;
+    agent.until("web", "cold").await;
+    let held = [FRONTEND, FRONTEND6].map(|frontend| connect(&bench.client, frontend));
+    agent.until_held("web", 2).await;
+    let _pod = listen(&bench.pod, "web-a").await;
+    bench.world.endpoints("web", &bench.pod.addresses.map(|ip| SocketAddr::new(ip, PORT)));
+    for (held, client) in held.into_iter().zip(bench.client.addresses) {
+        let answer = soon("the connection opens", held).await.unwrap().unwrap();
+        let own = answer.stream.local_addr().unwrap();
+        assert_eq!((own.ip(), answer.line), (client, format!("web-a to {own}: hello")));
+    }
+    agent.until_held("web", 0).await;
+    assert_eq!(agent.metric("rouse_hold_connections_total{outcome=\"taken\"}").await, 2);
+}
+
+#[tokio::test]
+#[ignore = "needs root: run by cargo xtask test"]
 async fn a_pod_that_is_ready_before_it_listens_refuses_nobody() {
     let bench = Bench::new();
     let agent = Agent::start(&bench.net, &bench.world).await;

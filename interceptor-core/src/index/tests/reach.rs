@@ -42,6 +42,33 @@ fn of_two_address_families_the_services_first_is_taken_and_the_other_when_there_
 }
 
 #[test]
+fn of_a_direct_target_pods_are_reached_in_both_families_once_one_of_either_is_an_endpoint() {
+    let mut index = index();
+    let direct = Route { data_path: DataPath::Direct, ..route("a", "a.com") };
+    index.apply(Event::Route(direct));
+    let reach = Reach { prefers_v6: Some(false), ..Reach::default() };
+    index.apply(Event::Service(Service { reach, ..service("web", &[("", 80)]) }));
+    let reached = |index: &Index| {
+        let upstream = upstream(index);
+        let others = upstream.direct.as_ref().unwrap().of_the_other_family(&upstream.endpoints);
+        upstream.endpoints.keys().chain(&others).map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let mut v6 = slice("web-6", "web", &[("", 8080)], &["fd00::1", "fd00::2"]);
+    let mut v4 = slice("web-4", "web", &[("", 8080)], &["10.0.0.1", "10.0.0.2"]);
+    for slice in [&mut v4, &mut v6] {
+        for (endpoint, name) in slice.endpoints.iter_mut().zip(["one", "two"]) {
+            (endpoint.pod, endpoint.ready) = (Some(name.into()), false);
+        }
+    }
+    index.apply(Event::Slice(v6));
+    index.apply(Event::Slice(v4.clone()));
+    assert_eq!(reached(&index), [""; 0]);
+    v4.endpoints[0].ready = true;
+    index.apply(Event::Slice(v4));
+    assert_eq!(reached(&index), ["10.0.0.1:8080", "[fd00::1]:8080"], "the same pod, whatever the other slice says");
+}
+
+#[test]
 fn a_service_that_is_anothers_name_is_reached_by_it() {
     let mut index = index();
     index.apply(Event::Route(route("a", "a.com")));

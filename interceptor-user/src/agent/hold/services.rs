@@ -29,6 +29,7 @@ pub(super) struct Services {
 #[derive(Debug)]
 struct Pods {
     listed: Endpoints,
+    others: Vec<SocketAddr>,
     addresses: Vec<SocketAddr>,
 }
 
@@ -54,11 +55,12 @@ impl Services {
         let direct = || held().filter(|upstream| upstream.direct.is_some());
         change.again = self.settling.update(direct(), now);
         let mut pods = BTreeMap::new();
-        for upstream in direct() {
-            let known = self.pods.remove(&upstream.id).filter(|known| known.listed == upstream.endpoints);
-            let known = known.unwrap_or_else(|| {
+        for (upstream, direct) in held().filter_map(|upstream| Some((upstream, upstream.direct.as_deref()?))) {
+            let others = direct.of_the_other_family(&upstream.endpoints);
+            let is_same = |known: &Pods| known.listed == upstream.endpoints && known.others == others;
+            let known = self.pods.remove(&upstream.id).filter(is_same).unwrap_or_else(|| {
                 change.pods.push(upstream.id);
-                Pods::of(&upstream.endpoints)
+                Pods::of(&upstream.endpoints, others.clone())
             });
             pods.insert(upstream.id, known);
         }
@@ -107,8 +109,9 @@ impl Services {
 // === impl Pods ===
 
 impl Pods {
-    fn of(listed: &Endpoints) -> Self {
-        Self { listed: listed.clone(), addresses: listed.keys().copied().collect() }
+    fn of(listed: &Endpoints, others: Vec<SocketAddr>) -> Self {
+        let addresses = listed.keys().chain(&others).copied().collect();
+        Self { listed: listed.clone(), others, addresses }
     }
 }
 
