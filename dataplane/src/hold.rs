@@ -263,6 +263,20 @@ impl Hold {
         self.maps.tried(flow)
     }
 
+    /// Has a device's program for answers ready before [`send`](Self::send) needs it: to put one on a device takes milliseconds.
+    pub fn expect_answers(&mut self, device: u32) -> Result<(), SendError> {
+        let Some(attached) = self.attached.get_mut(&device) else { return Ok(()) };
+        let failed = |source| SendError::Device { device, source: Some(Box::new(source)) };
+        attached.expect_answers(&mut self.ebpf).map_err(failed)
+    }
+
+    /// Takes the programs for answers off devices that are not among these, where connections wait, and from which nothing was sent on
+    /// since the last call.
+    pub fn rest(&mut self, waiting: &BTreeSet<u32>) {
+        let others = self.attached.iter_mut().filter(|(index, _)| !waiting.contains(index));
+        others.for_each(|(_, attached)| attached.rest());
+    }
+
     /// Puts the programs on these devices and takes them off all others.
     pub fn devices(&mut self, devices: &Devices) -> Attachment {
         for (_, gone) in self.attached.extract_if(.., |index, _| !devices.contains_key(index)) {
@@ -321,6 +335,9 @@ impl Hold {
         translation: &Translation,
     ) -> Result<(), SendError> {
         let flow = syn.flow();
+        if let Origin::Device(device) = origin {
+            self.expect_answers(device)?;
+        }
         // An entry of an earlier try would lead to its pod, or to none.
         self.conntrack.delete(&flow)?;
         self.conntrack.insert(&flow, translation, ENTRY_TIMEOUT)?;

@@ -146,6 +146,11 @@ impl<K> Holding<K> {
         self.flows.is_empty()
     }
 
+    /// What is kept of all connections that wait.
+    pub fn kept(&self) -> impl Iterator<Item = &K> {
+        self.flows.values().map(|held| &held.kept)
+    }
+
     /// How many connections wait for a Service.
     pub fn waiting(&self, upstream: UpstreamId) -> usize {
         self.services.get(&upstream).map_or(0, |service| service.flows.len())

@@ -2,7 +2,7 @@
 //! filters before that.
 
 use std::{
-    fs, io,
+    fs, io, mem,
     path::{Path, PathBuf},
 };
 
@@ -21,9 +21,17 @@ use crate::pins;
 pub(super) const INGRESS: &str = "hold_ingress";
 pub(super) const EGRESS: &str = "hold_egress";
 
-/// Below which a pinned link's name continues with the device's index.
-const PREFIXES: [(&str, &str, TcAttachType); 2] =
-    [("egress-", EGRESS, TcAttachType::Egress), ("ingress-", INGRESS, TcAttachType::Ingress)];
+const IN: Side = Side { program: INGRESS, direction: TcAttachType::Ingress, prefix: "ingress-" };
+const OUT: Side = Side { program: EGRESS, direction: TcAttachType::Egress, prefix: "egress-" };
+
+/// A side of devices.
+#[derive(Debug)]
+struct Side {
+    program: &'static str,
+    direction: TcAttachType,
+    /// Below which a pinned link's name continues with the device's index.
+    prefix: &'static str,
+}
 
 /// By what the programs are on devices.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,12 +46,34 @@ pub enum Hooks {
 /// The programs on one device; dropping it takes them off unless they are pinned.
 #[derive(Debug)]
 pub(super) struct Attached {
-    pins: Vec<PathBuf>,
-    _links: Vec<Link>,
+    device: Device,
+    ingress: Link,
+    /// Only while connections from the device are tried: all that leaves on any other passes nobody.
+    egress: Option<Link>,
+    /// Whether one was since the last [`rest`](Self::rest).
+    is_tried: bool,
 }
 
+/// Where programs are put, and by what.
 #[derive(Debug)]
-enum Link {
+struct Device {
+    index: u32,
+    name: String,
+    hooks: Hooks,
+    /// The folder for pins.
+    pins: Option<PathBuf>,
+}
+
+/// A program on a device.
+#[derive(Debug)]
+struct Link {
+    pin: Option<PathBuf>,
+    _link: Holds,
+}
+
+/// What keeps a program there.
+#[derive(Debug)]
+enum Holds {
     Own { _link: SchedClassifierLink },
     Pinned { _link: PinnedLink },
 }
@@ -51,30 +81,80 @@ enum Link {
 // === impl Attached ===
 
 impl Attached {
-    /// Attaches both programs; with a folder, to the links that are pinned there for the device, or pins new ones.
+    /// Attaches the program for what comes in; with a folder, to the link that is pinned there for the device, or pins a new one. That
+    /// for answers is attached if it is pinned, as by an agent before.
     pub(super) fn new(
         ebpf: &mut Ebpf,
         (index, name): (u32, &str),
         hooks: Hooks,
         pins: Option<&Path>,
     ) -> Result<Self, ProgramError> {
-        let (mut links, mut all) = (Vec::new(), Vec::new());
-        // The way out first: what is held needs it at once.
-        for (prefix, program, direction) in PREFIXES {
-            let program: &mut SchedClassifier = classifier(ebpf, program)?;
-            let pin = pins.filter(|_| hooks.has_links()).map(|folder| folder.join(format!("{prefix}{index}")));
-            links.push(match &pin {
-                Some(pin) => pinned(program, name, direction, pin)?,
-                None => Link::Own { _link: attach(program, name, direction, hooks)? },
-            });
-            all.extend(pin);
+        let pins = pins.filter(|_| hooks.has_links()).map(Path::to_owned);
+        let device = Device { index, name: name.to_owned(), hooks, pins };
+        let ingress = device.put(ebpf, &IN)?;
+        let egress = device.go_on(ebpf, &OUT)?;
+        Ok(Self { device, ingress, is_tried: egress.is_some(), egress })
+    }
+
+    /// Sees to it that answers to what is sent on are seen.
+    pub(super) fn expect_answers(&mut self, ebpf: &mut Ebpf) -> Result<(), ProgramError> {
+        self.is_tried = true;
+        if self.egress.is_none() {
+            self.egress = Some(self.device.put(ebpf, &OUT)?);
         }
-        Ok(Self { pins: all, _links: links })
+        Ok(())
+    }
+
+    /// Takes the program for answers off if none was expected since the last time.
+    pub(super) fn rest(&mut self) {
+        if !mem::take(&mut self.is_tried)
+            && let Some(egress) = self.egress.take()
+        {
+            egress.unpin();
+        }
     }
 
     /// Takes the pins of a device that has gone, or is to be left alone.
     pub(super) fn unpin(self) {
-        for pin in &self.pins {
+        self.ingress.unpin();
+        if let Some(egress) = self.egress {
+            egress.unpin();
+        }
+    }
+}
+
+// === impl Device ===
+
+impl Device {
+    fn pin(&self, side: &Side) -> Option<PathBuf> {
+        Some(self.pins.as_ref()?.join(format!("{}{}", side.prefix, self.index)))
+    }
+
+    fn put(&self, ebpf: &mut Ebpf, side: &Side) -> Result<Link, ProgramError> {
+        let program: &mut SchedClassifier = classifier(ebpf, side.program)?;
+        let pin = self.pin(side);
+        let link = match &pin {
+            Some(pin) => pinned(program, &self.name, side.direction, pin)?,
+            None => Holds::Own { _link: attach(program, &self.name, side.direction, self.hooks)? },
+        };
+        Ok(Link { pin, _link: link })
+    }
+
+    /// Puts ours in the place of a link that is pinned, and takes off a filter that an agent before has left.
+    fn go_on(&self, ebpf: &mut Ebpf, side: &Side) -> Result<Option<Link>, ProgramError> {
+        if !self.hooks.has_links() {
+            // Most devices have none.
+            _ = tc::qdisc_detach_program(&self.name, side.direction, side.program);
+        }
+        self.pin(side).filter(|pin| pin.exists()).map(|_| self.put(ebpf, side)).transpose()
+    }
+}
+
+// === impl Link ===
+
+impl Link {
+    fn unpin(self) {
+        if let Some(pin) = &self.pin {
             // What is not there is no pin.
             _ = fs::remove_file(pin);
         }
@@ -88,7 +168,7 @@ pub(super) fn pinned_devices(folder: &Path) -> Vec<u32> {
         .filter_map(|entry| {
             let name = entry.file_name();
             let name = name.to_str()?;
-            PREFIXES.iter().find_map(|(prefix, ..)| name.strip_prefix(prefix)?.parse().ok())
+            [IN, OUT].iter().find_map(|side| name.strip_prefix(side.prefix)?.parse().ok())
         })
         .collect();
     devices.sort_unstable();
@@ -98,8 +178,8 @@ pub(super) fn pinned_devices(folder: &Path) -> Vec<u32> {
 
 /// Takes the pinned links of a device away.
 pub(super) fn unpin(folder: &Path, device: u32) {
-    for (prefix, ..) in PREFIXES {
-        _ = fs::remove_file(folder.join(format!("{prefix}{device}")));
+    for side in [IN, OUT] {
+        _ = fs::remove_file(folder.join(format!("{}{device}", side.prefix)));
     }
 }
 
@@ -109,9 +189,9 @@ pub(super) fn remove(folder: Option<&Path>, devices: impl IntoIterator<Item = St
         pins::remove(folder)?;
     }
     for device in devices {
-        for (_, program, direction) in PREFIXES {
+        for side in [IN, OUT] {
             // Most devices have none.
-            _ = tc::qdisc_detach_program(&device, direction, program);
+            _ = tc::qdisc_detach_program(&device, side.direction, side.program);
         }
     }
     Ok(())
@@ -162,18 +242,18 @@ fn pinned(
     device: &str,
     direction: TcAttachType,
     pin: &Path,
-) -> Result<Link, ProgramError> {
+) -> Result<Holds, ProgramError> {
     if let Ok(found) = PinnedLink::from_pin(pin) {
         let link = SchedClassifierLink::try_from(FdLink::from(found));
         if let Ok(link) = link
             && let Ok(id) = program.attach_to_link(link)
         {
-            return Ok(Link::Own { _link: program.take_link(id)? });
+            return Ok(Holds::Own { _link: program.take_link(id)? });
         }
         _ = fs::remove_file(pin);
     }
     let link = FdLink::try_from(attach(program, device, direction, Hooks::Auto)?)
         .map_err(|error| ProgramError::IOError(io::Error::other(error)))?;
     let link = link.pin(pin).map_err(|error| ProgramError::IOError(io::Error::other(error)))?;
-    Ok(Link::Pinned { _link: link })
+    Ok(Holds::Pinned { _link: link })
 }

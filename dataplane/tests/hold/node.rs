@@ -1,12 +1,13 @@
-//! The node's own table, in a network namespace of the test's.
+//! The node's own table and its devices, in a network namespace of the test's.
 
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     process::{Command, Stdio},
     thread,
 };
 
-use dataplane::{Hold, Hooks, ROOM};
+use dataplane::{Devices, Hold, Hooks, ROOM, devices};
 use interceptor_core::frontends::{Heat, Table};
 use nix::sched::{CloneFlags, unshare};
 
@@ -90,4 +91,38 @@ fn only_one_can_hold_connections_of_the_node() {
         let why = second.hold_node().unwrap_err().to_string();
         assert!(why.contains("log group"), "{why}");
     });
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn what_leaves_by_a_device_is_looked_at_only_while_something_of_it_is_tried() {
+    apart(|| {
+        for args in ["link add client0 type veth peer name eth0", "link set client0 up"] {
+            assert!(Command::new("ip").args(args.split(' ')).status().unwrap().success(), "ip {args}");
+        }
+        let devices: Devices = devices().unwrap().into_iter().filter(|(_, device)| device.name == "client0").collect();
+        let index = *devices.keys().next().unwrap();
+        // Filters are easily looked at.
+        let mut hold = Hold::open(None, Hooks::Filters).expect("a test that needs root has the kernel");
+        assert_eq!(hold.devices(&devices).names, ["client0"]);
+        assert_eq!(filters(), [1, 0]);
+        hold.expect_answers(index).unwrap();
+        assert_eq!(filters(), [1, 1]);
+        hold.rest(&BTreeSet::new());
+        assert_eq!(filters(), [1, 1], "something has been tried");
+        hold.rest(&[index].into());
+        assert_eq!(filters(), [1, 1], "something waits");
+        hold.rest(&BTreeSet::new());
+        assert_eq!(filters(), [1, 0]);
+        hold.expect_answers(index).unwrap();
+        assert_eq!(filters(), [1, 1]);
+    });
+}
+
+/// How many of our filters there are on the device, on the way in and on the way out.
+fn filters() -> [usize; 2] {
+    ["ingress", "egress"].map(|side| {
+        let shown = Command::new("tc").args(["filter", "show", "dev", "client0", side]).output().unwrap();
+        String::from_utf8(shown.stdout).unwrap().lines().filter(|line| line.contains("hold_")).count()
+    })
 }

@@ -11,10 +11,7 @@ use crate::{
 /// What becomes of a packet that a client sends.
 #[inline(always)]
 pub(crate) fn first_packet(ctx: &TcContext) -> Verdict {
-    let Some(header) = segment::header(ctx) else { return Verdict::Pass };
-    if header.flags & (SYN | ACK) != SYN {
-        return Verdict::Pass;
-    }
+    let Some(header) = segment::header(ctx, |flags| flags & (SYN | ACK) == SYN) else { return Verdict::Pass };
     let Some(Segment { source, destination }) = segment::addresses(ctx, header.family) else { return Verdict::Pass };
     let Some(heat) = maps::heat(&destination) else { return Verdict::Pass };
     if segment::mark(ctx) == MARK {
@@ -31,12 +28,9 @@ pub(crate) fn first_packet(ctx: &TcContext) -> Verdict {
 /// What becomes of a packet that a client is sent.
 #[inline(always)]
 pub(crate) fn answer(ctx: &TcContext) -> Verdict {
-    let Some(header) = segment::header(ctx) else { return Verdict::Pass };
-    let what = match header.flags & (SYN | ACK | RST) {
-        flags if flags & RST != 0 => What::REFUSED,
-        flags if flags == SYN | ACK => What::TAKEN,
-        _ => return Verdict::Pass,
-    };
+    let is_answer = |flags| flags & RST != 0 || flags & (SYN | ACK) == SYN | ACK;
+    let Some(header) = segment::header(ctx, is_answer) else { return Verdict::Pass };
+    let what = if header.flags & RST == 0 { What::TAKEN } else { What::REFUSED };
     let Some(Segment { source, destination }) = segment::addresses(ctx, header.family) else { return Verdict::Pass };
     let flow = Flow { client: destination, service: source };
     if !maps::is_tried(&flow) {

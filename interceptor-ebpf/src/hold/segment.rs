@@ -42,19 +42,21 @@ pub(crate) struct Segment {
     pub(crate) destination: AddrKey,
 }
 
-/// Family and TCP flags; `None` for everything else.
+/// Family and TCP flags of a segment whose flags are wanted; `None` for everything else. Flags come first: most packets have
+/// others, and cost no more than this.
 #[inline(always)]
-pub(crate) fn header(ctx: &TcContext) -> Option<Header> {
+pub(crate) fn header(ctx: &TcContext, is_wanted: impl Fn(u8) -> bool) -> Option<Header> {
+    let wanted = |at| read::<u8>(ctx, at).filter(|flags| is_wanted(*flags));
     match read::<u16>(ctx, ETH - 2)? {
         ETH_IPV4 => {
+            let flags = wanted(ETH + IPV4 + TCP_FLAGS)?;
             let plain = read::<u8>(ctx, ETH)? == PLAIN_IPV4 && read::<u8>(ctx, ETH + 9)? == AddrKey::TCP;
-            if !plain || read::<u16>(ctx, ETH + 6)? & FRAGMENT != 0 {
-                return None;
-            }
-            Some(Header { family: Family::V4, flags: read(ctx, ETH + IPV4 + TCP_FLAGS)? })
+            let whole = read::<u16>(ctx, ETH + 6)? & FRAGMENT == 0;
+            (plain && whole).then_some(Header { family: Family::V4, flags })
         }
-        ETH_IPV6 if read::<u8>(ctx, ETH + 6)? == AddrKey::TCP => {
-            Some(Header { family: Family::V6, flags: read(ctx, ETH + IPV6 + TCP_FLAGS)? })
+        ETH_IPV6 => {
+            let flags = wanted(ETH + IPV6 + TCP_FLAGS)?;
+            (read::<u8>(ctx, ETH + 6)? == AddrKey::TCP).then_some(Header { family: Family::V6, flags })
         }
         _ => None,
     }

@@ -8,7 +8,7 @@
 //! ```
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     future, io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -27,6 +27,7 @@ use interceptor_core::{
 use runtime::snapshot::{Reader, Subscription};
 use tokio::{
     sync::{mpsc, watch},
+    task::yield_now,
     time::{MissedTickBehavior, interval},
 };
 
@@ -76,6 +77,8 @@ pub(crate) struct Task {
     probed: HashMap<UpstreamId, Subscription>,
     services: Services,
     devices: Devices,
+    /// Those from which something was held that are not ready for answers yet.
+    expecting: BTreeSet<u32>,
     /// Whether devices that lead outward are looked at, too.
     outside: bool,
     node: Vec<(IpAddr, String)>,
@@ -139,6 +142,7 @@ impl Task {
             probed: HashMap::new(),
             services: Services::default(),
             devices: Devices::new(),
+            expecting: BTreeSet::new(),
             outside: false,
             node: Vec::new(),
             way: Way::default(),
@@ -189,6 +193,8 @@ impl Task {
                     self.look_at_devices();
                     again = self.sync();
                 }
+                // The workload's wake goes first.
+                () = yield_now(), if !self.expecting.is_empty() => self.expect_answers(),
                 _ = beats.tick() => self.beat(),
                 _ = repairs.tick() => self.repair(),
             }
@@ -246,6 +252,9 @@ impl Task {
         };
         match self.holding.arrive(flow, upstream, (at, timeout), keep) {
             Ok(()) => {
+                if let Origin::Device(device) = origin {
+                    self.expecting.insert(device);
+                }
                 self.probed.entry(upstream).or_insert_with(|| self.reader.subscribe(upstream));
                 self.metrics.waiting(self.holding.len());
                 tracing::debug!(client = %flow.client, service = %flow.service, "connection is held");
@@ -259,6 +268,17 @@ impl Task {
         let namespaces = self.namespaces.borrow();
         let is_of = |name: &str| namespaces.get(name).is_some_and(|addresses| addresses.contains(&client));
         routes.iter().any(|entry| entry.route.ignored.contains(client, is_of))
+    }
+
+    /// Makes one device ready for answers to what was held there: it takes milliseconds, which are better spent now than when a pod
+    /// listens.
+    fn expect_answers(&mut self) {
+        if let (Some(device), Ok(hold)) = (self.expecting.pop_first(), &mut self.hold)
+            && let Err(error) = hold.expect_answers(device)
+        {
+            // It is tried again when a packet is sent on.
+            tracing::debug!(%error, "answers to what is held are not seen yet");
+        }
     }
 
     /// Lets a packet that was taken from the wire go on.
@@ -451,6 +471,8 @@ impl Task {
 
     fn repair(&mut self) {
         let Ok(hold) = &mut self.hold else { return };
+        let device = |kept: &Kept| if let Origin::Device(device) = kept.origin { Some(device) } else { None };
+        hold.rest(&self.holding.kept().filter_map(device).collect());
         match hold.repair() {
             Ok(0) => {}
             Ok(entries) => {
