@@ -78,14 +78,22 @@ enum Contender {
     Agent,
     /// The same to another Service, while an agent counts the first.
     Bystander,
+    /// That other Service without an agent: another rule, and another pod.
+    Other,
     /// Our interceptor between.
     Interceptor,
     /// nginx between.
     Nginx,
 }
 
-const CONTENDERS: [Contender; 5] =
-    [Contender::Nothing, Contender::Agent, Contender::Bystander, Contender::Interceptor, Contender::Nginx];
+const CONTENDERS: [Contender; 6] = [
+    Contender::Nothing,
+    Contender::Agent,
+    Contender::Other,
+    Contender::Bystander,
+    Contender::Interceptor,
+    Contender::Nginx,
+];
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
@@ -183,7 +191,7 @@ impl Bench {
         let vip = |text: &str| text.parse::<IpAddr>().expect("an address");
         match contender {
             Contender::Nothing | Contender::Agent => (vip(VIP), 80).into(),
-            Contender::Bystander => (vip(BYSTANDER), 80).into(),
+            Contender::Bystander | Contender::Other => (vip(BYSTANDER), 80).into(),
             Contender::Interceptor => (self.interceptor.addresses[0], PORT).into(),
             Contender::Nginx => (self.nginx.addresses[0], PORT).into(),
         }
@@ -253,6 +261,7 @@ impl Contender {
             Self::Nothing => "nothing",
             Self::Agent => "agent",
             Self::Bystander => "bystander",
+            Self::Other => "other",
             Self::Interceptor => "interceptor",
             Self::Nginx => "nginx",
         }

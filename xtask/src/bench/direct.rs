@@ -44,10 +44,11 @@ const CASES: [(&str, &str); 3] = [
     ("hello", "a service without work"),
     ("connections", "without work, one request a connection"),
 ];
-const CONTENDERS: [(&str, &str); 5] = [
+const CONTENDERS: [(&str, &str); 6] = [
     ("nothing", "nothing installed"),
     ("agent", "the agent counts this Service"),
-    ("bystander", "the agent counts another Service"),
+    ("other", "nothing installed, another Service"),
+    ("bystander", "the agent counts the first, not this other one"),
     ("interceptor", "through the interceptor"),
     ("nginx", "through nginx"),
 ];
@@ -121,7 +122,7 @@ fn collect(program: &Path, rounds: usize, seconds: u32) -> Result<Vec<(Run, Valu
     Ok(runs)
 }
 
-/// What one contender did in one case, and how it stands to `nothing` in the same round.
+/// What one contender did in one case, and how it stands to the same Service with nothing installed in the same round.
 struct Row {
     rate: Spread,
     ratio: Spread,
@@ -137,7 +138,7 @@ impl Row {
             let runs = runs.iter().map(|(run, _)| run).filter(|run| run.case == case && run.contender == contender);
             runs.map(|run| (run.round, run)).collect()
         };
-        let (mine, bare) = (of(contender), of("nothing"));
+        let (mine, bare) = (of(contender), of(if contender == "bystander" { "other" } else { "nothing" }));
         let pairs = || mine.iter().filter_map(|(round, mine)| Some((*mine, *bare.get(round)?)));
         let rate = |run: &Run| run.requests / run.seconds;
         Some(Self {
@@ -159,7 +160,7 @@ fn page(runs: &[(Run, Value)], seconds: u32, disturbance: Option<&str>) -> Strin
         page,
         "Clients reach a pod of their own node by its Service's address (rules of kube-proxy's shape), {rounds} rounds of {seconds} s \
          each in turn, wrk with 16 connections. CPU is that of the whole machine, client and pod included, for one request; `×` and \
-         `added` are to nothing installed, in the same round. Median (least to greatest).\n"
+         `added` are to nothing installed, in the same round; for the bystander, to nothing installed before that Service. Median (least to greatest).\n"
     );
     for (case, title) in CASES {
         let _ = writeln!(
@@ -235,6 +236,8 @@ mod tests {
         assert_eq!(row.ratio, Spread { median: 0.99, min: 0.98, max: 1.0 });
         assert_eq!(row.added, Spread { median: 1.25, min: 1.0, max: 1.5 });
         assert!(Row::of(&runs, "hello", "agent").is_none());
+        let bystander = [run("nothing", 1, 100.0, 0.0), run("other", 1, 80.0, 0.0), run("bystander", 1, 40.0, 0.0)];
+        assert_eq!(Row::of(&bystander, "work", "bystander").unwrap().ratio, Spread { median: 0.5, min: 0.5, max: 0.5 });
         let page = page(&runs, 1, None);
         assert!(
             page.contains(
