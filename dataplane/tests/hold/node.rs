@@ -2,14 +2,22 @@
 
 use std::{
     collections::BTreeSet,
-    net::SocketAddr,
+    io::ErrorKind,
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     process::{Command, Stdio},
     thread,
+    time::Duration,
 };
 
-use dataplane::{Devices, Hold, Hooks, ROOM, devices};
+use dataplane::{Devices, Hold, Hooks, ROOM, What, devices};
+use interceptor_common::hold::HEARTBEAT_NS;
 use interceptor_core::frontends::{Heat, Table};
 use nix::sched::{CloneFlags, unshare};
+use socket2::{Domain, Socket, Type};
+use tokio::time::Instant;
+
+/// How long anything may take before a test is taken to hang.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Runs in a network namespace of its own.
 fn apart(test: impl FnOnce() + Send + 'static) {
@@ -36,9 +44,58 @@ fn table(heat: Heat, addresses: usize) -> Table {
     Table { services: [(7, heat)].into(), frontends: (0..addresses).map(address).collect() }
 }
 
-fn nft(args: &str) {
-    let status = Command::new("nft").args(args.split(' ')).stdin(Stdio::null()).status().unwrap();
-    assert!(status.success(), "nft {args}");
+fn nft(args: &str) -> String {
+    run("nft", args)
+}
+
+fn run(program: &str, args: &str) -> String {
+    let output = Command::new(program).args(args.split(' ')).stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "{program} {args}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Begins to connect, and waits until that is held.
+fn held(hold: &mut Hold, service: SocketAddr) -> Socket {
+    let socket = Socket::new(Domain::for_address(service), Type::STREAM, None).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    assert_eq!(socket.connect(&service.into()).unwrap_err().raw_os_error(), Some(libc::EINPROGRESS), "{service}");
+    let late = Instant::now() + PATIENCE;
+    while !hold.seen().is_some_and(|seen| matches!(seen.what, What::Syn(syn) if syn.flow().service == service)) {
+        assert!(Instant::now() < late, "{service} is not held");
+        thread::park_timeout(Duration::from_millis(1));
+    }
+    socket
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn the_kernel_lets_the_last_sign_of_life_go_and_then_the_node_is_left_alone() {
+    apart(|| {
+        let services = [SocketAddr::from((Ipv4Addr::new(10, 96, 0, 0), 80)), "[fd00:96::1]:80".parse().unwrap()];
+        run("ip", "link set lo up");
+        for service in services {
+            run("ip", &format!("address add {} dev lo nodad", service.ip()));
+        }
+        let mut hold = hold();
+        hold.sync(&table(Heat::Cold, 2)).unwrap();
+        let alive = nft("--json list set inet rouse alive");
+        assert!(alive.contains(&format!("\"timeout\": {}", HEARTBEAT_NS / 1_000_000_000)), "{alive}");
+        for service in services {
+            held(&mut hold, service);
+        }
+        // The same elements, which go sooner.
+        nft("flush set inet rouse alive");
+        nft("add element inet rouse alive { ipv4 timeout 300ms, ipv6 timeout 300ms }");
+        for service in services {
+            // The kernel repeats the packet until it passes.
+            let error = TcpStream::connect_timeout(&service, PATIENCE).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{service}");
+        }
+        hold.beat().unwrap();
+        for service in services {
+            held(&mut hold, service);
+        }
+    });
 }
 
 #[test]
