@@ -14,6 +14,7 @@ mod host;
 mod listens;
 mod peers;
 mod pins;
+mod refused;
 mod steer;
 mod telemetry;
 #[path = "../../../dataplane/tests/theirs/program.rs"]
