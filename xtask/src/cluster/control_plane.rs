@@ -54,7 +54,7 @@ fn api_server() -> Service {
         format!("--client-ca-file={pki}/ca.crt"),
         format!("--token-auth-file={pki}/tokens.csv"),
         "--authorization-mode=Node,RBAC".to_owned(),
-        format!("--service-cluster-ip-range={SERVICES}"),
+        format!("--service-cluster-ip-range={}", SERVICES.join(",")),
         "--service-account-issuer=https://kubernetes.default.svc.cluster.local".to_owned(),
         format!("--service-account-signing-key-file={pki}/sa.key"),
         format!("--service-account-key-file={pki}/sa.pub"),

@@ -181,6 +181,11 @@ impl Cluster {
 
     /// The network namespace of a pod that runs and whose containers are told its name as `POD_NAME`.
     pub(crate) fn network_of(&self, namespace: &str, pod: &str) -> Result<PathBuf> {
+        Ok(network(self.process_of(namespace, pod)?))
+    }
+
+    /// A process of such a pod.
+    pub(crate) fn process_of(&self, namespace: &str, pod: &str) -> Result<u32> {
         let object = self.json(&["get", "pod", "--namespace", namespace, pod])?;
         let address = object["status"]["podIP"].as_str().with_context(|| format!("{pod} has no address"))?.to_owned();
         let name = format!("POD_NAME={pod}");
@@ -190,11 +195,11 @@ impl Cluster {
             if !fs::read(process.path().join("environ")).is_ok_and(|environment| has_name(&environment)) {
                 continue;
             }
-            let network = process.path().join("ns/net");
-            let addresses = process::output(Self::within(&network).args(["ip", "-oneline", "address"]));
+            let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            let addresses = process::output(Self::within(&network(pid)).args(["ip", "-oneline", "address"]));
             // Another cluster may have a pod of the same name.
             if addresses.is_ok_and(|text| text.contains(&address)) {
-                return Ok(network);
+                return Ok(pid);
             }
         }
         bail!("no process has {name} and {address}")
@@ -219,7 +224,8 @@ impl Cluster {
             node::write_proxy(&self.place, node, mode)?;
             let machine = Machine::Node(node);
             for pid in self.place.pids(machine, "kube-proxy") {
-                process::run(Command::new("kill").arg(pid.to_string()))?;
+                // What it has just started bears its name for a moment, and has ended by now.
+                _ = process::output(Command::new("kill").arg(pid.to_string()));
             }
             self.wait_for(&format!("kube-proxy of {machine} in mode {}", mode.name()), PROXY_STARTS, || {
                 let told = self.curl(machine, &["http://127.0.0.1:10249/proxyMode"]).ok();
@@ -260,6 +266,10 @@ impl Cluster {
         }
         words
     }
+}
+
+fn network(pid: u32) -> PathBuf {
+    format!("/proc/{pid}/ns/net").into()
 }
 
 /// What the command writes to standard output when it is given this on standard input.

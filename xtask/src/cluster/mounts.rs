@@ -100,7 +100,10 @@ fn resolver(file: Option<&Path>) -> Result<()> {
 
 /// A node is a router between its pods and the switch.
 fn forward() -> Result<()> {
-    fs::write("/proc/sys/net/ipv4/ip_forward", "1").context("cannot turn on forwarding")
+    for switch in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+        fs::write(Path::new("/proc/sys/net").join(switch), "1").context("cannot turn on forwarding")?;
+    }
+    Ok(())
 }
 
 fn special(kind: &str, to: &str) -> Result<()> {

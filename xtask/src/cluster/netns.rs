@@ -16,16 +16,16 @@ use crate::{
     process,
 };
 
-/// Addresses of Services.
-pub(crate) const SERVICES: &str = "10.96.0.0/16";
-/// Addresses of pods; a node has a /24 of them.
-pub(crate) const PODS: &str = "10.244.0.0/16";
+/// Addresses of Services, of both families; those that ask for none in particular have one of the first.
+pub(crate) const SERVICES: [&str; 2] = ["10.96.0.0/16", "fd00:96::/112"];
+/// Addresses of pods.
+pub(crate) const PODS: [&str; 2] = ["10.244.0.0/16", "fd00:244::/48"];
 /// Address of the cluster's name server.
 pub(crate) const DNS: &str = "10.96.0.10";
 
 /// Addresses of one node's pods.
-pub(crate) fn pods_of(node: u8) -> String {
-    format!("10.244.{node}.0/24")
+pub(crate) fn pods_of(node: u8) -> [String; 2] {
+    [format!("10.244.{node}.0/24"), format!("fd00:244:0:{node}::/64")]
 }
 
 /// Makes the namespaces of a control plane and its nodes, and joins them. Nothing is made in the machine's own.
@@ -37,30 +37,46 @@ pub(crate) fn make(place: &Place, nodes: u8) -> Result<()> {
         let _ = writeln!(all, "netns add {}", place.machine(machine));
     }
     batch(None, &all)?;
-    let mut here = format!(
-        "link set lo up\nlink add sw type bridge\naddr add {}/24 dev sw\nlink set sw up\n",
-        control_plane.address()
-    );
+    let mut here = String::from("link set lo up\nlink add sw type bridge\n");
+    joined(&mut here, "sw", control_plane);
     for node in 1..=nodes {
-        let (machine, pods) = (Machine::Node(node), pods_of(node));
+        let machine = Machine::Node(node);
         let _ = writeln!(here, "link add p{node} type veth peer name lan0 netns {}", place.machine(machine));
-        let _ = writeln!(here, "link set p{node} master sw up\nroute add {pods} via {}", machine.address());
+        let _ = writeln!(here, "link set p{node} master sw up");
+        lead(&mut here, &pods_of(node), machine);
     }
     if nodes > 0 {
         // The control plane has no kube-proxy; whoever runs beside it reaches Services through the first node's.
-        let _ = writeln!(here, "route add {SERVICES} via {}", Machine::Node(1).address());
+        lead(&mut here, &SERVICES, Machine::Node(1));
     }
     batch(Some(&place.machine(control_plane)), &here)?;
     for node in 1..=nodes {
-        let address = Machine::Node(node).address();
-        let mut there = format!("link set lo up\naddr add {address}/24 dev lan0\nlink set lan0 up\n");
-        let _ = writeln!(there, "route add {SERVICES} dev lan0 src {address}");
-        for other in (1..=nodes).filter(|other| *other != node) {
-            let _ = writeln!(there, "route add {} via {}", pods_of(other), Machine::Node(other).address());
+        let machine = Machine::Node(node);
+        let mut there = String::from("link set lo up\n");
+        joined(&mut there, "lan0", machine);
+        for (services, address) in SERVICES.iter().zip(machine.addresses()) {
+            let _ = writeln!(there, "route add {services} dev lan0 src {address}");
         }
-        batch(Some(&place.machine(Machine::Node(node))), &there)?;
+        for other in (1..=nodes).filter(|other| *other != node) {
+            lead(&mut there, &pods_of(other), Machine::Node(other));
+        }
+        batch(Some(&place.machine(machine)), &there)?;
     }
     Ok(())
+}
+
+/// Lines that give a machine's addresses to its device on the switch.
+fn joined(lines: &mut String, device: &str, machine: Machine) {
+    let [v4, v6] = machine.addresses();
+    // Nobody else has them: to wait until that is certain takes seconds.
+    let _ = writeln!(lines, "addr add {v4}/24 dev {device}\naddr add {v6}/64 dev {device} nodad\nlink set {device} up");
+}
+
+/// Lines that lead to networks behind a machine.
+fn lead(lines: &mut String, networks: &[impl std::fmt::Display; 2], machine: Machine) {
+    for (network, address) in networks.iter().zip(machine.addresses()) {
+        let _ = writeln!(lines, "route add {network} via {address}");
+    }
 }
 
 /// Several commands of `ip`, one a line, in a namespace or in the machine's own.

@@ -35,7 +35,7 @@ pub(crate) fn services(node: u8) -> Vec<Service> {
         format!("--config={folder}/kubelet.yaml"),
         format!("--kubeconfig={HERE}/state/node{node}.kubeconfig"),
         format!("--hostname-override=node{node}"),
-        format!("--node-ip={}", Machine::Node(node).address()),
+        format!("--node-ip={}", Machine::Node(node).addresses().join(",")),
         "--root-dir=/var/lib/kubelet".to_owned(),
         "--cert-dir=/var/lib/kubelet/pki".to_owned(),
         "--v=2".to_owned(),
@@ -95,11 +95,11 @@ fn put(path: &Path, text: &str) -> Result<()> {
 }
 
 fn network(node: u8) -> String {
-    let pods = pods_of(node);
+    let [v4, v6] = pods_of(node);
     format!(
         r#"{{"cniVersion": "1.0.0", "name": "rouse", "plugins": [{{"type": "bridge", "bridge": "cni0", "isGateway": true, "hairpinMode": true,
-  "ipMasq": false, "ipam": {{"type": "host-local", "dataDir": "/run/cni-ipam", "ranges": [[{{"subnet": "{pods}"}}]],
-  "routes": [{{"dst": "0.0.0.0/0"}}]}}}}]}}
+  "ipMasq": false, "ipam": {{"type": "host-local", "dataDir": "/run/cni-ipam", "ranges": [[{{"subnet": "{v4}"}}], [{{"subnet": "{v6}"}}]],
+  "routes": [{{"dst": "0.0.0.0/0"}}, {{"dst": "::/0"}}]}}}}]}}
 "#
     )
 }
@@ -167,7 +167,7 @@ nodeStatusUpdateFrequency: 4s
 
 fn proxy(node: u8, mode: ProxyMode) -> String {
     let address = Machine::Node(node).address();
-    let mode = mode.name();
+    let (mode, pods) = (mode.name(), PODS.join(","));
     format!(
         r"apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
@@ -177,7 +177,7 @@ hostnameOverride: node{node}
 bindAddress: {address}
 healthzBindAddress: 127.0.0.1:10256
 metricsBindAddress: 127.0.0.1:10249
-clusterCIDR: {PODS}
+clusterCIDR: {pods}
 detectLocalMode: ClusterCIDR
 conntrack: {{maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s, udpTimeout: 0s, udpStreamTimeout: 0s}}
 nftables: {{minSyncPeriod: 100ms, syncPeriod: 30s}}

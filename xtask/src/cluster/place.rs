@@ -62,7 +62,7 @@ impl fmt::Display for Name {
 // === impl Machine ===
 
 impl Machine {
-    /// The last byte of its address in 172.30.0.0/24.
+    /// The last part of its addresses in `172.30.0.0/24` and `fd00:30::/64`.
     const fn host(self) -> u8 {
         match self {
             Self::ControlPlane => 254,
@@ -72,7 +72,14 @@ impl Machine {
 
     /// Its address on the switch.
     pub(crate) fn address(self) -> String {
-        format!("172.30.0.{}", self.host())
+        let [address, _] = self.addresses();
+        address
+    }
+
+    /// The same of both families.
+    pub(crate) fn addresses(self) -> [String; 2] {
+        let host = self.host();
+        [format!("172.30.0.{host}"), format!("fd00:30::{host}")]
     }
 }
 

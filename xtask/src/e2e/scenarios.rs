@@ -45,6 +45,8 @@ pub(crate) const ALL: &[Scenario] = &[
     scenario("load-of-interceptors", load::of_interceptors),
     scenario("examples", examples::all_work),
     scenario("direct-cold", direct::cold),
+    scenario("direct-ipv6", direct::cold_ipv6),
+    scenario("direct-accept-queue", direct::accept_queue),
     scenario("direct-flaps", flaps::under_load),
     scenario("chart-settings", chart::settings),
     scenario("metrics", chart::metrics),

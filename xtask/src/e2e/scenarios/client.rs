@@ -107,10 +107,8 @@ impl<'a> Client<'a> {
     /// Load over this many connections, until [`Load::finish`].
     pub(super) fn load(&self, path: &str, connections: u32) -> Result<Load> {
         let mut command = self.cluster.beside(NODE);
-        command.args(["wrk", "--threads", "1", "--connections", &connections.to_string(), "--duration", "10m"]);
-        command.args(["--timeout", "60s", "--header", &format!("Host: {}", self.host)]);
-        command.arg(format!("http://{}{path}", self.proxy)).stdout(Stdio::piped()).stderr(Stdio::null());
-        Ok(Load(Some(command.spawn().context("cannot start wrk")?)))
+        command.args(["wrk", "--header", &format!("Host: {}", self.host)]);
+        Load::start(command, &format!("http://{}{path}", self.proxy), connections.into())
     }
 }
 
@@ -141,6 +139,22 @@ impl Answer {
 }
 
 impl Load {
+    /// Load by a command line that begins with wrk.
+    pub(super) fn start(mut wrk: Command, url: &str, connections: u64) -> Result<Self> {
+        wrk.args([
+            "--threads",
+            "1",
+            "--connections",
+            &connections.to_string(),
+            "--duration",
+            "10m",
+            "--timeout",
+            "60s",
+        ]);
+        wrk.arg(url).stdout(Stdio::piped()).stderr(Stdio::null());
+        Ok(Self(Some(wrk.spawn().context("cannot start wrk")?)))
+    }
+
     /// Ends the load and reads what came of it.
     pub(super) fn finish(mut self) -> Result<Seen> {
         let child = self.0.take().context("a load is finished once")?;

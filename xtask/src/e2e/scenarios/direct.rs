@@ -1,11 +1,14 @@
 //! A route without a proxy: the agent of the client's node holds the first connection, which reaches the pod itself.
 
-use std::{path::Path, time::Instant};
+use std::{path::Path, process::Command, time::Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use super::tenant::{App, Metric, PATIENCE, SYSTEM, Tenant, route, scaled_object};
+use super::{
+    client::Load,
+    tenant::{App, Metric, PATIENCE, SYSTEM, Tenant, route, scaled_object},
+};
 use crate::{
     cluster::{Cluster, Machine, ProxyMode},
     e2e::release,
@@ -13,84 +16,233 @@ use crate::{
 };
 
 const AGENT: &str = "daemonset/keda-add-ons-http-agent";
-pub(super) const WITH_AGENT: &str = "agent.enabled=true";
+const AGENT_PORT: u16 = 9097;
+const SENT_ON: &str = "rouse_hold_connections_total{outcome=\"taken\"}";
+
+/// By which family of addresses clients connect.
+#[derive(Clone, Copy)]
+enum Family {
+    V4,
+    V6,
+}
 
 /// Cold starts from a pod of each node, from each node itself and from outside by each node's port, then back to sleep; no interceptor
 /// has anything to do with it. The same with the rules of either kind that kube-proxy writes.
 pub(super) fn cold(cluster: &Cluster) -> Result<()> {
-    release::upgrade(cluster, &[WITH_AGENT])?;
-    let worked = cold_with_agents(cluster);
-    // Also after a failure: what comes next expects the defaults.
-    cluster.proxy_mode(ProxyMode::Nftables)?;
+    cold_by(cluster, Family::V4)
+}
+
+/// The same at the Service's address of IPv6.
+pub(super) fn cold_ipv6(cluster: &Cluster) -> Result<()> {
+    cold_by(cluster, Family::V6)
+}
+
+/// A pod that has stopped to accept has others put at its side, for as long as connections wait, and then all go.
+pub(super) fn accept_queue(cluster: &Cluster) -> Result<()> {
+    with_agents(cluster, queue_with_agents)
+}
+
+fn cold_by(cluster: &Cluster, family: Family) -> Result<()> {
+    with_agents(cluster, |cluster| {
+        let worked = cold_with_agents(cluster, family);
+        // Also after a failure: what comes next expects the defaults.
+        cluster.proxy_mode(ProxyMode::Nftables)?;
+        worked
+    })
+}
+
+/// Does what it is given while an agent holds and counts on each node.
+pub(super) fn with_agents(cluster: &Cluster, act: impl FnOnce(&Cluster) -> Result<()>) -> Result<()> {
+    release::upgrade(cluster, &["agent.enabled=true"])?;
+    let ready = cluster.wait_for("an agent on each node", PATIENCE, || {
+        let agents = cluster.json(&["get", "--namespace", SYSTEM, AGENT])?;
+        Ok((agents["status"]["numberReady"].as_u64() == Some(cluster.nodes().into())).then_some(()))
+    });
+    let worked = ready.and_then(|()| act(cluster));
+    // Also after a failure, as above.
     release::install(cluster)?;
     worked
 }
 
-/// Waits until connections are held and counted everywhere.
-pub(super) fn until_agents(cluster: &Cluster) -> Result<()> {
-    cluster.wait_for("an agent on each node", PATIENCE, || {
-        let agents = cluster.json(&["get", "--namespace", SYSTEM, AGENT])?;
-        Ok((agents["status"]["numberReady"].as_u64() == Some(cluster.nodes().into())).then_some(()))
-    })
+// === impl Family ===
+
+impl Family {
+    fn name(self) -> &'static str {
+        match self {
+            Self::V4 => "direct",
+            Self::V6 => "direct-ipv6",
+        }
+    }
+
+    fn in_urls(self, address: &str) -> String {
+        match self {
+            Self::V4 => address.to_owned(),
+            Self::V6 => format!("[{address}]"),
+        }
+    }
 }
 
-fn cold_with_agents(cluster: &Cluster) -> Result<()> {
-    until_agents(cluster)?;
-    let tenant = Tenant::new(cluster, "direct")?;
+fn cold_with_agents(cluster: &Cluster, family: Family) -> Result<()> {
+    let tenant = Tenant::new(cluster, family.name())?;
     let [deployment, mut service] = App::new("direct").slow_start(200, 1).objects();
     service["spec"]["type"] = json!("NodePort");
+    service["spec"]["ipFamilyPolicy"] = json!("RequireDualStack");
     tenant.apply(&[deployment, service])?;
-    tenant.apply(&[direct_route("direct"), scaled_object("direct", 3)])?;
+    tenant.apply(&[direct_route("direct", &format!("{}.e2e", family.name())), scaled_object("direct", 3)])?;
     tenant.condition("interceptorroute/direct", "Ready", "True")?;
     tenant.scaled("direct")?;
     for node in 1..=cluster.nodes() {
         tenant.apply(&[client(node)])?;
     }
-    from_everywhere(cluster, &tenant)?;
+    from_everywhere(cluster, &tenant, family)?;
     cluster.proxy_mode(ProxyMode::Iptables)?;
     println!("    kube-proxy writes rules of iptables from here on");
-    from_everywhere(cluster, &tenant)?;
+    from_everywhere(cluster, &tenant, family)?;
     tenant.finish()
 }
 
-fn from_everywhere(cluster: &Cluster, tenant: &Tenant<'_>) -> Result<()> {
+fn from_everywhere(cluster: &Cluster, tenant: &Tenant<'_>, family: Family) -> Result<()> {
     let service = cluster.json(&["get", "service", "--namespace", &tenant.namespace, "direct"])?;
-    let address = service["spec"]["clusterIP"].as_str().context("the Service has no address")?;
+    let mut addresses = service["spec"]["clusterIPs"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let address = addresses.nth(family as usize).context("the Service has no address of the family")?;
+    let address = &family.in_urls(address);
     let port = service["spec"]["ports"][0]["nodePort"].as_u64().context("the Service has no node port")?;
     for node in 1..=cluster.nodes() {
         tenant.asleep("direct")?;
         let client = format!("client{node}");
         tenant.condition(&format!("pod/{client}"), "Ready", "True")?;
         let network = cluster.network_of(&tenant.namespace, &client)?;
-        woken(&format!("a pod of node {node}"), || ask(&network, address))?;
+        let before = taken(cluster, &tenant.namespace)?;
+        woken(cluster, &format!("a pod of node {node}"), || ask(&network, address))?;
         let warm = Instant::now();
         ask(&network, address)?;
         println!("    node {node}: a warm one after {} ms", warm.elapsed().as_millis());
+        cluster.wait_for("both requests to be counted", PATIENCE, || {
+            Ok((taken(cluster, &tenant.namespace)? >= before + 2).then_some(()))
+        })?;
     }
     for node in 1..=cluster.nodes() {
         tenant.asleep("direct")?;
-        woken(&format!("node {node} itself"), || cluster.curl(Machine::Node(node), &asking(&url(address))))?;
+        woken(cluster, &format!("node {node} itself"), || cluster.curl(Machine::Node(node), &asking(&url(address))))?;
     }
     for node in 1..=cluster.nodes() {
         tenant.asleep("direct")?;
-        let url = url(&format!("{}:{port}", Machine::Node(node).address()));
-        woken(&format!("a machine outside by node {node}"), || cluster.curl(Machine::ControlPlane, &asking(&url)))?;
+        let [v4, v6] = Machine::Node(node).addresses();
+        let address = match family {
+            Family::V4 => v4,
+            Family::V6 => v6,
+        };
+        let url = url(&format!("{}:{port}", family.in_urls(&address)));
+        woken(cluster, &format!("a machine outside by node {node}"), || {
+            cluster.curl(Machine::ControlPlane, &asking(&url))
+        })?;
     }
     tenant.asleep("direct")
 }
 
-/// The first answer that a client gets must be a pod's own.
-fn woken(client: &str, ask: impl FnOnce() -> Result<String>) -> Result<()> {
-    let began = Instant::now();
-    let answer = ask()?;
-    ensure!(answer.starts_with("Hello from direct-"), "no pod of the app answered {client}: {answer}");
-    ensure!(!answer.contains("x-keda-http-cold-start"), "an interceptor answered {client}: {answer}");
-    println!("    {client}: first answer after {} ms, from the app's pod itself", began.elapsed().as_millis());
-    Ok(())
+/// What the agent of a node serves.
+fn of_agent(cluster: &Cluster, node: u8, path: &str) -> Result<String> {
+    let machine = Machine::Node(node);
+    cluster.curl(machine, &["--fail", &format!("http://{}:{AGENT_PORT}/{path}", machine.address())])
 }
 
-fn direct_route(name: &str) -> Value {
-    let mut route = route(name, "direct.e2e", Metric::Concurrency(10));
+/// What agents say of the only direct route in a namespace.
+fn told(cluster: &Cluster, namespace: &str) -> Result<Vec<Value>> {
+    let mut all = Vec::new();
+    for node in 1..=cluster.nodes() {
+        let state: Value = serde_json::from_str(&of_agent(cluster, node, "state")?).context("/state of an agent")?;
+        let routes = state["routes"].as_array().into_iter().flatten();
+        all.extend(routes.filter(|route| route["namespace"] == namespace).cloned());
+    }
+    Ok(all)
+}
+
+/// How many requests pods have taken without a proxy.
+fn taken(cluster: &Cluster, namespace: &str) -> Result<u64> {
+    Ok(told(cluster, namespace)?.iter().filter_map(|route| route["taken"]["requests"].as_u64()).sum())
+}
+
+/// Forty connections at a target of ten, that one pod lets wait: four replicas.
+fn queue_with_agents(cluster: &Cluster) -> Result<()> {
+    const WAITING: u64 = 40;
+
+    let tenant = Tenant::new(cluster, "queue")?;
+    // Who does not accept is not ready for long.
+    tenant.apply(&App::new("queue").unprobed().objects())?;
+    let mut route = direct_route("queue", "queue.e2e");
+    route["spec"]["scalingMetric"] = json!({ "acceptQueue": { "targetValue": 10 } });
+    tenant.apply(&[route, scaled_object("queue", 4), client(1)])?;
+    tenant.condition("interceptorroute/queue", "Ready", "True")?;
+    tenant.scaled("queue")?;
+    tenant.condition("pod/client1", "Ready", "True")?;
+    let network = cluster.network_of(&tenant.namespace, "client1")?;
+    let address = cluster.service_address(&tenant.namespace, "queue")?;
+    let pod = woken(cluster, "a pod", || ask(&network, &address))?;
+    let stopped = Stopped::stop(cluster, &tenant.namespace, &pod)?;
+    let mut wrk = Cluster::within(&network);
+    wrk.arg("wrk");
+    let load = Load::start(wrk, &url(&address), WAITING)?;
+    cluster.wait_for("all of them to wait", PATIENCE, || {
+        let waiting: u64 = told(cluster, &tenant.namespace)?.iter().filter_map(|one| one["acceptQueue"].as_u64()).sum();
+        // wrk's first look whether anybody is there waits, too.
+        Ok((waiting >= WAITING).then_some(()))
+    })?;
+    tenant.at_least("queue", 4)?;
+    drop(stopped);
+    cluster.wait_for("all of them to be accepted", PATIENCE, || {
+        Ok(told(cluster, &tenant.namespace)?.iter().all(|one| one["acceptQueue"] == 0).then_some(()))
+    })?;
+    let seen = load.without_failure()?;
+    println!("    four replicas while {WAITING} connections waited, none failed, {} requests", seen.requests);
+    tenant.asleep("queue")?;
+    tenant.finish()
+}
+
+/// A pod's process that has been stopped; it goes on when this is dropped.
+struct Stopped(String);
+
+impl Stopped {
+    fn stop(cluster: &Cluster, namespace: &str, pod: &str) -> Result<Self> {
+        let pid = cluster.process_of(namespace, pod)?.to_string();
+        process::run(Command::new("kill").args(["-STOP", &pid]))?;
+        Ok(Self(pid))
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        // It may have been killed.
+        _ = Command::new("kill").args(["-CONT", &self.0]).status();
+    }
+}
+
+/// How many held connections agents have sent on to a pod that took them.
+fn sent_on(cluster: &Cluster) -> Result<u64> {
+    let mut all = 0;
+    for node in 1..=cluster.nodes() {
+        let metrics = of_agent(cluster, node, "metrics")?;
+        let line = metrics.lines().find_map(|line| line.strip_prefix(SENT_ON));
+        all += line.map_or(Ok(0), |number| number.trim().parse::<u64>()).context("a metric is a number")?;
+    }
+    Ok(all)
+}
+
+/// The first answer that a client gets must be a pod's own, to which an agent has sent it on: the pod's name.
+fn woken(cluster: &Cluster, client: &str, ask: impl FnOnce() -> Result<String>) -> Result<String> {
+    let before = sent_on(cluster)?;
+    let began = Instant::now();
+    let answer = ask()?;
+    let pod = answer.lines().next().and_then(|line| line.strip_prefix("Hello from "));
+    let pod = pod.with_context(|| format!("no pod of the app answered {client}: {answer}"))?;
+    ensure!(!answer.contains("x-keda-http-cold-start"), "an interceptor answered {client}: {answer}");
+    println!("    {client}: first answer after {} ms, from the app's pod itself", began.elapsed().as_millis());
+    // Also without it the node's own rules would know the pod, seconds later.
+    ensure!(sent_on(cluster)? == before + 1, "no agent has sent on what {client} had begun");
+    Ok(pod.to_owned())
+}
+
+fn direct_route(name: &str, host: &str) -> Value {
+    let mut route = route(name, host, Metric::Concurrency(10));
     route["spec"]["dataPath"] = json!("Direct");
     route
 }

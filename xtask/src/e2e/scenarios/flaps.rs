@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 
 use super::{
     client::NODE,
-    direct::{WITH_AGENT, ask, client, until_agents},
+    direct::{ask, client, with_agents},
     tenant::{App, Metric, PATIENCE, SCALING, Tenant, route, scaled_object},
 };
-use crate::{cluster::Cluster, e2e::release};
+use crate::cluster::Cluster;
 
 /// How often the workload goes to zero and comes back, some ten seconds each; `ROUSE_FLAPS` says otherwise.
 const FLAPS: usize = 20;
@@ -37,15 +37,10 @@ enum Asker {
 
 /// Interceptors stand in for a workload that needs them while it is cold; clients are pods of each node, and a node itself.
 pub(super) fn under_load(cluster: &Cluster) -> Result<()> {
-    release::upgrade(cluster, &[WITH_AGENT])?;
-    let worked = with_agents(cluster);
-    // Also after a failure: what comes next expects the defaults.
-    release::install(cluster)?;
-    worked
+    with_agents(cluster, flap)
 }
 
-fn with_agents(cluster: &Cluster) -> Result<()> {
-    until_agents(cluster)?;
+fn flap(cluster: &Cluster) -> Result<()> {
     let tenant = Tenant::new(cluster, "flaps")?;
     // As any pod must: kube-proxy hears a moment later than the pod that it ends.
     tenant.apply(&App::new("flaps").lingers(2).objects())?;

@@ -184,6 +184,11 @@ impl App {
         Self { start_delay_ms, probe_period, ..self }
     }
 
+    /// Is ready from the moment that it runs.
+    pub(super) fn unprobed(self) -> Self {
+        Self { probe: Value::Null, ..self }
+    }
+
     /// Goes on for so many seconds once it is to end: until then somebody may not know yet that it does.
     pub(super) fn lingers(self, linger: u32) -> Self {
         Self { linger, ..self }
@@ -193,7 +198,9 @@ impl App {
     pub(super) fn objects(&self) -> [Value; 2] {
         let Self { name, image, replicas, start_delay_ms, probe, probe_period, protocol, linger } = self;
         let mut probe = probe.clone();
-        probe["periodSeconds"] = json!(probe_period);
+        if !probe.is_null() {
+            probe["periodSeconds"] = json!(probe_period);
+        }
         let mut port = json!({ "name": "http", "port": 80, "targetPort": "http" });
         if let Some(protocol) = protocol {
             port["appProtocol"] = json!(protocol);
@@ -206,7 +213,8 @@ impl App {
             "image": image,
             "imagePullPolicy": "IfNotPresent",
             "env": [
-                { "name": "POD_IP", "value": "0.0.0.0" },
+                // Both families.
+                { "name": "POD_IP", "value": "::" },
                 { "name": "POD_NAME", "valueFrom": { "fieldRef": { "fieldPath": "metadata.name" } } },
                 { "name": "PORT", "value": PORT.to_string() },
                 { "name": "START_DELAY_MS", "value": start_delay_ms.to_string() },
