@@ -44,7 +44,7 @@ use self::{
     fixed::{Asked, Recipient, Static},
     forward::{Answer, Deadlines, Opened, Outbound, Sent},
     headers::{Hop, Outgoing},
-    hold::{Acquired, Limits, Manner},
+    hold::{Acquired, Limits, Need},
     inflight::{InFlight, Told},
     pool::Lease,
     session::Wish,
@@ -304,8 +304,8 @@ impl Exchange {
     ) -> Result<Acquired, ProxyError> {
         let limits = Limits { readiness: due.readiness, request: due.request };
         let received = Received::requests(self.connection.is_encrypted());
-        let manner = Manner { received, upgraded, wish: self.wish(route, outbound) };
-        match hold::acquire(&self.worker, route, (limits, manner), asker, now).await {
+        let need = Need { received, upgraded, wish: self.wish(route, outbound) };
+        match hold::acquire(&self.worker, route, (limits, need), asker, now).await {
             Ok(acquired) => {
                 self.pod = Some(acquired.lease.addr()).filter(|_| acquired.backend == Backend::Target);
                 match acquired.backend {

@@ -78,7 +78,7 @@ pub(crate) struct Limits {
 
 /// What kind of connection a request needs.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Manner {
+pub(crate) struct Need {
     /// How it was received.
     pub(crate) received: Received,
     /// It asks for another protocol.
@@ -93,21 +93,21 @@ pub(crate) struct Manner {
 pub(crate) async fn acquire(
     worker: &Rc<Worker>,
     route: &Rc<LocalRoute>,
-    (limits, manner): (Limits, Manner),
+    (limits, need): (Limits, Need),
     (body, in_flight): (&RequestBody, &InFlight),
     now: Instant,
 ) -> Result<Acquired, AcquireError> {
     let failed = |error| AcquireError { error, past_hold: false, cold: false };
-    let balancer = worker.target(route, manner.received).map_err(failed)?;
+    let balancer = worker.target(route, need.received).map_err(failed)?;
     // The warm path: no subscription, no place, no timer. Where others are held back, it is theirs first.
     if (worker.shared.gates.are_idle() || !stands_behind(worker, route))
-        && let Choice::Offer(Offer::Lease(lease)) = choose(worker, &balancer, manner, now)
+        && let Choice::Offer(Offer::Lease(lease)) = choose(worker, &balancer, need, now)
     {
-        remember(worker, &balancer, manner, (lease.addr(), now));
+        remember(worker, &balancer, need, (lease.addr(), now));
         return Ok(Acquired { lease, at: now, backend: Backend::Target, cold: None });
     }
     // Few requests wait, and the future of one that does is large.
-    Box::pin(wait(worker, route, balancer, (limits, manner), (body, in_flight))).await
+    Box::pin(wait(worker, route, balancer, (limits, need), (body, in_flight))).await
 }
 
 /// Waits for an open connection.
@@ -115,7 +115,7 @@ async fn wait(
     worker: &Rc<Worker>,
     route: &Rc<LocalRoute>,
     balancer: Rc<Balancer>,
-    (limits, manner): (Limits, Manner),
+    (limits, need): (Limits, Need),
     (body, in_flight): (&RequestBody, &InFlight),
 ) -> Result<Acquired, AcquireError> {
     let mut wait = Wait {
@@ -124,7 +124,7 @@ async fn wait(
         entry: Arc::clone(&route.entry),
         backend: Backend::Target,
         limits,
-        manner,
+        need,
         balancer,
         in_flight,
         cold: false,
@@ -150,21 +150,21 @@ async fn wait(
 }
 
 /// Where a request to the target may go: to the pod that it or its client belongs to, or to any.
-fn choose(worker: &Worker, balancer: &Balancer, manner: Manner, now: Instant) -> Choice {
-    let wanted = match manner.wish {
+fn choose(worker: &Worker, balancer: &Balancer, need: Need, now: Instant) -> Choice {
+    let wanted = match need.wish {
         Wish::Pod(pod) => balancer.named(pod),
         Wish::Any(client) if balancer.affinity().is_some() => {
             let known = balancer.id().and_then(|id| worker.shared.clients.pod(id, client, now));
             known.filter(|pod| balancer.has(*pod)).or_else(|| balancer.first_pod(client))
         }
-        Wish::Any(_) => return balancer.choose(now, manner.upgraded),
+        Wish::Any(_) => return balancer.choose(now, need.upgraded),
     };
-    balancer.choose_near(wanted, now, manner.upgraded)
+    balancer.choose_near(wanted, now, need.upgraded)
 }
 
 /// Lets a client stay with the pod that it has got, where the Service asks for it.
-fn remember(worker: &Worker, balancer: &Balancer, manner: Manner, (pod, now): (SocketAddr, Instant)) {
-    let (Some(timeout), Wish::Any(client)) = (balancer.affinity(), manner.wish) else { return };
+fn remember(worker: &Worker, balancer: &Balancer, need: Need, (pod, now): (SocketAddr, Instant)) {
+    let (Some(timeout), Wish::Any(client)) = (balancer.affinity(), need.wish) else { return };
     let Some((id, until)) = balancer.id().zip(now.checked_add(timeout)) else { return };
     if !worker.shared.clients.keep(id, client, pod, (now, until)) {
         worker.shared.metrics.client_forgotten();
@@ -184,7 +184,7 @@ struct Wait<'a> {
     entry: Arc<RouteEntry>,
     backend: Backend,
     limits: Limits,
-    manner: Manner,
+    need: Need,
     balancer: Rc<Balancer>,
     in_flight: &'a InFlight,
     cold: bool,
@@ -217,7 +217,7 @@ impl Wait<'_> {
                 subscription = self.worker.subscribe(upstream);
                 self.gate = None;
             }
-            self.balancer = self.worker.balancer(&self.entry, self.backend, self.manner.received)?;
+            self.balancer = self.worker.balancer(&self.entry, self.backend, self.need.received)?;
             let now = Instant::now();
             let retry_at = match self.choose(now) {
                 Choice::Offer(Offer::Lease(lease)) => return Ok(self.acquired(lease)),
@@ -248,10 +248,10 @@ impl Wait<'_> {
     /// Where it may go now.
     fn choose(&mut self, now: Instant) -> Choice {
         let choice = match &self.gate {
-            None if self.backend == Backend::Target => choose(self.worker, &self.balancer, self.manner, now),
-            None => self.balancer.choose(now, self.manner.upgraded),
+            None if self.backend == Backend::Target => choose(self.worker, &self.balancer, self.need, now),
+            None => self.balancer.choose(now, self.need.upgraded),
             Some(gate) => match gate.leave_to_go(self.balancer.seen()) {
-                Some(pod) => self.balancer.choose_at(pod, now, self.manner.upgraded),
+                Some(pod) => self.balancer.choose_at(pod, now, self.need.upgraded),
                 None if self.balancer.is_empty() => Choice::Cold,
                 None => Choice::Wait(None),
             },
@@ -404,7 +404,7 @@ impl Wait<'_> {
     fn acquired(&mut self, lease: Lease) -> Acquired {
         let connected = Instant::now();
         if self.backend == Backend::Target {
-            remember(self.worker, &self.balancer, self.manner, (lease.addr(), connected));
+            remember(self.worker, &self.balancer, self.need, (lease.addr(), connected));
         }
         self.in_flight.set_slot(self.gate.take().and_then(Place::accepted));
         let cold = self.cold.then(|| ColdWait {

@@ -9,7 +9,7 @@ use tokio::{io::Interest, net::TcpStream};
 
 use super::{
     body::RequestBody,
-    hold::{self, Limits, Manner},
+    hold::{self, Limits, Need},
     inflight::{InFlight, Told},
     session::Wish,
     upgrade::{Handover, Tunnel, Upstream},
@@ -38,10 +38,10 @@ pub(crate) async fn serve(worker: &Rc<Worker>, connection: &Rc<Connection>, rout
         // A deadline of requests says nothing of how long a connection may live.
         request: None,
     };
-    let manner = Manner { received: Received::Raw, upgraded: true, wish: Wish::Any(connection.peer().ip()) };
+    let need = Need { received: Received::Raw, upgraded: true, wish: Wish::Any(connection.peer().ip()) };
     let body = RequestBody::empty(Framing::None);
     let acquired = {
-        let mut acquired = pin!(hold::acquire(worker, route, (limits, manner), (&body, &in_flight), arrived));
+        let mut acquired = pin!(hold::acquire(worker, route, (limits, need), (&body, &in_flight), arrived));
         tokio::select! {
             acquired = &mut acquired => acquired,
             () = gone(&client) => return tracing::debug!(client = %connection.peer(), "client has left"),
