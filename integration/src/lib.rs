@@ -39,14 +39,18 @@ pub use self::{
 use std::{future::Future, time::Duration};
 
 /// How long anything may take before a test is taken to hang. Not a measure: nothing is asserted about time.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How many times as long on a machine that is as much slower than others; once if it is not told.
+const SLOWNESS: &str = "ROUSE_TEST_SLOWNESS";
 
 /// How often a condition is looked at again.
 const LOOK: Duration = Duration::from_millis(2);
 
 /// Waits for what must happen, and says what it was if it does not.
 pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    let ended = tokio::time::timeout(PATIENCE, future).await;
+    let slowness = std::env::var(SLOWNESS).map_or(1, |times| times.parse().unwrap());
+    let ended = tokio::time::timeout(PATIENCE * slowness, future).await;
     ended.unwrap_or_else(|_elapsed| panic!("did not happen: {what}"))
 }
 

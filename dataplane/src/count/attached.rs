@@ -21,7 +21,11 @@ use aya::{
 use interceptor_core::UpstreamId;
 
 use super::CountError;
-use crate::{open::words, pins, probe::Probed};
+use crate::{
+    open::words,
+    pins,
+    probe::{self, Probed},
+};
 
 const ACCEPTED: &str = "count_accepted";
 pub(super) const RECEIVED: &str = "count_received";
@@ -67,7 +71,7 @@ impl Programs {
         let names = [ACCEPTED, RECEIVED, SENT].into_iter();
         let mut ids = names.map(|name| load(ebpf, name, probed.lacks())).collect::<Result<Vec<_>, _>>()?;
         let jumps = if probed.perfmon {
-            streams(ebpf).map_err(|error| words(&error))
+            streams(ebpf).map_err(|error| format!("{}{}", probe::too_old((5, 17), "bpf_loop"), words(&error)))
         } else {
             Err("missing CAP_PERFMON".to_owned())
         };

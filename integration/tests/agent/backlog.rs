@@ -61,7 +61,7 @@ async fn connections_that_nobody_accepts_reach_the_scaler_also_by_another_agent(
 }
 
 #[tokio::test]
-#[ignore = "needs root and Linux 6.6: run by cargo xtask test"]
+#[ignore = "needs root and Linux 6.12: run by cargo xtask test"]
 async fn what_cannot_be_read_is_no_number() {
     let bench = bench();
     bench.list(true);

@@ -152,7 +152,7 @@ pub(crate) async fn requests(agent: &Agent, expected: u64) {
 }
 
 #[tokio::test]
-#[ignore = "needs root and Linux 6.6: run by cargo xtask test"]
+#[ignore = "needs root and Linux 6.12: run by cargo xtask test"]
 async fn requests_to_a_pod_are_counted_from_when_its_cgroup_appears_with_two_capabilities() {
     let bench = Bench::new();
     let agent = bench.agent_that_may("ROUSE_BPFFS=", "").await;

@@ -364,7 +364,7 @@ async fn a_pod_that_comes_later_is_a_client_like_the_others() {
 }
 
 #[tokio::test]
-#[ignore = "needs root and Linux 6.6: run by cargo xtask test"]
+#[ignore = "needs root and Linux 6.12: run by cargo xtask test"]
 async fn two_capabilities_are_enough() {
     let bench = Bench::new();
     let few = ["setpriv", "--bounding-set=-all,+bpf,+net_admin", "--inh-caps=-all"];

@@ -339,7 +339,7 @@ async fn without_the_right_or_the_wish_connections_of_the_node_are_left_alone_an
 }
 
 #[tokio::test]
-#[ignore = "needs root and Linux 6.6: run by cargo xtask test"]
+#[ignore = "needs root and Linux 6.12: run by cargo xtask test"]
 async fn three_capabilities_are_enough_for_connections_of_the_node() {
     let bench = Bench::new();
     let few = ["setpriv", "--bounding-set=-all,+bpf,+net_admin,+net_raw", "--inh-caps=-all"];

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::{
     process::{self, Running},
@@ -21,8 +21,6 @@ use crate::{
 const INIT: &str = include_str!("init.sh");
 /// What reaches the files; a kernel that has one of them built in has no module.
 const MODULES: [&str; 3] = ["virtio_pci", "virtiofs", "overlay"];
-/// In the machine's folder, which both ends are started in: a socket's whole path may be too long.
-const SOCKET: &str = "files.socket";
 const MEMORY: &str = "4G";
 const CPUS: &str = "2";
 /// How long whoever shares the files takes to begin with it.
@@ -44,12 +42,15 @@ impl Machine<'_> {
     pub(super) fn run(&self, script: &str, longest: Duration, mut line: impl FnMut(&str)) -> Result<()> {
         let Self { folder, virtiofsd, .. } = self;
         self.pack(script).context("cannot pack the first file system")?;
-        let socket = folder.join(SOCKET);
-        // One that was killed leaves it.
+        // In the machine's folder, which both ends are started in, since a socket's whole path may be too long; and like no other's,
+        // since virtiofsd locks a file of that name.
+        let name = format!("files-{}.socket", std::process::id());
+        let socket = folder.join(&name);
+        // It is there from the kernel before, or from a process of the same number that was killed.
         _ = fs::remove_file(&socket);
         let log = fs::File::create(folder.join("virtiofsd.log"))?;
         let mut share = Command::new(virtiofsd);
-        share.current_dir(folder).arg(format!("--socket-path={SOCKET}"));
+        share.current_dir(folder).arg(format!("--socket-path={name}"));
         share.args(["-o", "source=/", "-o", "sandbox=chroot", "-o", "cache=always"]);
         let mut share = Running::start(share.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log))?;
         let deadline = Instant::now() + PATIENCE;
@@ -59,7 +60,7 @@ impl Machine<'_> {
             }
             thread::park_timeout(Duration::from_millis(10));
         }
-        let mut qemu = Running::start(self.qemu().stdin(Stdio::null()).stdout(Stdio::piped()))?;
+        let mut qemu = Running::start(self.qemu(&name).stdin(Stdio::null()).stdout(Stdio::piped()))?;
         let output = qemu.output().context("standard output is piped")?;
         let (send, lines) = mpsc::channel();
         thread::spawn(move || {
@@ -68,16 +69,21 @@ impl Machine<'_> {
             lines.map(|line| send.send(line)).take_while(Result::is_ok).for_each(drop);
         });
         let deadline = Instant::now() + longest;
-        loop {
+        let ended = loop {
             match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(bytes) => line(String::from_utf8_lossy(&bytes).trim_end()),
-                Err(RecvTimeoutError::Disconnected) => return Ok(()),
-                Err(RecvTimeoutError::Timeout) => bail!("not done after {} minutes", longest.as_secs() / 60),
+                Err(RecvTimeoutError::Disconnected) => break Ok(()),
+                Err(RecvTimeoutError::Timeout) => {
+                    break Err(anyhow!("not done after {} minutes", longest.as_secs() / 60));
+                }
             }
-        }
+        };
+        // A socket is of no use to anybody.
+        _ = fs::remove_file(&socket);
+        ended
     }
 
-    fn qemu(&self) -> Command {
+    fn qemu(&self, socket: &str) -> Command {
         let Self { kernel, accelerator, folder, .. } = self;
         let mut qemu = Command::new("qemu-system-x86_64");
         qemu.current_dir(folder);
@@ -85,7 +91,7 @@ impl Machine<'_> {
         qemu.args(["-nodefaults", "-display", "none", "-no-reboot"]);
         // Files are shared by memory.
         qemu.arg("-object").arg(format!("memory-backend-memfd,id=memory,size={MEMORY},share=on"));
-        qemu.args(["-numa", "node,memdev=memory", "-chardev"]).arg(format!("socket,id=files,path={SOCKET}"));
+        qemu.args(["-numa", "node,memdev=memory", "-chardev"]).arg(format!("socket,id=files,path={socket}"));
         qemu.args(["-device", "vhost-user-fs-pci,chardev=files,tag=machine"]);
         qemu.args(["-serial", "file:console.log", "-serial", "stdio"]);
         qemu.arg("-kernel").arg(kernel.image()).arg("-initrd").arg(self.initrd());

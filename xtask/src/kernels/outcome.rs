@@ -9,6 +9,8 @@ use crate::{kernels::suites::Suite, report::Outcome, test::Counts};
 
 /// Stands before a suite's name in what a machine writes.
 const SUITE: &str = "== suite ";
+/// Stands where what has failed is run once more.
+const AGAIN: &str = "== again";
 
 /// The suites so far.
 #[derive(Debug, Default)]
@@ -22,6 +24,8 @@ struct Seen {
     began: Instant,
     last: Instant,
     counts: Option<Counts>,
+    /// What the first run came to, where there was a second one.
+    before: Option<Counts>,
     failed: Vec<String>,
     /// All that it wrote, to tell how far it came.
     begun: Vec<String>,
@@ -32,11 +36,16 @@ pub(super) fn begins(name: &str) -> String {
     format!("echo '{SUITE}{name}'")
 }
 
+/// What it does before what has failed is run once more.
+pub(super) fn again() -> String {
+    format!("echo '{AGAIN}'")
+}
+
 impl Outcomes {
     /// Takes a line of what a machine writes.
     pub(super) fn read(&mut self, line: &str, at: Instant) {
         if let Some(name) = line.strip_prefix(SUITE) {
-            let seen = Seen { began: at, last: at, counts: None, failed: Vec::new(), begun: Vec::new() };
+            let seen = Seen { began: at, last: at, counts: None, before: None, failed: Vec::new(), begun: Vec::new() };
             self.suites.insert(name.to_owned(), seen);
             self.now = Some(name.to_owned());
         }
@@ -44,6 +53,9 @@ impl Outcomes {
         seen.last = at;
         if let Some(counts) = Counts::parse(line) {
             seen.counts = Some(counts);
+        } else if line == AGAIN {
+            seen.before = seen.counts.take();
+            seen.failed.clear();
         } else if let Some(name) = line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" stdout ----")) {
             seen.failed.push(name.to_owned());
         } else if let Some(name) = line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... ")) {
@@ -54,18 +66,20 @@ impl Outcomes {
     /// How a suite went, and how long it took; `why` is what ended the machine before its time.
     pub(super) fn of(&self, suite: &Suite, why: Option<&anyhow::Error>) -> (Outcome, Duration) {
         let why = || why.map_or_else(|| "the machine ended: see console.log".to_owned(), |why| format!("{why:#}"));
-        let Some(Seen { began, last, counts, failed, begun }) = self.suites.get(&suite.name) else {
+        let Some(Seen { began, last, counts, before, failed, begun }) = self.suites.get(&suite.name) else {
             return (Outcome::Failed(format!("did not begin: {}", why())), Duration::ZERO);
         };
-        let expected = suite.tests.len() as u64;
+        let (expected, at_once) = (suite.tests.len() as u64, before.map_or(0, |before| before.passed));
+        let counts = counts.map(|counts| Counts { passed: counts.passed + at_once, ..counts });
         let outcome = match counts {
             None => {
                 let stuck = suite.tests.iter().find(|test| !begun.contains(test)).map_or("the end", String::as_str);
                 Outcome::Failed(format!("stopped in {stuck}: {}", why()))
             }
-            Some(Counts { passed, failed: 0, .. }) if *passed == expected => {
-                Outcome::Passed(format!("{passed} passed"))
-            }
+            Some(Counts { passed, failed: 0, .. }) if passed == expected => Outcome::Passed(match before {
+                None => format!("{passed} passed"),
+                Some(before) => format!("{passed} passed, {} of them in a second try", before.failed),
+            }),
             Some(Counts { passed, failed: 0, .. }) => Outcome::Failed(format!("{passed} passed of {expected}")),
             Some(Counts { passed, .. }) => Outcome::Failed(format!("{passed} passed; failed: {}", failed.join(", "))),
         };
@@ -97,6 +111,10 @@ mod tests {
         assert_eq!(of(&["== suite p/s", &ended(2, 0)]), "2 passed of 3");
         let failed = ["== suite p/s", "---- b stdout ----", &ended(2, 1)];
         assert_eq!(of(&failed), "2 passed; failed: b");
+        let again = ["== suite p/s", "---- b stdout ----", &ended(2, 1), "== again", &ended(1, 0)];
+        assert_eq!(of(&again), "3 passed, 1 of them in a second try");
+        let twice = ["== suite p/s", &ended(2, 1), "== again", "---- b stdout ----", &ended(0, 1)];
+        assert_eq!(of(&twice), "2 passed; failed: b");
         let stopped = ["== suite p/s", "test a ... ok", "== suite other", "test b ... ok"];
         assert_eq!(of(&stopped), "stopped in b: the machine ended: see console.log");
         assert!(of(&[]).starts_with("did not begin"));
