@@ -28,8 +28,8 @@ pub(super) struct Services {
 /// The ready pods of an upstream, and where they are.
 #[derive(Debug)]
 struct Pods {
-    listed: Endpoints,
-    others: Vec<SocketAddr>,
+    endpoints: Endpoints,
+    direct: Arc<Direct>,
     addresses: Vec<SocketAddr>,
 }
 
@@ -55,14 +55,18 @@ impl Services {
         let direct = || held().filter(|upstream| upstream.direct.is_some());
         change.again = self.settling.update(direct(), now);
         let mut pods = BTreeMap::new();
-        for (upstream, direct) in held().filter_map(|upstream| Some((upstream, upstream.direct.as_deref()?))) {
-            let others = direct.of_the_other_family(&upstream.endpoints);
-            let is_same = |known: &Pods| known.listed == upstream.endpoints && known.others == others;
-            let known = self.pods.remove(&upstream.id).filter(is_same).unwrap_or_else(|| {
-                change.pods.push(upstream.id);
-                Pods::of(&upstream.endpoints, others.clone())
-            });
-            pods.insert(upstream.id, known);
+        for (upstream, direct) in held().filter_map(|upstream| Some((upstream, upstream.direct.as_ref()?))) {
+            let current = match self.pods.remove(&upstream.id) {
+                Some(known) if known.are_of(upstream, direct) => known,
+                known => {
+                    let new = Pods::of(upstream, direct);
+                    if known.is_none_or(|known| known.addresses != new.addresses) {
+                        change.pods.push(upstream.id);
+                    }
+                    new
+                }
+            };
+            pods.insert(upstream.id, current);
         }
         self.pods = pods;
         let is_for_outside = |direct: &Direct| direct.node_port.is_some() || !direct.external.is_empty();
@@ -109,9 +113,16 @@ impl Services {
 // === impl Pods ===
 
 impl Pods {
-    fn of(listed: &Endpoints, others: Vec<SocketAddr>) -> Self {
-        let addresses = listed.keys().chain(&others).copied().collect();
-        Self { listed: listed.clone(), others, addresses }
+    fn of(upstream: &Upstream, direct: &Arc<Direct>) -> Self {
+        let endpoints = upstream.endpoints.clone();
+        let others = direct.of_the_other_family(&endpoints);
+        let addresses = endpoints.keys().chain(&others).copied().collect();
+        Self { endpoints, direct: Arc::clone(direct), addresses }
+    }
+
+    /// Whether they are those of an upstream as it is now, as far as can be told without a look at each.
+    fn are_of(&self, upstream: &Upstream, direct: &Arc<Direct>) -> bool {
+        Arc::ptr_eq(&self.direct, direct) && self.endpoints == upstream.endpoints
     }
 }
 
