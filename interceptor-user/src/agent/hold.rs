@@ -9,7 +9,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    future, io,
+    future, io, mem,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -82,7 +82,6 @@ pub(crate) struct Task {
     /// Whether devices that lead outward are looked at, too.
     outside: bool,
     node: Vec<(IpAddr, String)>,
-    way: Way,
     listens: mpsc::Receiver<Listens>,
     namespaces: watch::Receiver<Addresses>,
     /// What is held goes to pods that are counted already, or their first request might not be.
@@ -100,6 +99,7 @@ struct Kept {
     /// When the packet was copied, and when the first one was.
     at: Duration,
     since: Duration,
+    way: Way,
     _counted: Vec<Counted>,
 }
 
@@ -145,7 +145,6 @@ impl Task {
             expecting: BTreeSet::new(),
             outside: false,
             node: Vec::new(),
-            way: Way::default(),
             listens,
             namespaces,
             counted,
@@ -248,6 +247,7 @@ impl Task {
             origin,
             at,
             since: at,
+            way: Way::default(),
             _counted: routes.iter().map(|entry| Counted::new(&entry.counters)).collect(),
         };
         match self.holding.arrive(flow, upstream, (at, timeout), keep) {
@@ -291,21 +291,16 @@ impl Task {
 
     /// A pod has begun to listen: connections that it has refused so far are tried again at once.
     fn listens(&mut self, (addr, at): Listens) {
-        if self.way == Way::Conntrack {
-            let services = &self.services;
-            self.holding.listens(addr, (at, monotonic()), |id| services.pods(id));
-        }
+        let services = &self.services;
+        self.holding.listens(addr, (at, monotonic()), |id| services.pods(id));
     }
 
     /// Does for connections what is due.
     fn act(&mut self) {
         loop {
             let now = monotonic();
-            let (services, way) = (&self.services, self.way);
-            let acts = self.holding.due(now, BATCH, |id| match way {
-                Way::Conntrack => services.pods(id),
-                Way::Rules => services.settled_pods(id, now),
-            });
+            let services = &self.services;
+            let acts = self.holding.due(now, BATCH, |id| services.pods(id));
             let done = acts.len() < BATCH;
             for act in acts {
                 match act {
@@ -322,29 +317,49 @@ impl Task {
 
     fn send(&mut self, flow: &Flow, pod: SocketAddr) {
         let passes_by = self.passes_by(flow, pod);
+        let is_settled = self.services.is_settled(flow.service, monotonic());
         let (Ok(hold), Some(kept)) = (&mut self.hold, self.holding.get_mut(flow)) else { return };
         let age = monotonic().saturating_sub(kept.at);
         let packet = (&kept.syn, kept.origin);
-        self.metrics.tried();
-        let sent = match self.way {
+        let (way, sent) = match kept.way {
             Way::Conntrack => {
                 let local = (&self.devices, self.node.as_slice());
                 let source = node::source((flow, kept.origin), pod, passes_by, local);
-                hold.send(packet, age, &Translation { pod, source })
+                (Way::Conntrack, hold.send(packet, age, &Translation { pod, source }))
             }
-            Way::Rules => hold.release(packet, age),
+            Way::Rules if is_settled => (Way::Rules, hold.release(packet, age)),
+            // The rules might refuse it yet.
+            Way::Rules => return,
         };
-        let lost = matches!(sent, Err(SendError::Device { .. }));
-        let refused = matches!(sent, Err(SendError::Conntrack(_)));
+        self.metrics.tried();
+        let is_lost = matches!(sent, Err(SendError::Device { .. }));
+        let is_refused = matches!(sent, Err(SendError::Conntrack(_)));
+        if is_refused {
+            kept.way = Way::Rules;
+        }
         self.note(flow, sent);
-        if lost {
-            self.give_up(flow, End::Lost);
-        } else if refused {
-            self.fall_back();
-        } else if self.way == Way::Rules {
-            // From here on it is the rules' own: they have known the pod for a while.
-            self.holding.forget(flow, monotonic());
-            self.ended(flow, End::Released);
+        match way {
+            _ if is_lost => self.give_up(flow, End::Lost),
+            Way::Conntrack => self.tell(if is_refused { Way::Rules } else { Way::Conntrack }),
+            Way::Rules => {
+                // From here on it is the rules' own: they have known the pod for a while.
+                self.holding.forget(flow, monotonic());
+                self.ended(flow, End::Released);
+            }
+        }
+    }
+
+    /// Tells by which way held connections reach their pods, which the last one has shown.
+    fn tell(&self, way: Way) {
+        let before = mem::replace(&mut self.report.0.lock().way, way);
+        match (before, way) {
+            (Way::Conntrack, Way::Rules) => {
+                tracing::warn!(
+                    "connection tracking refuses an entry: what it is for waits until the node's own rules know the pod"
+                );
+            }
+            (Way::Rules, Way::Conntrack) => tracing::info!("connection tracking takes entries again"),
+            (Way::Conntrack, Way::Conntrack) | (Way::Rules, Way::Rules) => {}
         }
     }
 
@@ -358,15 +373,6 @@ impl Task {
         let node: Vec<_> = self.node.iter().map(|(ip, _)| *ip).collect();
         let mut directs = upstreams.filter_map(|upstream| upstream.direct.as_deref());
         directs.any(|direct| direct.is_for_outside(flow.service, &node) && !direct.is_on(&self.name, pod))
-    }
-
-    /// Connection tracking takes no entries of ours: from now on the node's own rules must do.
-    fn fall_back(&mut self) {
-        if self.way == Way::Conntrack {
-            self.way = Way::Rules;
-            self.report.0.lock().way = Way::Rules;
-            tracing::warn!("held connections now wait until the node's own rules know their pod");
-        }
     }
 
     fn give_up(&mut self, flow: &Flow, end: End) {

@@ -16,7 +16,7 @@ pub(crate) struct Known {
     pub(crate) off: Option<String>,
     /// Why connections of the node itself are not held, if so.
     pub(crate) node_off: Option<String>,
-    /// How held connections reach their pods.
+    /// How the last of the held connections has reached its pod, or is to.
     pub(crate) way: Way,
     /// Names of the devices that have the programs.
     pub(crate) devices: Vec<String>,
@@ -28,13 +28,13 @@ pub(crate) struct Known {
     pub(crate) left_out: Vec<(ObjectKey, String)>,
 }
 
-/// How held connections reach their pods.
+/// How a held connection reaches its pod.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Way {
     /// By an entry of ours in connection tracking, as soon as a pod is ready.
     #[default]
     Conntrack,
-    /// By the node's own rules, when they know the pod: connection tracking takes no entry.
+    /// By the node's own rules, when they know the pod: connection tracking has refused the entry.
     Rules,
 }
 

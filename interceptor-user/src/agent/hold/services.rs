@@ -100,9 +100,9 @@ impl Services {
         self.pods.get(&id).map(|pods| pods.addresses.as_slice()).unwrap_or_default()
     }
 
-    /// Those of them that the node's own rules are sure to know, too.
-    pub(super) fn settled_pods(&self, id: UpstreamId, now: Duration) -> &[SocketAddr] {
-        if self.heat(id, now) == Heat::Warm { self.pods(id) } else { &[] }
+    /// Whether the node's own rules are sure to know the pods behind an address, too.
+    pub(super) fn is_settled(&self, address: SocketAddr, now: Duration) -> bool {
+        self.at(address).first().is_some_and(|id| self.heat(*id, now) == Heat::Warm)
     }
 
     fn heat(&self, id: UpstreamId, now: Duration) -> Heat {
@@ -276,9 +276,11 @@ mod tests {
         assert_eq!(change, Change { pods: vec![id], settled: Vec::new(), again: Some(secs(10) + SETTLE) });
         assert_eq!(services.claims().table.services[&0], Heat::Cold);
         assert_eq!(services.pods(id).len(), 1);
-        assert!(services.settled_pods(id, secs(10)).is_empty());
+        let address = "10.96.0.1:80".parse().unwrap();
+        assert!(!services.is_settled(address, secs(10)));
         let change = services.update(&index.snapshot(), &[], ROOM, secs(10) + SETTLE);
         assert_eq!(change, Change { pods: Vec::new(), settled: vec![id], again: None });
+        assert!(services.is_settled(address, secs(10) + SETTLE));
         assert_eq!(services.claims().table.services[&0], Heat::Warm);
         index.apply(slice(&[]));
         services.update(&index.snapshot(), &[], ROOM, secs(20));
