@@ -87,7 +87,8 @@ impl Machine<'_> {
         let Self { kernel, accelerator, folder, .. } = self;
         let mut qemu = Command::new("qemu-system-x86_64");
         qemu.current_dir(folder);
-        qemu.args(["-accel", accelerator, "-cpu", "max", "-smp", CPUS, "-m", MEMORY]);
+        // Without cmpxchg16b: a kernel died in the instruction after one, of flags that QEMU 7.2 had made up.
+        qemu.args(["-accel", accelerator, "-cpu", "max,-cx16", "-smp", CPUS, "-m", MEMORY]);
         qemu.args(["-nodefaults", "-display", "none", "-no-reboot"]);
         // Files are shared by memory.
         qemu.arg("-object").arg(format!("memory-backend-memfd,id=memory,size={MEMORY},share=on"));
