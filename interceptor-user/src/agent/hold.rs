@@ -9,7 +9,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    future, io, mem,
+    future, io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -317,17 +317,17 @@ impl Task {
 
     fn send(&mut self, flow: &Flow, pod: SocketAddr) {
         let passes_by = self.passes_by(flow, pod);
-        let is_settled = self.services.is_settled(flow.service, monotonic());
         let (Ok(hold), Some(kept)) = (&mut self.hold, self.holding.get_mut(flow)) else { return };
         let age = monotonic().saturating_sub(kept.at);
         let packet = (&kept.syn, kept.origin);
-        let (way, sent) = match kept.way {
+        let way = kept.way;
+        let sent = match way {
             Way::Conntrack => {
                 let local = (&self.devices, self.node.as_slice());
                 let source = node::source((flow, kept.origin), pod, passes_by, local);
-                (Way::Conntrack, hold.send(packet, age, &Translation { pod, source }))
+                hold.send(packet, age, &Translation { pod, source })
             }
-            Way::Rules if is_settled => (Way::Rules, hold.release(packet, age)),
+            Way::Rules if self.services.is_settled(flow.service, monotonic()) => hold.release(packet, age),
             // The rules might refuse it yet.
             Way::Rules => return,
         };
@@ -340,26 +340,12 @@ impl Task {
         self.note(flow, sent);
         match way {
             _ if is_lost => self.give_up(flow, End::Lost),
-            Way::Conntrack => self.tell(if is_refused { Way::Rules } else { Way::Conntrack }),
+            Way::Conntrack => self.report.goes_by(if is_refused { Way::Rules } else { Way::Conntrack }),
             Way::Rules => {
                 // From here on it is the rules' own: they have known the pod for a while.
                 self.holding.forget(flow, monotonic());
                 self.ended(flow, End::Released);
             }
-        }
-    }
-
-    /// Tells by which way held connections reach their pods, which the last one has shown.
-    fn tell(&self, way: Way) {
-        let before = mem::replace(&mut self.report.0.lock().way, way);
-        match (before, way) {
-            (Way::Conntrack, Way::Rules) => {
-                tracing::warn!(
-                    "connection tracking refuses an entry: what it is for waits until the node's own rules know the pod"
-                );
-            }
-            (Way::Rules, Way::Conntrack) => tracing::info!("connection tracking takes entries again"),
-            (Way::Conntrack, Way::Conntrack) | (Way::Rules, Way::Rules) => {}
         }
     }
 

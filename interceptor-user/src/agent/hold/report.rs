@@ -1,6 +1,6 @@
 //! What `/state` tells of the hold. Written by the hold's task.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, mem, sync::Arc};
 
 use interceptor_core::{ObjectKey, UpstreamId, frontends::Heat};
 use parking_lot::Mutex;
@@ -43,5 +43,19 @@ pub(crate) enum Way {
 impl Report {
     pub(crate) fn load(&self) -> Known {
         self.0.lock().clone()
+    }
+
+    /// Notes by which way a held connection reaches its pod, and logs it if the one before went another.
+    pub(super) fn goes_by(&self, way: Way) {
+        let before = mem::replace(&mut self.0.lock().way, way);
+        match (before, way) {
+            (Way::Conntrack, Way::Rules) => {
+                tracing::warn!(
+                    "connection tracking refuses an entry: what it is for waits until the node's own rules know the pod"
+                );
+            }
+            (Way::Rules, Way::Conntrack) => tracing::info!("connection tracking takes entries again"),
+            (Way::Conntrack, Way::Conntrack) | (Way::Rules, Way::Rules) => {}
+        }
     }
 }
