@@ -271,6 +271,9 @@ async fn a_route_that_is_pointed_elsewhere_while_it_holds_is_released_there() {
     world.service("elsewhere");
     let pod = Pod::start().await.answering("elsewhere");
     world.endpoints("elsewhere", &[pod.addr]);
+    // A route to a Service that is not known yet is an error, and files may be read in any order.
+    world.app("marker", "marker.test");
+    eventually("what was written before is known", async || interceptor.queue("marker").await).await;
     let target = json!({ "target": { "service": "elsewhere", "port": 80 } });
     world.route_with("app", json!([{ "hosts": [HOST] }]), target);
     // Requests that come now go there; the one that is held was promised to its Service, which still may come.
