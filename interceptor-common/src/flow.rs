@@ -80,7 +80,7 @@ pub struct Segment {
     pub head: [u8; HEAD],
     /// Whether it carries TLS application data of a client; what [`tls::client`] leaves open is decided by the caller.
     pub tls_data: bool,
-    /// Whether it is a request by which the kubelet asks the pod how it is.
+    /// Whether it asks the pod how it is, for the kubelet of this machine or for an agent.
     pub probe: bool,
 }
 
@@ -321,13 +321,13 @@ impl Flow {
             return;
         }
         self.kind = if http1::begins_request(&segment.head, segment.len) {
-            if segment.probe && self.traits & Trait::HOST != 0 { Kind::IGNORED } else { Kind::HTTP1 }
+            if segment.probe { Kind::IGNORED } else { Kind::HTTP1 }
         } else if tls::is_record(&segment.head) {
             Kind::TLS
         } else if adopted {
             Kind::UNKNOWN
         } else if is_preface(&segment.head) {
-            Kind::HTTP2
+            if segment.probe { Kind::IGNORED } else { Kind::HTTP2 }
         } else {
             Kind::OTHER
         };

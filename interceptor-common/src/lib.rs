@@ -15,6 +15,7 @@ pub mod hold;
 pub mod http1;
 pub mod http2;
 mod notice;
+pub mod probe;
 pub mod queue;
 mod served;
 mod stats;

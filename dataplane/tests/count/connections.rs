@@ -110,6 +110,29 @@ fn the_kubelets_probes_are_no_demand_and_other_clients_of_its_machine_are() {
 
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
+fn what_agents_ask_is_no_demand_whichever_node_they_are_on() {
+    const HTTP1: &[u8] = b"GET /healthz HTTP/1.1\r\nhost: 10.0.0.1:8080\r\nuser-agent: mine\r\nrouse: probe\r\n\r\n";
+    const HTTP2: &[u8] =
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\x12\x04\0\0\0\0\0\0\x02\0\0\0\0\0\x04\0rou\0\x05\0\0\x40\0\
+                           \0\0\x01\x01\x05\0\0\0\x01\x82";
+    let mut node = Node::new();
+    let listener = node.listen(1, "a1", "127.0.8.1:0");
+    node.origins(&Origins { own: vec!["127.0.9.1".parse().unwrap()], ..Origins::default() });
+    for from in [[127, 0, 9, 1], [127, 0, 9, 2]] {
+        exchange(from, &listener, HTTP1, 1);
+        exchange(from, &listener, HTTP2, 1);
+    }
+    exchange([127, 0, 9, 2], &listener, GET, 1);
+    assert_eq!(node.settles(1).requests(), 1);
+    // Another one's settings are a client's.
+    let mut other = HTTP2.to_vec();
+    other[44] = b'!';
+    exchange([127, 0, 9, 2], &listener, &other, 1);
+    assert_eq!(node.settles(1).requests(), 2);
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
 fn connections_older_than_the_programs_count_from_their_next_bytes_to_their_end() {
     let mut node = Node::new();
     let listener = node.socket_of("a1", || TcpListener::bind("127.0.8.1:0").unwrap());

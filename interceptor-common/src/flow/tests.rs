@@ -3,7 +3,7 @@
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
-use crate::http1::head_of;
+use crate::{http1::head_of, probe};
 
 const MS: u64 = 1_000_000;
 
@@ -66,11 +66,14 @@ impl Peers {
         sum.busy_ns = sum.busy_ns.wrapping_add(moved.busy_ns);
     }
 
-    fn segment(seq: u32, payload: &[u8]) -> Segment {
+    fn segment(&self, seq: u32, payload: &[u8]) -> Segment {
         let head = head_of(payload);
         let len = u32::try_from(payload.len()).unwrap();
         let tls_data = tls::client(&head) == tls::Client::Data;
-        let probe = payload.windows(11).any(|bytes| bytes == b"kube-probe/");
+        let at = usize::try_from(probe::place(&head, len)).unwrap();
+        let kubelets = payload.windows(11).any(|bytes| bytes == b"kube-probe/");
+        let probe = probe::is_ours(&head_of(payload.get(at..).unwrap_or_default()))
+            || (self.flow.traits & Trait::HOST != 0 && kubelets);
         Segment { seq, len, head, tls_data, probe }
     }
 
@@ -80,7 +83,7 @@ impl Peers {
     }
 
     fn client_at(&mut self, seq: u32, payload: &[u8]) {
-        let moved = self.flow.received(&Self::segment(seq, payload), self.now);
+        let moved = self.flow.received(&self.segment(seq, payload), self.now);
         self.add(moved);
     }
 
@@ -90,7 +93,7 @@ impl Peers {
     }
 
     fn server_at(&mut self, seq: u32, payload: &[u8]) {
-        let moved = self.flow.sent(&Self::segment(seq, payload), self.now);
+        let moved = self.flow.sent(&self.segment(seq, payload), self.now);
         self.add(moved);
     }
 
@@ -254,6 +257,27 @@ fn the_kubelets_probes_do_not_count_and_other_requests_of_its_machine_do() {
     let mut from_a_pod = Peers::new();
     from_a_pod.client(probe);
     assert_eq!(from_a_pod.requests(), 1, "a pod that says that it is the kubelet is not believed");
+}
+
+#[test]
+fn what_agents_ask_does_not_count_on_any_machine() {
+    let probe = b"GET /healthz HTTP/1.1\r\nhost: h\r\nrouse: probe\r\n\r\n";
+    let settings = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\x12\x04\0\0\0\0\0\0\x02\0\0\0\0\0\x04\0rou\0\x05\0\0\x40\0";
+    for (host, opened) in [(false, 1), (true, 0)] {
+        for asked in [&probe[..], settings] {
+            let mut peers = Peers::with(host, 0);
+            peers.client(asked);
+            peers.server(OK);
+            peers.close();
+            let counted = Sum { opened, closed: opened, ..Sum::default() };
+            assert_eq!(peers.sum, counted, "{}", String::from_utf8_lossy(asked));
+        }
+    }
+    let mut client = Peers::new();
+    client.client(GET);
+    client.client(probe);
+    client.server(OK);
+    assert_eq!(client.requests(), 1, "only a first request can say so");
 }
 
 #[test]

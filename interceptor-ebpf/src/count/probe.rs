@@ -27,7 +27,7 @@ static SCRATCH: PerCpuArray<[u8; (SEARCHED + WORD) as usize]> = PerCpuArray::wit
 
 /// Whether the `len` bytes at `at` are a request of the kubelet's.
 #[inline(always)]
-pub(crate) fn is_probe(ctx: &SkBuffContext, at: u32, len: u32) -> bool {
+pub(crate) fn is_kubelets(ctx: &SkBuffContext, at: u32, len: u32) -> bool {
     let Some(scratch) = maps::element::<u8>(addr_of!(SCRATCH).cast(), 0) else { return false };
     if len < WORD {
         return false;

@@ -4,6 +4,7 @@ use aya_ebpf::{bindings::bpf_sock, programs::SkBuffContext};
 use interceptor_common::{
     flow::{Flow, Kind, Segment, Trait},
     http1::{self, Answer},
+    probe::{is_ours, place},
     tls,
 };
 use interceptor_ebpf::segment::{self, Payload, Tcp};
@@ -84,10 +85,7 @@ fn received(ctx: &SkBuffContext, sk: *mut bpf_sock, flow: &mut Flow, tcp: &Tcp) 
             len: tcp.len,
             head,
             tls_data: tls_data(&payload, tcp.len, &head),
-            probe: flow.kind == Kind::UNKNOWN
-                && flow.traits & Trait::HOST != 0
-                && http1::begins_request(&head, tcp.len)
-                && probe::is_probe(ctx, tcp.at, tcp.len),
+            probe: flow.kind == Kind::UNKNOWN && is_probe(ctx, flow, tcp, &head),
         };
         let now = maps::now();
         let (slot, kind, first, moved) = maps::locked(flow, |flow| {
@@ -129,6 +127,16 @@ fn without_streams(flow: &mut Flow) {
     let now = maps::now();
     let (slot, moved) = maps::locked(flow, |flow| (flow.slot, flow.without_streams(now)));
     maps::count(slot, &moved, now);
+}
+
+/// Whether a client's first segment asks for an agent how the pod is, or for the kubelet of this machine.
+#[inline(always)]
+fn is_probe(ctx: &SkBuffContext, flow: &Flow, tcp: &Tcp, head: &[u8; http1::HEAD]) -> bool {
+    let payload = Payload { ctx, at: tcp.at };
+    is_ours(&payload.head(place(head, tcp.len), tcp.len))
+        || (flow.traits & Trait::HOST != 0
+            && http1::begins_request(head, tcp.len)
+            && probe::is_kubelets(ctx, tcp.at, tcp.len))
 }
 
 /// Whether a client's segment carries application data of TLS: at once, or behind the end of its handshake.

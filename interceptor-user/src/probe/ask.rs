@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use interceptor_common::probe::WINDOW;
 use interceptor_core::probe::{Action, Probe};
 use tokio::{
     net::TcpStream,
@@ -57,7 +58,8 @@ async fn connect(addr: SocketAddr) -> Result<TcpStream, Outcome> {
 
 async fn grpc(addr: SocketAddr, service: &str) -> Outcome {
     let endpoint = Endpoint::from_shared(format!("http://{addr}")).expect("an address is an authority");
-    let Ok(channel) = endpoint.connect_timeout(CONNECT).connect().await else { return Outcome::Refused };
+    let endpoint = endpoint.initial_stream_window_size(WINDOW).connect_timeout(CONNECT);
+    let Ok(channel) = endpoint.connect().await else { return Outcome::Refused };
     let request = HealthCheckRequest { service: service.to_owned() };
     match HealthClient::new(channel).check(request).await {
         Ok(answer) if answer.get_ref().status() == ServingStatus::Serving => Outcome::Ready,

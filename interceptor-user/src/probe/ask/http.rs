@@ -7,10 +7,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header};
 use http_body_util::Empty;
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
+use interceptor_common::probe::{HEADER, VALUE};
 use interceptor_core::probe::HttpGet;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -24,6 +25,9 @@ const MAX_HEAD: usize = 64 << 10;
 
 /// Begins like a kubelet's: applications tell probes by it.
 const USER_AGENT: HeaderValue = HeaderValue::from_static("kube-probe/rouse-interceptor");
+
+/// By this the agent of the pod's node knows that it is asked by another one.
+const OURS: (HeaderName, HeaderValue) = (HeaderName::from_static(HEADER), HeaderValue::from_static(VALUE));
 
 /// Asks once.
 pub(super) async fn get(pod: IpAddr, get: &HttpGet) -> Outcome {
@@ -50,16 +54,19 @@ pub(super) async fn get(pod: IpAddr, get: &HttpGet) -> Outcome {
 fn request(
     addr: SocketAddr,
     path: &str,
-    headers: &[(header::HeaderName, HeaderValue)],
+    headers: &[(HeaderName, HeaderValue)],
 ) -> Result<Request<Empty<Bytes>>, http::Error> {
     let mut all = HeaderMap::new();
-    for (name, value) in headers {
+    let (ours, value) = OURS;
+    for (name, value) in headers.iter().filter(|(name, _)| *name != ours) {
         all.append(name, value.clone());
     }
     all.entry(header::HOST).or_insert(HeaderValue::from_str(&addr.to_string()).expect("an address is a header value"));
     all.entry(header::USER_AGENT).or_insert(USER_AGENT);
     all.entry(header::ACCEPT).or_insert(HeaderValue::from_static("*/*"));
     all.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    // The last one, where it is looked for.
+    all.insert(ours, value);
     let mut request = Request::get(path).body(Empty::new())?;
     *request.headers_mut() = all;
     Ok(request)

@@ -2,7 +2,11 @@
 
 use std::{net::Ipv4Addr, sync::Arc};
 
-use ::http::{HeaderValue, header};
+use ::http::{HeaderName, HeaderValue, header};
+use interceptor_common::{
+    http1::HEAD,
+    probe::{HEADER, is_ours, place},
+};
 use interceptor_core::probe::HttpGet;
 use runtime::task;
 use rustls::{ServerConfig, crypto::ring, pki_types::PrivateKeyDer};
@@ -74,7 +78,7 @@ async fn headers_are_sent_as_a_kubelet_sends_them() {
     let (port, serving) = pod("HTTP/1.1 200 OK\r\n\r\n").await;
     let headers = vec![
         (header::HOST, HeaderValue::from_static("app.example")),
-        (header::HeaderName::from_static("x-a"), HeaderValue::from_static("b")),
+        (HeaderName::from_static("x-a"), HeaderValue::from_static("b")),
     ];
     let get = HttpGet { headers, path: "health?full".to_owned(), ..get(port, false) };
     assert_eq!(ask(LOCALHOST, &probe(Action::Http(get))).await, Outcome::Ready);
@@ -84,6 +88,41 @@ async fn headers_are_sent_as_a_kubelet_sends_them() {
         assert!(head.contains(line), "{line} in {head}");
     }
     assert_eq!(head.matches("host:").count(), 1);
+}
+
+/// What the kernel's programs make of a connection that begins so.
+fn is_known(first: &[u8]) -> bool {
+    let looked_at = |at: usize| {
+        let mut part = [0; HEAD];
+        let there = first.get(at..).unwrap_or_default();
+        let len = there.len().min(HEAD);
+        part[..len].copy_from_slice(&there[..len]);
+        part
+    };
+    let place = place(&looked_at(0), u32::try_from(first.len()).unwrap());
+    is_ours(&looked_at(usize::try_from(place).unwrap()))
+}
+
+#[tokio::test]
+async fn agents_of_other_nodes_know_by_the_first_segment_that_it_is_no_demand() {
+    let listener = TcpListener::bind((LOCALHOST, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let headers = vec![
+        (HeaderName::from_static(HEADER), HeaderValue::from_static("mine")),
+        (header::USER_AGENT, HeaderValue::from_static("mine")),
+    ];
+    let http = Action::Http(HttpGet { headers, ..get(port, false) });
+    for action in [http, Action::Grpc { port, service: "shop".to_owned() }] {
+        let asked = probe(action);
+        let (_, first) = tokio::join!(ask(LOCALHOST, &asked), async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut first = vec![0; 4096];
+            let len = stream.read(&mut first).await.unwrap();
+            first.truncate(len);
+            first
+        });
+        assert!(is_known(&first), "{}", first.escape_ascii());
+    }
 }
 
 #[tokio::test]
