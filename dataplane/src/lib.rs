@@ -56,7 +56,7 @@ pub use self::{
     memory::ask_for_huge_pages,
     object::EMBEDDED,
     open::{OpenError, open},
-    queue::{QueueError, Queues, Unread},
+    queue::{Queue, QueueError, Queues, Unread},
     wake::{Alarm, Arrivals},
 };
 

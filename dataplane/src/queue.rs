@@ -4,11 +4,12 @@
 //!
 //! ```text
 //! Queues::open ─► fields (the kernel's type information) ─► load ─► self-test
-//! Queues::depth ─ places (address → network namespace) ─► BPF_PROG_TEST_RUN ─► the listening socket's backlog
+//! Queues::queue ─ places (address → network namespace) ─► BPF_PROG_TEST_RUN ─► the listening socket's backlog
 //! ```
 
 use std::{
     collections::HashMap,
+    error::Error,
     fmt, io,
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
     time::Duration,
@@ -16,6 +17,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
+    maps::{Array, MapData},
     programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions},
 };
 use interceptor_common::{
@@ -26,6 +28,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::{
     loading::read_object,
+    maps::take,
     object,
     probe::{self, ProbeError},
 };
@@ -40,13 +43,24 @@ use self::{
 
 const PROGRAM: &str = "accept_queue";
 const FIELDS: &str = "FIELDS";
+const WHOSE: &str = "WHOSE";
 /// Loopback answers at once, or something drops the packets.
 const CONNECT: Duration = Duration::from_secs(1);
 
 /// Reads accept queues.
 pub struct Queues {
     ebpf: Ebpf,
+    whose: Array<MapData, u64>,
     places: HashMap<IpAddr, Place>,
+}
+
+/// The accept queue of a socket, or of those that share an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Queue {
+    /// Which one it is, as long as it is there: a socket that listens for both address families is found at an address of either.
+    pub id: u64,
+    /// How many connections nobody has accepted yet.
+    pub depth: u32,
 }
 
 /// Why accept queues cannot be read on this node, by step.
@@ -64,6 +78,9 @@ pub enum QueueError {
     /// The program is not accepted.
     #[error("cannot load the program that reads accept queues")]
     Object(#[source] Box<EbpfError>),
+    /// Nor has it the map that is read.
+    #[error("the program that reads accept queues is another one")]
+    Map(#[source] Box<dyn Error + Send + Sync>),
     /// Nor is it by the verifier.
     #[error("cannot load program {PROGRAM}")]
     Load(#[source] Box<ProgramError>),
@@ -73,7 +90,7 @@ pub enum QueueError {
         /// How many there are.
         expected: u32,
         /// What was read.
-        found: Result<u32, Unread>,
+        found: Result<Option<u32>, Unread>,
     },
     /// It could not be tried.
     #[error("self-test over loopback")]
@@ -104,7 +121,9 @@ impl Queues {
         if !probed.perfmon {
             return Err(QueueError::Perfmon);
         }
-        let mut queues = Self { ebpf: read_object(|| load(object))?, places: HashMap::new() };
+        let mut ebpf = read_object(|| load(object))?;
+        let whose = take(&mut ebpf, WHOSE).map_err(|error| QueueError::Map(Box::new(error)))?;
+        let mut queues = Self { ebpf, whose, places: HashMap::new() };
         queues.try_out()?;
         Ok(queues)
     }
@@ -115,8 +134,8 @@ impl Queues {
         Ok(())
     }
 
-    /// How many connections nobody has accepted yet of those to an address; none where nobody listens.
-    pub fn depth(&mut self, addr: SocketAddr) -> Result<u32, Unread> {
+    /// The queue of connections to an address; none where nobody listens.
+    pub fn queue(&mut self, addr: SocketAddr) -> Result<Option<Queue>, Unread> {
         match self.places.get(&addr.ip()) {
             Some(Place::In(netns)) => self.ask(*netns, addr),
             Some(Place::Several) => Err(Unread::Ambiguous),
@@ -131,12 +150,12 @@ impl Queues {
         ran.map(|ran| ran.return_value).map_err(io::Error::other)
     }
 
-    fn ask(&mut self, netns: i32, addr: SocketAddr) -> Result<u32, Unread> {
+    fn ask(&mut self, netns: i32, addr: SocketAddr) -> Result<Option<Queue>, Unread> {
         let ask = Ask { frame: [0; 16], netns, addr: AddrKey::new(addr) };
         match self.run(&ask.bytes()) {
-            Ok(Answer::NOBODY) => Ok(0),
+            Ok(Answer::NOBODY) => Ok(None),
             Ok(Answer::UNREADABLE) | Err(_) => Err(Unread::Refused),
-            Ok(depth) => Ok(depth),
+            Ok(depth) => self.whose.get(&0, 0).map(|id| Some(Queue { id, depth })).map_err(|_| Unread::Refused),
         }
     }
 
@@ -153,8 +172,8 @@ impl Queues {
     }
 
     fn expect(&mut self, addr: SocketAddr, expected: u32) -> Result<(), QueueError> {
-        let found = self.ask(Place::HERE, addr);
-        if found == Ok(expected) { Ok(()) } else { Err(QueueError::SelfTest { expected, found }) }
+        let found = self.ask(Place::HERE, addr).map(|queue| queue.map(|queue| queue.depth));
+        if found == Ok(Some(expected)) { Ok(()) } else { Err(QueueError::SelfTest { expected, found }) }
     }
 }
 

@@ -76,6 +76,11 @@ fn within<T: Send>(netns: &str, work: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| scope.spawn(work).join().unwrap())
 }
 
+/// Zero where nobody listens.
+fn depth(queues: &mut Queues, addr: SocketAddr) -> Result<u32, Unread> {
+    queues.queue(addr).map(|queue| queue.map_or(0, |queue| queue.depth))
+}
+
 fn connect(addr: SocketAddr, clients: usize) -> Vec<TcpStream> {
     (0..clients).map(|_| TcpStream::connect(addr).unwrap()).collect()
 }
@@ -100,20 +105,20 @@ fn connections_wait_from_when_they_are_established_until_they_are_accepted() {
         queues.look().unwrap();
         for addr in ["10.244.1.2:8080", "[fd00:244::2]:8080"] {
             let addr: SocketAddr = addr.parse().unwrap();
-            assert_eq!(queues.depth(addr), Ok(0));
+            assert_eq!(depth(&mut queues, addr), Ok(0));
             let clients = connect(addr, 20);
-            assert_eq!(queues.depth(addr), Ok(20));
+            assert_eq!(depth(&mut queues, addr), Ok(20));
             // Another process has the same answer: nothing is kept.
             let mut another = Queues::open().unwrap();
             another.look().unwrap();
-            assert_eq!(another.depth(addr), Ok(20));
+            assert_eq!(depth(&mut another, addr), Ok(20));
             let first = listener.accept().unwrap();
-            assert_eq!(queues.depth(addr), Ok(19));
+            assert_eq!(depth(&mut queues, addr), Ok(19));
             // The pod still has to accept those that have left: they take up its room until then.
             drop(clients);
-            assert_eq!(queues.depth(addr), Ok(19));
+            assert_eq!(depth(&mut queues, addr), Ok(19));
             let rest: Vec<_> = (1..20).map(|_| listener.accept().unwrap()).collect();
-            assert_eq!(queues.depth(addr), Ok(0));
+            assert_eq!(depth(&mut queues, addr), Ok(0));
             drop((first, rest));
         }
     });
@@ -129,15 +134,36 @@ fn sockets_that_share_an_address_are_one_queue() {
         let mut queues = Queues::open().unwrap();
         queues.look().unwrap();
         let clients = connect(addr, 40);
-        assert_eq!(queues.depth(addr), Ok(40));
+        assert_eq!(depth(&mut queues, addr), Ok(40));
         let gone = listeners.pop().unwrap();
         gone.set_nonblocking(true).unwrap();
         let accepted = gone.incoming().take_while(Result::is_ok).count();
         assert!(accepted < 40, "they are spread");
-        assert_eq!(queues.depth(addr), Ok(40 - u32::try_from(accepted).unwrap()));
+        assert_eq!(depth(&mut queues, addr), Ok(40 - u32::try_from(accepted).unwrap()));
         clients
     });
     drop(clients);
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_queue_is_known_by_whichever_of_its_addresses_it_is_found() {
+    let cable = Cable::new();
+    let [v4, v6] = ["10.244.1.2:8080", "[fd00:244::2]:8080"].map(|addr| addr.parse::<SocketAddr>().unwrap());
+    let both = cable.pod(|| TcpListener::bind("[::]:8080").unwrap());
+    cable.node(|| {
+        let mut queues = Queues::open().unwrap();
+        queues.look().unwrap();
+        let clients = [connect(v4, 3), connect(v6, 4)];
+        let found = [v4, v6].map(|addr| queues.queue(addr).unwrap().unwrap());
+        assert_eq!((found[0], found[0].depth), (found[1], 7));
+        drop((both, clients));
+        let _apart = cable.pod(|| [v4, v6].map(one_of_several));
+        let _clients = [connect(v4, 3), connect(v6, 4)];
+        let found = [v4, v6].map(|addr| queues.queue(addr).unwrap().unwrap());
+        assert_ne!(found[0].id, found[1].id);
+        assert_eq!(found.map(|queue| queue.depth), [3, 4]);
+    });
 }
 
 #[test]
@@ -170,19 +196,19 @@ fn nobody_who_listens_has_no_queue_and_an_address_out_of_sight_is_told_apart() {
         ["10.244.1.2:8080", "10.244.1.1:8081", "10.244.9.9:80"].map(|addr| addr.parse().unwrap());
     cable.node(|| {
         let mut queues = Queues::open().unwrap();
-        assert_eq!(queues.depth(pod), Err(Unread::Nowhere), "nobody has looked");
+        assert_eq!(depth(&mut queues, pod), Err(Unread::Nowhere), "nobody has looked");
         queues.look().unwrap();
-        assert_eq!(queues.depth(pod), Ok(0));
-        assert_eq!(queues.depth(elsewhere), Err(Unread::Nowhere));
+        assert_eq!(depth(&mut queues, pod), Ok(0));
+        assert_eq!(depth(&mut queues, elsewhere), Err(Unread::Nowhere));
         // As one of a pod in the node's own network.
         let listener = TcpListener::bind(node).unwrap();
         let client = connect(node, 1);
-        assert_eq!(queues.depth(node), Ok(1));
+        assert_eq!(depth(&mut queues, node), Ok(1));
         drop((listener, client));
-        assert_eq!(queues.depth(node), Ok(0));
+        assert_eq!(depth(&mut queues, node), Ok(0));
         let taken: IpAddr = pod.ip();
         ip(&["-n", &cable.node, "address", "add", &format!("{taken}/32"), "dev", "lo"]);
         queues.look().unwrap();
-        assert_eq!(queues.depth(pod), Err(Unread::Ambiguous));
+        assert_eq!(depth(&mut queues, pod), Err(Unread::Ambiguous));
     });
 }

@@ -61,6 +61,22 @@ async fn connections_that_nobody_accepts_reach_the_scaler_also_by_another_agent(
 }
 
 #[tokio::test]
+#[ignore = "needs root: run by cargo xtask test"]
+async fn a_socket_that_listens_for_both_families_waits_once() {
+    let bench = bench();
+    let [v4, v6] = [bench.pod.addresses[0], bench.pod.addresses[1]];
+    bench.list(true);
+    bench.list_at(v6, "web-2", true);
+    let agent = bench.agent().await;
+    let listener = bench.pod.run(|| TcpListener::bind("[::]:8080")).await.unwrap();
+    let clients = [connect(&bench, (v4, 8080).into(), 3).await, connect(&bench, (v6, 8080).into(), 4).await];
+    until(&agent, 7).await;
+    assert_eq!(agent.metric("rouse_accept_queue_pods").await, 2);
+    drop((clients, listener));
+    until(&agent, 0).await;
+}
+
+#[tokio::test]
 #[ignore = "needs root and Linux 6.12: run by cargo xtask test"]
 async fn what_cannot_be_read_is_no_number() {
     let bench = bench();

@@ -1,6 +1,10 @@
 //! What pods take without a proxy is counted by the agent of their node, and scalers are told.
 
-use std::{io::Write as _, net::TcpStream, process::Stdio};
+use std::{
+    io::Write as _,
+    net::{IpAddr, TcpStream},
+    process::Stdio,
+};
 
 use integration::{
     World,
@@ -88,12 +92,17 @@ impl Bench {
 
     /// Lists the pod, which is found by its UID.
     pub(crate) fn list(&self, ready: bool) {
+        self.list_at(self.pod.addresses[0], "web-1", ready);
+    }
+
+    /// Lists the pod at one of its addresses, in a slice of that name.
+    pub(crate) fn list_at(&self, address: IpAddr, slice: &str, ready: bool) {
         self.world.object(&json!({
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-            "metadata": { "name": "web-1", "namespace": NAMESPACE, "labels": { "kubernetes.io/service-name": "web" } },
-            "addressType": "IPv4", "ports": [{ "name": "http", "port": PORT }],
+            "metadata": { "name": slice, "namespace": NAMESPACE, "labels": { "kubernetes.io/service-name": "web" } },
+            "addressType": if address.is_ipv4() { "IPv4" } else { "IPv6" }, "ports": [{ "name": "http", "port": PORT }],
             "endpoints": [{
-                "addresses": [self.pod.addresses[0].to_string()], "conditions": { "ready": ready }, "nodeName": "node-1",
+                "addresses": [address.to_string()], "conditions": { "ready": ready }, "nodeName": "node-1",
                 "targetRef": { "kind": "Pod", "name": "web-a", "uid": UID },
             }],
         }));

@@ -7,6 +7,8 @@ use core::{ffi::c_void, mem::MaybeUninit, ptr::read_volatile};
 use aya_ebpf::{
     bindings::{bpf_sock, bpf_sock_tuple},
     helpers::generated::{bpf_probe_read_kernel, bpf_sk_lookup_tcp, bpf_sk_release, bpf_skc_to_tcp_sock},
+    macros::map,
+    maps::Array,
     programs::TcContext,
 };
 use interceptor_common::queue::{Answer, Ask, Fields, MEMBERS};
@@ -21,6 +23,10 @@ const V6: u32 = 36;
 // SAFETY: user space finds it by its name, which nothing else has.
 #[unsafe(no_mangle)]
 static FIELDS: Fields = Fields { backlog: 0, group: 0, members: 0, member: 0 };
+
+/// Whose queue was read last, for user space: one socket may be found by several addresses. It reads this between two runs.
+#[map]
+static WHOSE: Array<u64> = Array::with_max_entries(1, 0);
 
 /// Connections that the socket, or its group, has not accepted yet.
 #[inline(always)]
@@ -66,6 +72,7 @@ fn of_group(socket: u64) -> Option<u32> {
     // SAFETY: a static that is never written once the program is loaded.
     let Fields { backlog, group, members, member } = unsafe { read_volatile(&raw const FIELDS) };
     let group: u64 = read(socket + u64::from(group))?;
+    WHOSE.set(0, if group == 0 { socket } else { group }, 0).ok()?;
     if group == 0 {
         return read(socket + u64::from(backlog));
     }

@@ -2,7 +2,7 @@
 //! loads nothing and does nothing while there is no such route.
 //!
 //! ```text
-//! snapshot ─► routes that ask ─► their pods of this node ─► Queues::depth ─► Waiting ─► counts (gRPC), /state, /metrics
+//! snapshot ─► routes that ask ─► their pods of this node ─► Queues::queue ─► Waiting ─► counts (gRPC), /state, /metrics
 //! ```
 
 use std::{
@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use dataplane::{QueueError, Queues, Unread};
+use dataplane::{Queue, QueueError, Queues, Unread};
 use interceptor_core::{UpstreamId, direct::Life, route::DataPath};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
@@ -178,14 +178,17 @@ impl Task {
         }
         for (id, pods) in asked {
             let mut backlog = Backlog::default();
+            let mut seen = BTreeSet::new();
             for (addr, life) in pods {
-                let mut depth = self.depth(*addr);
-                if depth == Err(Some(Unread::Nowhere)) && is_old(self.looked, LOOK[0]) {
+                let mut queue = self.queue(*addr);
+                if queue == Err(Some(Unread::Nowhere)) && is_old(self.looked, LOOK[0]) {
                     self.look();
-                    depth = self.depth(*addr);
+                    queue = self.queue(*addr);
                 }
-                match depth {
-                    Ok(depth) => backlog.depth += u64::from(depth),
+                match queue {
+                    Ok(Some(queue)) if seen.insert(queue.id) => backlog.depth += u64::from(queue.depth),
+                    // Nobody listens there, or it listens at another of the pod's addresses, too.
+                    Ok(_) => {}
                     // Its network goes before its slice says so.
                     Err(Some(Unread::Nowhere)) if *life == Life::Ending => {}
                     Err(why) => {
@@ -202,9 +205,9 @@ impl Task {
     }
 
     /// Without a reason when there is nothing to read with, which has been said.
-    fn depth(&mut self, addr: SocketAddr) -> Result<u32, Option<Unread>> {
+    fn queue(&mut self, addr: SocketAddr) -> Result<Option<Queue>, Option<Unread>> {
         match &mut self.queues {
-            Loaded::Yes(queues) => queues.depth(addr).map_err(Some),
+            Loaded::Yes(queues) => queues.queue(addr).map_err(Some),
             Loaded::No | Loaded::Failed => Err(None),
         }
     }
