@@ -2,7 +2,7 @@
 #![no_main]
 
 use interceptor_common::{
-    flow::{Flow, Segment},
+    flow::{Flow, Segment, Trait},
     http1::{self, head_of},
     tls,
 };
@@ -46,9 +46,10 @@ fuzz_target!(|input: Input| {
         let seq = at.wrapping_add_signed(gap.into());
         *at = seq.wrapping_add(len);
         let head = head_of(&payload);
-        let tls_data = is_clients && tls::client(&head) == tls::Client::Data;
+        let shaken = flow.traits & Trait::SHAKEN != 0;
+        let tls = tls::client(shaken, &head, |at| head_of(payload.get(at as usize..).unwrap_or_default()));
         let probe = is_clients && probe && http1::begins_request(&head, len);
-        let segment = Segment { seq, len, head, tls_data, probe };
+        let segment = Segment { seq, len, head, tls, probe };
         moved.push(if is_clients { flow.received(&segment, now) } else { flow.sent(&segment, now) });
         assert!(is_balanced(&moved), "nothing ends that has not begun: {moved:?}");
     }

@@ -78,8 +78,8 @@ pub struct Segment {
     pub len: u32,
     /// Its first bytes, zero where it has fewer.
     pub head: [u8; HEAD],
-    /// Whether it carries TLS application data of a client; what [`tls::client`] leaves open is decided by the caller.
-    pub tls_data: bool,
+    /// What it says if the client speaks TLS.
+    pub tls: tls::Client,
     /// Whether it asks the pod how it is, for the kubelet of this machine or for an agent.
     pub probe: bool,
 }
@@ -125,6 +125,8 @@ impl Trait {
     pub const SPOKE: u32 = 32;
     /// Its address was none of ours when the list of addresses had the version that `span` says.
     pub const FOREIGN: u32 = 64;
+    /// The client's TLS handshake has ended.
+    pub const SHAKEN: u32 = 128;
 }
 
 /// The span of time that an instant is in. Spans have 2³⁰ ns, 1.07 s.
@@ -167,10 +169,12 @@ impl Flow {
             self.traits = Trait::OPEN;
             moved.add(Moved::OPENED);
         }
-        // A probe that comes with the handshake can't be told from a request; it is not taken for one.
-        if unseen > 0 && !host {
+        if unseen > 0 {
             self.traits |= Trait::UNSEEN;
-            self.begin(rx_first, now_ns, &mut moved);
+            // What comes with the handshake can't be told from a probe. Of this machine it is taken for one.
+            if !host {
+                self.begin(rx_first, now_ns, &mut moved);
+            }
         }
         moved
     }
@@ -179,7 +183,7 @@ impl Flow {
     #[inline(always)]
     pub fn adopt(&mut self, slot: u32, host: bool, rx_first: u32, tx_next: u32) -> Moved {
         let mut moved = self.accept(slot, host, (rx_first, 0), tx_next, 0);
-        self.traits |= Trait::ADOPTED;
+        self.traits |= Trait::ADOPTED | Trait::SHAKEN;
         if host {
             // Probes are over within a second: one that has lasted is none. What this costs is one request.
             self.traits |= Trait::OPEN;
@@ -197,7 +201,14 @@ impl Flow {
         }
         match self.kind {
             Kind::HTTP1 => self.method(segment, now_ns, &mut moved),
-            Kind::TLS if segment.tls_data => self.begin_at(segment.seq, now_ns, &mut moved),
+            Kind::TLS => {
+                if segment.tls.done {
+                    self.traits |= Trait::SHAKEN;
+                }
+                if segment.tls.data {
+                    self.begin_at(segment.seq, now_ns, &mut moved);
+                }
+            }
             Kind::OTHER => self.moves(now_ns, &mut moved),
             Kind::UNKNOWN if self.traits & Trait::ADOPTED != 0 => self.moves(now_ns, &mut moved),
             _ => {}
@@ -224,7 +235,7 @@ impl Flow {
         match self.kind {
             Kind::HTTP1 => self.status(http1::answer(&segment.head, segment.len), now_ns, &mut moved),
             Kind::TLS => match self.phase {
-                Phase::WAITING if tls::server_data(&segment.head) => self.answer(now_ns, &mut moved),
+                Phase::WAITING if tls::is_data(&segment.head) => self.answer(now_ns, &mut moved),
                 Phase::ANSWERING => self.goes_on(now_ns, &mut moved),
                 _ => {}
             },
@@ -315,6 +326,10 @@ impl Flow {
 
     #[inline(always)]
     fn classify(&mut self, segment: &Segment) {
+        // What can be seen goes on with what can't; the answer decides.
+        if self.traits & Trait::UNSEEN != 0 {
+            return;
+        }
         let adopted = self.traits & Trait::ADOPTED != 0;
         // A segment that has overtaken the first one says nothing.
         if segment.seq != self.rx_first && !adopted {

@@ -4,6 +4,9 @@
 /// How many bytes of a segment's payload are looked at.
 pub const HEAD: usize = 16;
 
+/// Bytes of an answer that tells the client to go on, as all servers write it: `HTTP/1.1 100 Continue` and an empty line.
+pub const CONTINUE: u32 = 25;
+
 /// What an answer's first bytes say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {

@@ -7,6 +7,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
+use dataplane::count::Origins;
 use tempfile::TempDir;
 
 use crate::{
@@ -25,6 +26,7 @@ const HTTP1: u32 = 1;
 const HTTP2: u32 = 2;
 const TLS: u32 = 3;
 const DEFERRED: u32 = 4;
+const MUTUAL: u32 = 5;
 
 impl Nginx {
     fn start() -> Self {
@@ -39,19 +41,23 @@ impl Nginx {
         let curve = ["req", "-x509", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"];
         run(Command::new("openssl").args(curve).args(subject));
         fs::write(folder.path().join("big"), vec![b'x'; 1 << 20]).unwrap();
-        let [http1, http2, tls, deferred, behind] = free();
+        let [http1, http2, tls, deferred, mutual, behind] = free();
         let config = format!(
             "daemon off; pid {path}/pid; error_log {path}/error; worker_processes 2; events {{ worker_connections 4096; }}
             http {{
                 access_log off; keepalive_requests 1000000; client_max_body_size 1g; root {path};
                 client_body_temp_path {path}/b; proxy_temp_path {path}/p; fastcgi_temp_path {path}/f;
                 uwsgi_temp_path {path}/u; scgi_temp_path {path}/s;
-                ssl_certificate {cert}; ssl_certificate_key {key};
+                ssl_certificate {cert}; ssl_certificate_key {key}; ssl_protocols TLSv1.2 TLSv1.3;
                 server {{
                     listen {http1}; listen {http2} http2; listen {tls} ssl; listen {deferred} deferred;
                     location / {{ return 200 x; }}
                     location /big {{ }}
                     location /up {{ proxy_pass http://{behind}; }}
+                }}
+                server {{
+                    listen {mutual} ssl; ssl_ecdh_curve prime256v1; ssl_verify_client optional_no_ca;
+                    location / {{ return 200 x; }}
                 }}
                 server {{ listen {behind}; location / {{ return 200 x; }} }}
             }}"
@@ -59,17 +65,27 @@ impl Nginx {
         let file = folder.path().join("nginx.conf");
         fs::write(&file, config).unwrap();
         let program = node.run("a1", "nginx", &["-p", &path, "-c", file.to_str().unwrap()]);
-        for addr in [http1, http2, tls, deferred, behind] {
+        for addr in [http1, http2, tls, deferred, mutual, behind] {
             eventually("nginx listens", || TcpStream::connect(addr).is_ok());
         }
-        for (id, addr) in [(HTTP1, http1), (HTTP2, http2), (TLS, tls), (DEFERRED, deferred)] {
+        for (id, addr) in [(HTTP1, http1), (HTTP2, http2), (TLS, tls), (DEFERRED, deferred), (MUTUAL, mutual)] {
             node.list(id, "a1", addr);
         }
         Self { node, folder, _program: program }
     }
 
+    /// Sends a body in three ways.
+    fn upload(&self, id: u32) {
+        let body = self.folder.path().join("methods");
+        fs::write(&body, b"GET / HTTP/1.1\r\n\r\n".repeat(200_000)).unwrap();
+        for header in ["Expect: 100-continue", "Expect:", "Transfer-Encoding: chunked"] {
+            let url = self.url(id, "/up");
+            run(Command::new("curl").args(["-sSf", "-H", header, "-T", body.to_str().unwrap(), &url]));
+        }
+    }
+
     fn url(&self, id: u32, path: &str) -> String {
-        let scheme = if id == TLS { "https" } else { "http" };
+        let scheme = if id == TLS || id == MUTUAL { "https" } else { "http" };
         format!("{scheme}://{}{path}", self.node.addr(id))
     }
 }
@@ -128,10 +144,48 @@ fn h2loads_streams_are_counted_exactly() {
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn requests_that_come_with_the_handshake_are_counted() {
-    let nginx = Nginx::start();
+    let mut nginx = Nginx::start();
     h2load(&["--h1", "-n400", "-c100", &nginx.url(DEFERRED, "/")], 400);
     let sum = nginx.node.settles(DEFERRED);
     assert_eq!((sum.requests(), sum.opened), (400, 100));
+    nginx.upload(DEFERRED);
+    assert_eq!(nginx.node.settles(DEFERRED).requests(), 403);
+    nginx.node.origins(&Origins { own: vec!["127.0.9.1".parse().unwrap()], ..Origins::default() });
+    for _ in 0..5 {
+        let probe = ["-sSf", "--interface", "127.0.9.1", "-A", "kube-probe/1.36", &nginx.url(DEFERRED, "/")];
+        run(Command::new("curl").args(probe));
+    }
+    let sum = nginx.node.settles(DEFERRED);
+    assert_eq!((sum.requests(), sum.opened, sum.failed), (403, 103, 0), "the kubelet's probes are none");
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn the_end_of_a_tls_handshake_is_no_request_however_it_looks() {
+    let nginx = Nginx::start();
+    let path = nginx.folder.path().display().to_string();
+    let (cert, key, url) = (format!("{path}/cert"), format!("{path}/key"), nginx.url(MUTUAL, "/"));
+    // The server wants another curve than the first that is offered, and a certificate.
+    for (number, version) in ["1.3", "1.2"].into_iter().enumerate() {
+        let args = [
+            "-sSkf",
+            "--tls-max",
+            version,
+            "--curves",
+            "X25519:P-256",
+            "--cert",
+            &cert,
+            "--key",
+            &key,
+            &url,
+            &url,
+            &url,
+        ];
+        run(Command::new("curl").args(args));
+        let (requests, connections) = (3 * (number as u64 + 1), number as u64 + 1);
+        let sum = nginx.node.settles(MUTUAL);
+        assert_eq!((sum.requests(), sum.opened), (requests, connections), "{version}");
+    }
 }
 
 #[test]
@@ -149,12 +203,7 @@ fn wrks_requests_are_counted_and_those_it_left_in_flight() {
 #[ignore = "needs root: run by cargo xtask test"]
 fn uploads_made_of_methods_are_one_request_each() {
     let nginx = Nginx::start();
-    let body = nginx.folder.path().join("methods");
-    fs::write(&body, b"GET / HTTP/1.1\r\n\r\n".repeat(200_000)).unwrap();
-    for header in ["Expect: 100-continue", "Expect:", "Transfer-Encoding: chunked"] {
-        let url = nginx.url(HTTP1, "/up");
-        run(Command::new("curl").args(["-sSf", "-H", header, "-T", body.to_str().unwrap(), &url]));
-    }
+    nginx.upload(HTTP1);
     assert_eq!(nginx.node.settles(HTTP1).requests(), 3);
 }
 

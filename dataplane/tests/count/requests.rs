@@ -2,8 +2,10 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
 };
+
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::node::{Node, pair};
 
@@ -80,8 +82,11 @@ fn bodies_of_methods_split_heads_and_interim_answers_are_one_request_each() {
     }
     assert_eq!(node.requests(1), (2, 1));
     send(&mut server, &mut client, OK);
+    send(&mut client, &mut server, b"POST / HTTP/1.1\r\nExpect: 100-continue\r\n\r\nbody");
+    send(&mut server, &mut client, &[b"HTTP/1.1 100 Continue\r\n\r\n", OK].concat());
+    assert_eq!(node.requests(1), (3, 0), "both answers in one segment");
     drop((client, server));
-    assert_eq!(node.settles(1).requests(), 2);
+    assert_eq!(node.settles(1).requests(), 3);
 }
 
 #[test]
@@ -114,6 +119,39 @@ fn a_reset_ends_what_is_in_flight_and_is_a_failure() {
         node.settles(1);
     }
     assert_eq!((node.requests(1), node.connections(1)), ((2, 0), (2, 2, 2)));
+}
+
+/// A reset that somebody else sends in the client's name, who knows its address and nothing more.
+fn forge_reset(client: &TcpStream) {
+    let (SocketAddr::V4(from), SocketAddr::V4(to)) = (client.local_addr().unwrap(), client.peer_addr().unwrap()) else {
+        panic!("of IPv4 alone")
+    };
+    let mut segment = [0_u8; 20];
+    segment[..2].copy_from_slice(&from.port().to_be_bytes());
+    segment[2..4].copy_from_slice(&to.port().to_be_bytes());
+    (segment[7], segment[12], segment[13]) = (1, 5 << 4, 4);
+    let pseudo = [&from.ip().octets()[..], &to.ip().octets(), &[0, 6, 0, 20], &segment].concat();
+    let sum: u32 = pseudo.chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1])).sum();
+    let sum = (sum & 0xffff) + (sum >> 16);
+    segment[16..18].copy_from_slice(&(!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes());
+    let raw = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::TCP)).unwrap();
+    raw.bind(&SocketAddr::from((*from.ip(), 0)).into()).unwrap();
+    raw.send_to(&segment, &SocketAddr::from((*to.ip(), 0)).into()).unwrap();
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_reset_that_the_pods_kernel_does_not_accept_ends_nothing() {
+    let (node, listener) = one("127.0.8.1:0");
+    let (mut client, mut server) = pair(&listener);
+    send(&mut client, &mut server, GET);
+    forge_reset(&client);
+    assert_eq!((node.requests(1), node.connections(1)), ((1, 1), (1, 0, 0)));
+    send(&mut server, &mut client, OK);
+    send(&mut client, &mut server, GET);
+    assert_eq!(node.requests(1), (2, 1));
+    drop((client, server));
+    assert_eq!(node.settles(1).requests(), 2);
 }
 
 #[test]
@@ -192,14 +230,16 @@ fn a_server_of_http2_that_speaks_first_is_understood() {
 
 #[test]
 #[ignore = "needs root and Linux 5.17: run by cargo xtask test"]
-fn more_frames_in_one_segment_than_are_looked_at_cost_no_request() {
+fn a_segment_of_thousands_of_frames_is_looked_at_to_its_end() {
     let (node, listener) = one("127.0.8.1:0");
     let (mut client, mut server) = pair(&listener);
     send(&mut client, &mut server, PREFACE);
-    send(&mut client, &mut server, &frame(8, 0, 0, &[0, 0, 0, 1]).repeat(3000));
-    send(&mut client, &mut server, &frame(1, 5, 1, b"head"));
+    let acknowledged = frame(8, 0, 0, &[0, 0, 0, 1]).repeat(3000);
+    send(&mut client, &mut server, &[acknowledged, frame(1, 5, 1, b"head")].concat());
     assert_eq!(node.requests(1), (1, 1));
-    send(&mut server, &mut client, &frame(1, 5, 1, b"head"));
+    let streamed = frame(0, 0, 1, b"a message").repeat(3000);
+    send(&mut server, &mut client, &[frame(1, 4, 1, b"head"), streamed, frame(1, 5, 1, b"trailers")].concat());
+    assert_eq!(node.requests(1), (1, 0));
     drop((client, server));
     assert_eq!(node.settles(1).requests(), 1);
 }

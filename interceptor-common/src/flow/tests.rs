@@ -69,12 +69,13 @@ impl Peers {
     fn segment(&self, seq: u32, payload: &[u8]) -> Segment {
         let head = head_of(payload);
         let len = u32::try_from(payload.len()).unwrap();
-        let tls_data = tls::client(&head) == tls::Client::Data;
+        let shaken = self.flow.traits & Trait::SHAKEN != 0;
+        let tls = tls::client(shaken, &head, |at| head_of(payload.get(at as usize..).unwrap_or_default()));
         let at = usize::try_from(probe::place(&head, len)).unwrap();
         let kubelets = payload.windows(11).any(|bytes| bytes == b"kube-probe/");
         let probe = probe::is_ours(&head_of(payload.get(at..).unwrap_or_default()))
             || (self.flow.traits & Trait::HOST != 0 && kubelets);
-        Segment { seq, len, head, tls_data, probe }
+        Segment { seq, len, head, tls, probe }
     }
 
     fn client(&mut self, payload: &[u8]) {
@@ -215,6 +216,34 @@ fn of_tls_only_application_data_is_a_request() {
     peers.client(&[23, 3, 3, 0, 19, 9]);
     peers.close();
     assert_eq!(peers.requests(), 2, "an alert is none");
+}
+
+#[test]
+fn a_pod_that_accepts_only_with_data_is_probed_by_the_kubelet_without_demand() {
+    let mut peers = Peers::with(true, 90);
+    peers.server(OK);
+    peers.close();
+    assert_eq!((peers.requests(), peers.sum.opened, peers.sum.moving), (0, 0, 0));
+
+    let mut https = Peers::with(true, 300);
+    https.server(&[22, 3, 3, 0, 90, 2]);
+    https.client(&[&[20, 3, 3, 0, 1, 1, 23, 3, 3, 0, 53][..], &[9; 53]].concat());
+    https.client(&[23, 3, 3, 0, 80, 9]);
+    https.server(&[23, 3, 3, 0, 120, 9]);
+    https.close();
+    assert_eq!((https.requests(), https.sum.opened), (0, 0));
+}
+
+#[test]
+fn what_follows_a_beginning_that_was_not_seen_goes_on_with_it() {
+    let mut peers = Peers::with(false, 120);
+    peers.client(b"{\"the\": \"body\"}");
+    assert_eq!((peers.requests(), peers.outstanding(), peers.flow.kind), (1, 1, Kind::UNKNOWN));
+    peers.server(OK);
+    peers.client(GET);
+    peers.server(OK);
+    peers.close();
+    assert_eq!((peers.requests(), peers.outstanding(), peers.sum.failed), (2, 0, 0));
 }
 
 #[test]

@@ -171,6 +171,21 @@ pub(crate) fn locked<T>(flow: &mut Flow, act: impl FnOnce(&mut Flow) -> T) -> T 
     }
 }
 
+/// Counts a connection's end, and that of what was in flight on it.
+#[inline(always)]
+pub(crate) fn ended(sk: *mut bpf_sock, flow: &mut Flow) {
+    let streams = streams(sk);
+    let now = now();
+    let (slot, moved) = locked(flow, |flow| {
+        let open = match streams {
+            Some(streams) => streams.open,
+            None => 0,
+        };
+        (flow.slot, flow.closed(open, now))
+    });
+    count(slot, &moved, now);
+}
+
 /// The clock of all time stamps.
 #[inline(always)]
 pub(crate) fn now() -> u64 {

@@ -32,7 +32,7 @@ pub(crate) fn try_ingress(ctx: &SkBuffContext) {
         return;
     }
     if tcp.is_reset() {
-        return ended(sk, flow);
+        return reset(sk, flow);
     }
     if tcp.len > 0 {
         received(ctx, sk, flow, &tcp);
@@ -66,12 +66,12 @@ pub(crate) fn try_egress(ctx: &SkBuffContext) {
         None => return,
     };
     // Of a connection that is older than the programs the kernel does not tell that it ends. Of HTTP/2 none is old.
-    let ends = tcp.is_reset() || (tcp.is_last() && flow.traits & Trait::ADOPTED != 0);
+    let ends = (tcp.is_reset() || tcp.is_last()) && flow.traits & Trait::ADOPTED != 0;
     if tcp.len > 0 {
         sent(ctx, sk, flow, &tcp);
     }
     if ends {
-        ended(sk, flow);
+        maps::ended(sk, flow);
     }
 }
 
@@ -84,7 +84,7 @@ fn received(ctx: &SkBuffContext, sk: *mut bpf_sock, flow: &mut Flow, tcp: &Tcp) 
             seq: tcp.seq,
             len: tcp.len,
             head,
-            tls_data: tls_data(&payload, tcp.len, &head),
+            tls: tls::client(flow.traits & Trait::SHAKEN != 0, &head, |at| payload.head(at, tcp.len)),
             probe: flow.kind == Kind::UNKNOWN && is_probe(ctx, flow, tcp, &head),
         };
         let now = maps::now();
@@ -103,10 +103,9 @@ fn received(ctx: &SkBuffContext, sk: *mut bpf_sock, flow: &mut Flow, tcp: &Tcp) 
 
 #[inline(always)]
 fn sent(ctx: &SkBuffContext, sk: *mut bpf_sock, flow: &mut Flow, tcp: &Tcp) {
-    let payload = Payload { ctx, at: tcp.at };
-    let head = payload.head(0, tcp.len);
     if flow.kind != Kind::HTTP2 {
-        let segment = Segment { seq: tcp.seq, len: tcp.len, head, tls_data: false, probe: false };
+        let head = answer(&Payload { ctx, at: tcp.at }, tcp.len);
+        let segment = Segment { seq: tcp.seq, len: tcp.len, head, tls: tls::Client::default(), probe: false };
         let now = maps::now();
         let (slot, kind, first, moved) = maps::locked(flow, |flow| {
             let moved = flow.sent(&segment, now);
@@ -119,6 +118,19 @@ fn sent(ctx: &SkBuffContext, sk: *mut bpf_sock, flow: &mut Flow, tcp: &Tcp) {
     }
     maps::go_on_sent(ctx);
     without_streams(flow);
+}
+
+/// The first bytes of an answer: of the final one, where it follows another in the same segment.
+#[inline(always)]
+fn answer(payload: &Payload<'_>, len: u32) -> [u8; http1::HEAD] {
+    let head = payload.head(0, len);
+    if http1::answer(&head, len) == Answer::Interim {
+        let next = payload.head(http1::CONTINUE, len);
+        if http1::answer(&next, len.saturating_sub(http1::CONTINUE)) != Answer::None {
+            return next;
+        }
+    }
+    head
 }
 
 /// What the kernel has no program for counts as well as it can.
@@ -137,21 +149,6 @@ fn is_probe(ctx: &SkBuffContext, flow: &Flow, tcp: &Tcp, head: &[u8; http1::HEAD
         || (flow.traits & Trait::HOST != 0
             && http1::begins_request(head, tcp.len)
             && probe::is_kubelets(ctx, tcp.at, tcp.len))
-}
-
-/// Whether a client's segment carries application data of TLS: at once, or behind the end of its handshake.
-#[inline(always)]
-fn tls_data(payload: &Payload<'_>, len: u32, head: &[u8; http1::HEAD]) -> bool {
-    match tls::client(head) {
-        tls::Client::Nothing => false,
-        tls::Client::Data => true,
-        tls::Client::Changing => {
-            let last = tls::HEADER + u32::from(tls::length(head));
-            let finished = payload.head(last, len);
-            let next = last + tls::HEADER + u32::from(tls::length(&finished));
-            tls::is_record(&finished) && tls::client(&payload.head(next, len)) == tls::Client::Data
-        }
-    }
 }
 
 /// Which way a segment goes, seen from the pod.
@@ -190,13 +187,14 @@ fn adopt<'a>(sk: *mut bpf_sock, tcp: &Tcp, way: Way) -> Option<&'a mut Flow> {
     Some(flow)
 }
 
+/// A client's reset. TCP has not judged yet whether it is one, and the kernel tells when the connection has ended by it; not of one that
+/// is older than the programs, which ends here, and is taken into account anew if it goes on.
 #[inline(always)]
-fn ended(sk: *mut bpf_sock, flow: &mut Flow) {
-    let open = match maps::streams(sk) {
-        Some(streams) => streams.open,
-        None => 0,
-    };
-    let now = maps::now();
-    let (slot, moved) = maps::locked(flow, |flow| (flow.slot, flow.closed(open, now)));
-    maps::count(slot, &moved, now);
+fn reset(sk: *mut bpf_sock, flow: &mut Flow) {
+    if flow.traits & Trait::ADOPTED == 0 {
+        return;
+    }
+    maps::ended(sk, flow);
+    let before = maps::version().wrapping_sub(1);
+    maps::locked(flow, |flow| flow.foreign(before));
 }

@@ -58,14 +58,9 @@ fn accepted(ctx: &SockOpsContext) {
 #[inline(always)]
 fn closed(ctx: &SockOpsContext) {
     let sk = packet::socket(ctx);
-    let Some(flow) = maps::flow(sk) else { return };
-    let open = match maps::streams(sk) {
-        Some(streams) => streams.open,
-        None => 0,
-    };
-    let now = maps::now();
-    let (slot, moved) = maps::locked(flow, |flow| (flow.slot, flow.closed(open, now)));
-    maps::count(slot, &moved, now);
+    if let Some(flow) = maps::flow(sk) {
+        maps::ended(sk, flow);
+    }
 }
 
 #[inline(always)]

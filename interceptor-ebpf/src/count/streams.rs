@@ -6,15 +6,16 @@ use core::ffi::c_void;
 
 use aya_ebpf::{bindings::bpf_sock, helpers::generated::bpf_loop, programs::SkBuffContext};
 use interceptor_common::{
-    flow::{Flow, Moved},
-    http2::{Entry, Streams},
+    flow::{Flow, Kind, Moved},
+    http2::{Change, Entry, Streams},
 };
 use interceptor_ebpf::segment::{self, Payload, Tcp};
 
 use crate::maps;
 
-/// Frames of one segment that are looked at. What is beyond is a gap, after which the walk finds its way again.
-const FRAMES: u32 = 1024;
+/// Frames of one segment that are looked at: more than there is room for in one of half a megabyte. What is beyond is a gap, in which
+/// ends of streams are lost.
+const FRAMES: u32 = 1 << 16;
 
 /// What the loop needs. Numbers that change are in map memory or in [`Moved`]: the verifier would follow each value of what
 /// is on the stack.
@@ -63,7 +64,7 @@ fn walk<const CLIENT: bool>(ctx: &SkBuffContext) {
     let Some(tcp) = Tcp::read(ctx) else { return };
     let payload = Payload { ctx, at: tcp.at };
     let head = payload.head(0, tcp.len);
-    let last = streams.last;
+    let (slot, last) = (flow.slot, streams.last);
     let walk = if CLIENT { &mut streams.rx } else { &mut streams.tx };
     let Entry::At(pos) = walk.enter(tcp.seq, tcp.len, &head, last) else { return };
     let mut state = Loop { payload, flow, streams, pos, len: tcp.len, started: 0, ended: 0, opened: 0 };
@@ -72,14 +73,14 @@ fn walk<const CLIENT: bool>(ctx: &SkBuffContext) {
     unsafe {
         bpf_loop(FRAMES, step as *mut c_void, (&raw mut state).cast(), 0);
     }
-    let Loop { flow, streams, pos, started, ended, opened, .. } = state;
+    let Loop { streams, pos, started, ended, opened, .. } = state;
     let walk = if CLIENT { &mut streams.rx } else { &mut streams.tx };
     walk.leave(tcp.seq, pos);
     let now = maps::now();
     let mut moved = Moved { flags: if opened != 0 { Moved::OPENED } else { 0 }, ..Moved::NOTHING };
     moved.start(started, now);
     moved.end(ended, now);
-    maps::count(flow.slot, &moved, now);
+    maps::count(slot, &moved, now);
 }
 
 /// Looks at one frame of a client; 1 when there is no more.
@@ -108,7 +109,10 @@ fn look<const CLIENT: bool>(state: *mut c_void) -> i64 {
     let streams = &mut *state.streams;
     let (change, moved) = maps::locked(state.flow, |flow| {
         let mut moved = Moved::NOTHING;
-        let change = if CLIENT {
+        // Closed in the meantime on another CPU, which has ended all streams that were open.
+        let change = if flow.kind != Kind::HTTP2 {
+            Change { started: 0, ended: 0 }
+        } else if CLIENT {
             let counts = !streams.begins(&frame) || flow.streams(&mut moved);
             streams.client(frame, counts)
         } else {
