@@ -155,7 +155,7 @@ impl Queues {
         match self.run(&ask.bytes()) {
             Ok(Answer::NOBODY) => Ok(None),
             Ok(Answer::UNREADABLE) | Err(_) => Err(Unread::Refused),
-            Ok(depth) => self.whose.get(&0, 0).map(|id| Some(Queue { id, depth })).map_err(|_| Unread::Refused),
+            Ok(depth) => self.whose.get(&0, 0).map(|id| Some(Queue { id, depth })).map_err(|_unread| Unread::Refused),
         }
     }
 
