@@ -131,9 +131,12 @@ fn forge_reset(client: &TcpStream) {
     segment[2..4].copy_from_slice(&to.port().to_be_bytes());
     (segment[7], segment[12], segment[13]) = (1, 5 << 4, 4);
     let pseudo = [&from.ip().octets()[..], &to.ip().octets(), &[0, 6, 0, 20], &segment].concat();
-    let sum: u32 = pseudo.chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1])).sum();
-    let sum = (sum & 0xffff) + (sum >> 16);
-    segment[16..18].copy_from_slice(&(!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes());
+    let words = pseudo.chunks(2).map(|word| u16::from_be_bytes([word[0], word[1]]));
+    let sum = words.fold(0_u16, |sum, word| {
+        let (sum, carried) = sum.overflowing_add(word);
+        sum + u16::from(carried)
+    });
+    segment[16..18].copy_from_slice(&(!sum).to_be_bytes());
     let raw = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::TCP)).unwrap();
     raw.bind(&SocketAddr::from((*from.ip(), 0)).into()).unwrap();
     raw.send_to(&segment, &SocketAddr::from((*to.ip(), 0)).into()).unwrap();

@@ -116,7 +116,7 @@ impl Bench {
     /// Starts a scaler that listens to the node's agent.
     pub(crate) async fn scaler(&self) -> Process {
         self.world.service("agents");
-        self.world.endpoints("agents", &[("127.0.0.1".parse::<std::net::IpAddr>().unwrap(), 9097).into()]);
+        self.world.endpoints("agents", &[("127.0.0.1".parse::<IpAddr>().unwrap(), 9097).into()]);
         let mut command = self.net.node().command(program("scaler-under-test").to_str().unwrap());
         command.args(["--zap-encoder=json", "--source", &format!("dir:{}", self.world.path().display())]).envs([
             ("KEDA_HTTP_SCALER_PORT", "0"),

@@ -67,7 +67,7 @@ pub(crate) struct Task {
 enum Loaded {
     /// Nobody has asked yet.
     No,
-    Yes(Queues),
+    Yes(Box<Queues>),
     Failed,
 }
 
@@ -148,7 +148,7 @@ impl Task {
         };
         self.metrics.active(loaded.is_ok());
         self.queues = match loaded {
-            Ok(queues) => Loaded::Yes(queues),
+            Ok(queues) => Loaded::Yes(Box::new(queues)),
             Err(why) => {
                 tracing::warn!(
                     why,
