@@ -35,20 +35,22 @@ enum Asker {
     Node,
 }
 
-/// Interceptors stand in for a workload that needs them while it is cold; clients are pods of each node, and a node itself.
+/// A workload that comes and goes.
+struct Workload {
+    name: &'static str,
+    address: String,
+    pods: BTreeSet<String>,
+    proxied: usize,
+}
+
+/// For one workload, which needs them while it is cold, interceptors stand in; what another is asked is held by the agents. Clients are
+/// pods of each node, and a node itself.
 pub(super) fn under_load(cluster: &Cluster) -> Result<()> {
     with_agents(cluster, flap)
 }
 
 fn flap(cluster: &Cluster) -> Result<()> {
     let tenant = Tenant::new(cluster, "flaps")?;
-    // As any pod must: kube-proxy hears a moment later than the pod that it ends.
-    tenant.apply(&App::new("flaps").lingers(2).objects())?;
-    let mut scaled = scaled_object("flaps", 1);
-    scaled["spec"]["cooldownPeriod"] = json!(1);
-    tenant.apply(&[patient_route("flaps"), scaled])?;
-    tenant.condition("interceptorroute/flaps", "Ready", "True")?;
-    tenant.scaled("flaps")?;
     let mut askers = vec![Asker::Node];
     for node in 1..=cluster.nodes() {
         tenant.apply(&[client(node)])?;
@@ -56,29 +58,23 @@ fn flap(cluster: &Cluster) -> Result<()> {
         tenant.condition(&format!("pod/{client}"), "Ready", "True")?;
         askers.push(Asker::Pod(cluster.network_of(&tenant.namespace, &client)?));
     }
-    published(&tenant)?;
-    let address = cluster.service_address(&tenant.namespace, "flaps")?;
+    let mut workloads =
+        [workload(&tenant, "patient", json!({ "readiness": "5m" }))?, workload(&tenant, "held", json!({}))?];
     let wanted = std::env::var("ROUSE_FLAPS").ok().and_then(|count| count.parse().ok()).unwrap_or(FLAPS);
-    let (mut pods, mut requests, mut proxied) = (BTreeSet::new(), 0_usize, 0_usize);
+    let mut requests = 0_usize;
     let mut random = 0x2545_f491_4f6c_dd1d_u64;
     let began = Instant::now();
-    while pods.len() < wanted {
-        ensure!(began.elapsed() < LIMIT, "{} of {wanted} flaps, {requests} requests in {LIMIT:?}", pods.len());
-        let answers: Vec<Result<String>> = thread::scope(|scope| {
-            let asked: Vec<_> = askers.iter().map(|asker| scope.spawn(|| one(cluster, asker, &address))).collect();
-            asked.into_iter().map(|asked| asked.join().expect("no client panics")).collect()
-        });
-        for answer in answers {
-            let answer = answer?;
+    while workloads.iter().any(|workload| workload.pods.len() < wanted) {
+        let pods = workloads.each_ref().map(|workload| workload.pods.len());
+        ensure!(began.elapsed() < LIMIT, "{pods:?} of {wanted} flaps, {requests} requests in {LIMIT:?}");
+        for (at, answer) in round(cluster, &askers, &workloads) {
+            let (answer, workload) = (answer?, &mut workloads[at]);
             requests += 1;
-            proxied += usize::from(answer.contains("x-keda-http-cold-start"));
+            workload.proxied += usize::from(answer.contains("x-keda-http-cold-start"));
             let pod = answer.lines().next().unwrap_or_default();
-            ensure!(
-                pod.starts_with("Hello from flaps-"),
-                "after {} flaps and {requests} requests: {answer}",
-                pods.len()
-            );
-            pods.insert(pod.to_owned());
+            let is_pods = pod.starts_with(&format!("Hello from {}-", workload.name));
+            ensure!(is_pods, "after {pods:?} flaps and {requests} requests: {answer}");
+            workload.pods.insert(pod.to_owned());
         }
         // xorshift64* (Vigna, 2016): the moments differ, and are the same in each run.
         random ^= random >> 12;
@@ -86,14 +82,42 @@ fn flap(cluster: &Cluster) -> Result<()> {
         random ^= random >> 27;
         pause(Duration::from_millis(PAUSES.start + random % (PAUSES.end - PAUSES.start)));
     }
-    println!(
-        "    {} pods one after the other, {requests} requests, none failed, {proxied} by way of an interceptor, in {} s",
-        pods.len(),
-        began.elapsed().as_secs()
-    );
-    tenant.asleep("flaps")?;
-    published(&tenant)?;
+    for Workload { name, pods, proxied, .. } in &workloads {
+        println!("    {name}: {} pods one after the other, {proxied} requests by way of an interceptor", pods.len());
+    }
+    println!("    {requests} requests, none failed, in {} s", began.elapsed().as_secs());
+    for Workload { name, .. } in &workloads {
+        tenant.asleep(name)?;
+        published(&tenant, name)?;
+    }
     tenant.finish()
+}
+
+/// A workload that sleeps, whose route is direct and has these timeouts.
+fn workload(tenant: &Tenant<'_>, name: &'static str, timeouts: Value) -> Result<Workload> {
+    // As any pod must: kube-proxy hears a moment later than the pod that it ends.
+    tenant.apply(&App::new(name).lingers(2).objects())?;
+    let mut scaled = scaled_object(name, 1);
+    scaled["spec"]["cooldownPeriod"] = json!(1);
+    let mut route = route(name, &format!("{name}.e2e"), Metric::Concurrency(10));
+    route["spec"]["dataPath"] = json!("Direct");
+    route["spec"]["timeouts"] = timeouts;
+    tenant.apply(&[route, scaled])?;
+    tenant.condition(&format!("interceptorroute/{name}"), "Ready", "True")?;
+    tenant.scaled(name)?;
+    published(tenant, name)?;
+    let address = tenant.cluster.service_address(&tenant.namespace, name)?;
+    Ok(Workload { name, address, pods: BTreeSet::new(), proxied: 0 })
+}
+
+/// Everybody asks for everything at once; which workload answered what.
+fn round(cluster: &Cluster, askers: &[Asker], workloads: &[Workload]) -> Vec<(usize, Result<String>)> {
+    thread::scope(|scope| {
+        let all = askers.iter().flat_map(|asker| workloads.iter().enumerate().map(move |one| (asker, one)));
+        let asked: Vec<_> =
+            all.map(|(asker, (at, workload))| (at, scope.spawn(|| one(cluster, asker, &workload.address)))).collect();
+        asked.into_iter().map(|(at, asked)| (at, asked.join().expect("no client panics"))).collect()
+    })
 }
 
 #[expect(clippy::disallowed_methods, reason = "nobody else is on this thread")]
@@ -111,17 +135,9 @@ fn one(cluster: &Cluster, asker: &Asker, address: &str) -> Result<String> {
     }
 }
 
-/// A direct route whose requests may wait for longer than a connection can be held.
-fn patient_route(name: &str) -> Value {
-    let mut route = route(name, "flaps.e2e", Metric::Concurrency(10));
-    route["spec"]["dataPath"] = json!("Direct");
-    route["spec"]["timeouts"] = json!({ "readiness": "5m" });
-    route
-}
-
 /// Interceptors are listed, and the status says so.
-fn published(tenant: &Tenant<'_>) -> Result<()> {
-    tenant.until("interceptorroute/flaps", "that interceptors are listed", SCALING, |route| {
+fn published(tenant: &Tenant<'_>, name: &str) -> Result<()> {
+    tenant.until(&format!("interceptorroute/{name}"), "that interceptors are listed", SCALING, |route| {
         route["status"]["shadow"]["published"] == true
     })?;
     let selector = "--selector=endpointslice.kubernetes.io/managed-by=shadow.http.keda.sh";
