@@ -106,6 +106,7 @@ fn from_everywhere(cluster: &Cluster, tenant: &Tenant<'_>, family: Family) -> Re
     let mut addresses = service["spec"]["clusterIPs"].as_array().into_iter().flatten().filter_map(Value::as_str);
     let address = addresses.nth(family as usize).context("the Service has no address of the family")?;
     let address = &family.in_urls(address);
+    let at_first = taken(cluster, &tenant.namespace)?;
     let port = service["spec"]["ports"][0]["nodePort"].as_u64().context("the Service has no node port")?;
     for node in 1..=cluster.nodes() {
         tenant.asleep("direct")?;
@@ -137,7 +138,12 @@ fn from_everywhere(cluster: &Cluster, tenant: &Tenant<'_>, family: Family) -> Re
             cluster.curl(Machine::ControlPlane, &asking(&url))
         })?;
     }
-    tenant.asleep("direct")
+    tenant.asleep("direct")?;
+    // Of each node a pod asked twice, the node itself once, and a machine outside by the node once; probes are no requests.
+    let (counted, asked) = (taken(cluster, &tenant.namespace)? - at_first, 4 * u64::from(cluster.nodes()));
+    ensure!(counted == asked, "{counted} requests were counted, {asked} were made");
+    println!("    {asked} requests, each counted once");
+    Ok(())
 }
 
 /// What the agent of a node serves.
