@@ -11,6 +11,7 @@ use crate::{
     http2, tls,
 };
 
+mod change;
 mod moved;
 
 pub use self::moved::Moved;
@@ -29,7 +30,7 @@ pub struct bpf_spin_lock {
 pub struct Flow {
     /// Held while the rest is looked at or changed: both directions of a connection may be handled at the same time.
     pub lock: bpf_spin_lock,
-    /// The slot whose counters it moves for its whole life.
+    /// The slot whose counters it moves.
     pub slot: u32,
     /// A [`Kind`].
     pub kind: u32,
@@ -45,8 +46,8 @@ pub struct Flow {
     pub tx_next: u32,
     /// The last span of time in which it was counted as one that moves bytes; see [`span`].
     pub span: u32,
-    /// Always zero.
-    pub reserved: u32,
+    /// Of which version of the list of addresses its slot is, or that it has none.
+    pub version: u32,
     /// When the last request began, nanoseconds of `CLOCK_MONOTONIC`.
     pub begun_ns: u64,
     /// When its answer began.
@@ -123,7 +124,7 @@ impl Trait {
     pub const UNSEEN: u32 = 16;
     /// A byte of a protocol without requests was seen.
     pub const SPOKE: u32 = 32;
-    /// Its address was none of ours when the list of addresses had the version that `span` says.
+    /// Its address was none of ours.
     pub const FOREIGN: u32 = 64;
     /// The client's TLS handshake has ended.
     pub const SHAKEN: u32 = 128;
@@ -253,10 +254,7 @@ impl Flow {
         if self.traits & Trait::OPEN != 0 {
             moved.add(Moved::CLOSED);
         }
-        let outstanding = match self.phase {
-            Phase::WAITING | Phase::SWITCHED => 1,
-            _ => streams,
-        };
+        let outstanding = self.outstanding(streams);
         if outstanding > 0 {
             if self.phase != Phase::SWITCHED {
                 moved.add(Moved::FAILED);
@@ -286,14 +284,14 @@ impl Flow {
     pub const fn foreign(&mut self, version: u32) {
         self.kind = Kind::IGNORED;
         self.traits = Trait::FOREIGN;
-        self.span = version;
+        self.version = version;
     }
 
-    /// Whether it may have become ours by this version of the list.
+    /// Whether it may have become ours, or another slot's, by this version of the list.
     #[inline(always)]
     #[must_use]
     pub const fn is_outdated(&self, version: u32) -> bool {
-        self.traits & Trait::FOREIGN != 0 && self.span != version
+        self.version != version && (self.slot != 0 || self.traits & Trait::FOREIGN != 0)
     }
 
     /// A stream of HTTP/2 has begun; says whether it counts. The first request of this machine may be a probe.

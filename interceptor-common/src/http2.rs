@@ -58,8 +58,10 @@ pub struct Streams {
     pub aside: [u32; ASIDE],
     /// Which are, a bit each.
     pub bits: [u32; (BITS / 32) as usize],
+    /// How many of them are not counted for a slot yet: those that began in a segment that is being looked at, less those that ended in it.
+    pub uncounted: u32,
     /// Always zero.
-    pub reserved: [u32; 2],
+    pub reserved: u32,
 }
 
 const _: () = assert!(size_of::<Walk>() == 32);
@@ -199,6 +201,25 @@ impl Streams {
     pub fn begin(&mut self, rx: u32, tx: u32) {
         self.rx.next = rx;
         self.tx.next = tx;
+    }
+
+    /// How many are open and counted.
+    #[inline(always)]
+    #[must_use]
+    pub const fn counted(&self) -> u32 {
+        self.open.wrapping_sub(self.uncounted)
+    }
+
+    /// A frame has changed so much, which is counted when the whole segment has been looked at.
+    #[inline(always)]
+    pub const fn count_later(&mut self, change: Change) {
+        self.uncounted = self.uncounted.wrapping_add(change.started).wrapping_sub(change.ended);
+    }
+
+    /// All of a segment's changes are counted now.
+    #[inline(always)]
+    pub const fn count_now(&mut self, all: Change) {
+        self.uncounted = self.uncounted.wrapping_sub(all.started).wrapping_add(all.ended);
     }
 
     /// Whether a client's frame begins a stream.

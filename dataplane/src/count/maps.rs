@@ -132,7 +132,7 @@ impl CountMaps {
         Ok(new)
     }
 
-    /// Tells the programs that addresses have been added, so that they look again at connections that were none of ours.
+    /// Tells the programs that addresses have been added or lead elsewhere, so that they look again whose connections are.
     pub(super) fn next_version(&mut self) -> io::Result<()> {
         let version = self.version.get(&0, 0).map_err(os_error)?;
         self.version.set(0, version.wrapping_add(1), 0).map_err(os_error)

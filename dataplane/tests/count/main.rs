@@ -10,5 +10,6 @@ mod notices;
 mod others;
 mod pins;
 mod requests;
+mod slots;
 #[path = "../theirs/program.rs"]
 mod theirs;

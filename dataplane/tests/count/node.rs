@@ -145,6 +145,12 @@ impl Node {
         self.sync();
     }
 
+    /// One upstream lists it no more.
+    pub(crate) fn unlist_of(&mut self, id: u32, addr: SocketAddr) {
+        self.pods.retain(|(of, at, _)| (of.0, *at) != (id, addr));
+        self.sync();
+    }
+
     fn sync(&mut self) {
         let mut ids: Vec<_> = self.pods.iter().map(|(id, ..)| *id).collect();
         ids.dedup();

@@ -9,6 +9,8 @@ pub struct Moved {
     pub started: u32,
     /// How many requests ended, where it is not one.
     pub ended: u32,
+    /// Of those that started, how many were counted before: requests that have come from another slot.
+    pub undone: u32,
     /// What is added to the time that requests were outstanding; wraps, since a start subtracts and an end adds.
     pub busy_ns: u64,
     /// Time from the request's beginning to its answer's; meaningful with [`Moved::FIRST_BYTE`].
@@ -17,9 +19,9 @@ pub struct Moved {
 
 impl Moved {
     /// A socket bears a slot.
-    pub const TAGGED: Self = Self { flags: 1, started: 0, ended: 0, busy_ns: 0, first_byte_ns: 0 };
+    pub const TAGGED: Self = Self { flags: 1, started: 0, ended: 0, undone: 0, busy_ns: 0, first_byte_ns: 0 };
     /// Nothing.
-    pub const NOTHING: Self = Self { flags: 0, started: 0, ended: 0, busy_ns: 0, first_byte_ns: 0 };
+    pub const NOTHING: Self = Self { flags: 0, started: 0, ended: 0, undone: 0, busy_ns: 0, first_byte_ns: 0 };
     /// The socket bears it no more.
     pub const RELEASED: u32 = 2;
     /// A connection opened.
@@ -75,7 +77,7 @@ impl Moved {
     #[inline(always)]
     #[must_use]
     pub const fn is_nothing(&self) -> bool {
-        self.flags == 0 && self.started == 0 && self.ended == 0 && self.busy_ns == 0
+        self.flags == 0 && self.started == 0 && self.ended == 0 && self.undone == 0 && self.busy_ns == 0
     }
 
     /// All requests that started.
@@ -90,5 +92,12 @@ impl Moved {
     #[must_use]
     pub const fn ends(&self) -> u32 {
         self.ended + self.has(Self::ENDED) as u32
+    }
+
+    /// All requests that were counted and are not to be.
+    #[inline(always)]
+    #[must_use]
+    pub const fn undos(&self) -> u32 {
+        self.undone + self.has(Self::UNDONE) as u32
     }
 }

@@ -61,7 +61,7 @@ impl Peers {
         sum.failed += one(Moved::FAILED);
         sum.started += moved.starts();
         sum.ended += moved.ends();
-        sum.undone += one(Moved::UNDONE);
+        sum.undone += moved.undos();
         sum.moving += one(Moved::MOVING);
         sum.busy_ns = sum.busy_ns.wrapping_add(moved.busy_ns);
     }

@@ -239,3 +239,18 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn streams_of_a_segment_are_counted_when_all_of_it_was_looked_at() {
+    let mut streams = Streams::default();
+    let (one, two) = (Change { started: 2, ended: 1 }, Change { started: 1, ended: 0 });
+    streams.open = 3;
+    streams.count_later(one);
+    streams.open += 1;
+    assert_eq!(streams.counted(), 3);
+    streams.count_later(two);
+    streams.open += 1;
+    assert_eq!(streams.counted(), 3);
+    streams.count_now(Change { started: 3, ended: 1 });
+    assert_eq!((streams.counted(), streams.uncounted), (5, 0));
+}

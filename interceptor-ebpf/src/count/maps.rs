@@ -178,7 +178,7 @@ pub(crate) fn ended(sk: *mut bpf_sock, flow: &mut Flow) {
     let now = now();
     let (slot, moved) = locked(flow, |flow| {
         let open = match streams {
-            Some(streams) => streams.open,
+            Some(streams) => streams.counted(),
             None => 0,
         };
         (flow.slot, flow.closed(open, now))
@@ -212,13 +212,15 @@ pub(crate) fn count(slot: u32, moved: &Moved, now_ns: u64) {
         one(Moved::OPENED, &raw mut (*served).opened);
         one(Moved::CLOSED, &raw mut (*served).closed);
         one(Moved::FAILED, &raw mut (*served).failed);
-        one(Moved::UNDONE, &raw mut (*served).undone);
         one(Moved::MOVING, &raw mut (*served).moving);
         if moved.starts() != 0 {
             add(&raw mut (*served).started, moved.starts().into());
         }
         if moved.ends() != 0 {
             add(&raw mut (*served).ended, moved.ends().into());
+        }
+        if moved.undos() != 0 {
+            add(&raw mut (*served).undone, moved.undos().into());
         }
         if moved.busy_ns != 0 {
             add(&raw mut (*served).busy_ns, moved.busy_ns);

@@ -20,9 +20,14 @@ pub(crate) fn try_ingress(ctx: &SkBuffContext) {
     }
     let known = maps::flow(sk);
     let Some(tcp) = Tcp::read(ctx) else { return };
+    let version = maps::version();
     let flow = match known {
+        Some(flow) if !flow.is_outdated(version) => flow,
+        Some(flow) if flow.slot != 0 => {
+            follow(sk, flow, version);
+            flow
+        }
         // What was none of ours may have become so, and what is older than the programs was never looked at.
-        Some(flow) if !flow.is_outdated(maps::version()) => flow,
         _ => match adopt(sk, &tcp, Way::In) {
             Some(flow) => flow,
             None => return,
@@ -53,8 +58,14 @@ pub(crate) fn try_egress(ctx: &SkBuffContext) {
         return;
     }
     let Some(tcp) = Tcp::read(ctx) else { return };
+    let version = maps::version();
     let flow = match known {
-        Some(flow) => flow,
+        Some(flow) => {
+            if flow.is_outdated(version) {
+                follow(sk, flow, version);
+            }
+            flow
+        }
         // What is answered here may have been asked before the programs were there. Of other protocols the first bytes do not tell whether
         // they answer anything.
         None if http1::answer(&Payload { ctx, at: tcp.at }.head(0, tcp.len), tcp.len) != Answer::None => {
@@ -73,6 +84,31 @@ pub(crate) fn try_egress(ctx: &SkBuffContext) {
     if ends {
         maps::ended(sk, flow);
     }
+}
+
+/// The list of addresses has changed: the connection counts for whom its own leads to now.
+#[inline(always)]
+fn follow(sk: *mut bpf_sock, flow: &mut Flow, version: u32) {
+    let Some((local, client)) = segment::peers(sk) else { return };
+    // One that leads nowhere any more leaves its connections where they are, and so does one that leads where it did.
+    let Some(slot) = maps::slot_of(&local).filter(|slot| *slot != flow.slot) else {
+        flow.version = version;
+        return;
+    };
+    let slot = if maps::origin(slot, &client) == OUT { 0 } else { slot };
+    let streams = maps::streams(sk);
+    let now = maps::now();
+    let (before, left, come) = maps::locked(flow, |flow| {
+        let open = match streams {
+            Some(streams) => streams.counted(),
+            None => 0,
+        };
+        let before = flow.slot;
+        let (left, come) = flow.change_slot(slot, version, open, now);
+        (before, left, come)
+    });
+    maps::count(before, &left, now);
+    maps::count(slot, &come, now);
 }
 
 #[inline(always)]
@@ -182,7 +218,10 @@ fn adopt<'a>(sk: *mut bpf_sock, tcp: &Tcp, way: Way) -> Option<&'a mut Flow> {
     };
     let now = maps::now();
     let (rx_first, tx_next) = if way == Way::In { (tcp.seq, tcp.ack) } else { (tcp.ack, tcp.seq) };
-    let moved = maps::locked(flow, |flow| flow.adopt(slot, origin == HOST, rx_first, tx_next));
+    let moved = maps::locked(flow, |flow| {
+        flow.version = version;
+        flow.adopt(slot, origin == HOST, rx_first, tx_next)
+    });
     maps::count(slot, &moved, now);
     Some(flow)
 }

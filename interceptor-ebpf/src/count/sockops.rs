@@ -37,6 +37,8 @@ fn listens(ctx: &SockOpsContext) {
 
 #[inline(always)]
 fn accepted(ctx: &SockOpsContext) {
+    // Before the list is looked at: a later one is noticed.
+    let version = maps::version();
     let Some(slot) = packet::local(ctx).and_then(|key| maps::slot_of(&key)) else { return };
     let Some(client) = packet::remote(ctx) else { return };
     let origin = maps::origin(slot, &client);
@@ -51,7 +53,10 @@ fn accepted(ctx: &SockOpsContext) {
     if ctx.set_cb_flags((ctx.cb_flags() | FLAGS) as i32).is_err() {
         return maps::count_missed();
     }
-    let moved = maps::locked(flow, |flow| flow.accept(slot, origin == HOST, (rx, unseen), tx, now));
+    let moved = maps::locked(flow, |flow| {
+        flow.version = version;
+        flow.accept(slot, origin == HOST, (rx, unseen), tx, now)
+    });
     maps::count(slot, &moved, now);
 }
 

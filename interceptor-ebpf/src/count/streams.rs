@@ -64,7 +64,7 @@ fn walk<const CLIENT: bool>(ctx: &SkBuffContext) {
     let Some(tcp) = Tcp::read(ctx) else { return };
     let payload = Payload { ctx, at: tcp.at };
     let head = payload.head(0, tcp.len);
-    let (slot, last) = (flow.slot, streams.last);
+    let last = streams.last;
     let walk = if CLIENT { &mut streams.rx } else { &mut streams.tx };
     let Entry::At(pos) = walk.enter(tcp.seq, tcp.len, &head, last) else { return };
     let mut state = Loop { payload, flow, streams, pos, len: tcp.len, started: 0, ended: 0, opened: 0 };
@@ -73,9 +73,14 @@ fn walk<const CLIENT: bool>(ctx: &SkBuffContext) {
     unsafe {
         bpf_loop(FRAMES, step as *mut c_void, (&raw mut state).cast(), 0);
     }
-    let Loop { streams, pos, started, ended, opened, .. } = state;
+    let Loop { flow, streams, pos, started, ended, opened, .. } = state;
     let walk = if CLIENT { &mut streams.rx } else { &mut streams.tx };
     walk.leave(tcp.seq, pos);
+    // For the slot that the connection has now: what was counted before has gone with it, if it has come to another one, or has ended.
+    let slot = maps::locked(flow, |flow| {
+        streams.count_now(Change { started, ended });
+        flow.slot
+    });
     let now = maps::now();
     let mut moved = Moved { flags: if opened != 0 { Moved::OPENED } else { 0 }, ..Moved::NOTHING };
     moved.start(started, now);
@@ -118,6 +123,7 @@ fn look<const CLIENT: bool>(state: *mut c_void) -> i64 {
         } else {
             streams.server(frame)
         };
+        streams.count_later(change);
         (change, moved)
     });
     state.started += change.started;
