@@ -181,6 +181,24 @@ async fn a_connection_that_has_waited_as_long_as_the_route_allows_is_refused() {
 
 #[tokio::test]
 #[ignore = "needs root: run by cargo xtask test"]
+async fn a_connection_whose_wait_is_to_end_by_a_drop_goes_on_and_is_held_anew() {
+    let bench = Bench::with(json!({ "timeouts": { "readiness": "300ms" } }));
+    let agent = Agent::start_by(&bench.net, &bench.world, &["env", "ROUSE_HOLD_EXPIRY=drop"]).await;
+    agent.until("web", "cold").await;
+    let client = connect(&bench.client, FRONTEND);
+    eventually("the wait ends", async || {
+        (agent.metric("rouse_hold_connections_total{outcome=\"expired\"}").await > 0).then_some(())
+    })
+    .await;
+    let pod = listen(&bench.pod, "web").await;
+    bench.endpoints_of(&[&bench.pod], VIP.parse().unwrap());
+    let answer = soon("it repeats its packet", client).await.unwrap().unwrap();
+    assert!(answer.line.starts_with("web to "), "{}", answer.line);
+    drop(pod);
+}
+
+#[tokio::test]
+#[ignore = "needs root: run by cargo xtask test"]
 async fn a_service_of_somebody_else_is_left_to_the_nodes_own_rules() {
     let bench = Bench::new();
     let agent = Agent::start(&bench.net, &bench.world).await;

@@ -114,7 +114,7 @@ pub async fn build(config: Config) -> Result<Bound, AgentError> {
     let hold_metrics = HoldMetrics::register(registry.registry());
     let hold = hold::Task::new(
         node.clone(),
-        (holding.map_err(|error| error.to_string()), holds.node_clients),
+        (holding.map_err(|error| error.to_string()), holds),
         reader.clone(),
         (listening, namespaces, count.seen()),
         hold_metrics,

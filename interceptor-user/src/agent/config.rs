@@ -34,6 +34,7 @@ const ADMIN_PORT: u16 = 9097;
     ROUSE_TC_HOOKS (auto)                      auto, or filters: below clsact, also where the kernel has links (from 6.6)\n  \
     ROUSE_STEER (auto)                         auto, all or off: connections to cold Services that go to interceptors\n  \
     ROUSE_NODE_CLIENTS (hold)                  hold, or leave: connections of the node itself; holding takes CAP_NET_RAW\n  \
+    ROUSE_HOLD_EXPIRY (reset)                  reset, or drop: how a connection ends that has waited for as long as it may\n  \
     OTEL_EXPORTER_OTLP_METRICS_ENABLED (false)   metrics to a collector, by OpenTelemetry's own OTEL_… variables\n  \
     ROUSE_LOG                                  a log filter such as info,dataplane=debug")]
 pub struct Args {
@@ -101,6 +102,8 @@ pub struct Holds {
     pub hooks: Hooks,
     /// Whether connections of the node itself are held, too.
     pub node_clients: bool,
+    /// Whether a client is refused that has waited for as long as it may, by a reset; it is told nothing otherwise.
+    pub refuses: bool,
 }
 
 // === impl Args ===
@@ -150,6 +153,7 @@ impl Config {
                     Hooks::Auto,
                 )?,
                 node_clients: env.one_of("ROUSE_NODE_CLIENTS", &[("hold", true), ("leave", false)], true)?,
+                refuses: env.one_of("ROUSE_HOLD_EXPIRY", &[("reset", true), ("drop", false)], true)?,
             },
             cgroup_root: env.optional_string("ROUSE_CGROUP_ROOT")?.map(PathBuf::from),
             interceptors,

@@ -45,7 +45,7 @@ use self::{
     metrics::{End, Failure},
     services::{Change, Services, routes_of},
 };
-use super::count::Seen;
+use super::{config::Holds, count::Seen};
 use crate::control::namespaces::Addresses;
 
 /// Connections that wait at once. Each costs some hundred bytes.
@@ -69,6 +69,8 @@ pub(crate) struct Task {
     /// The node's.
     name: String,
     hold: Result<Hold, String>,
+    /// Whether who has waited for as long as it may is told so.
+    refuses: bool,
     reader: Reader,
     metrics: HoldMetrics,
     report: Report,
@@ -113,18 +115,17 @@ struct Counted {
 // === impl Task ===
 
 impl Task {
-    /// Takes the programs that have been loaded, or why not. Nothing is attached before it runs. `node_clients` says whether
-    /// connections of the node itself are held, too.
+    /// Takes the programs that have been loaded, or why not. Nothing is attached before it runs.
     pub(crate) fn new(
         name: String,
-        (mut hold, node_clients): (Result<Hold, String>, bool),
+        (mut hold, holds): (Result<Hold, String>, Holds),
         reader: Reader,
         (listens, namespaces, counted): (mpsc::Receiver<Listens>, watch::Receiver<Addresses>, watch::Receiver<Seen>),
         metrics: HoldMetrics,
     ) -> Self {
         let report = Report::default();
         let node = match &mut hold {
-            Ok(hold) => node::begin(hold, node_clients),
+            Ok(hold) => node::begin(hold, holds.node_clients),
             Err(why) => Err(why.clone()),
         };
         metrics.active(hold.is_ok(), node.is_ok());
@@ -135,6 +136,7 @@ impl Task {
         Self {
             name,
             hold,
+            refuses: holds.refuses,
             reader,
             metrics,
             report,
@@ -364,7 +366,7 @@ impl Task {
     fn give_up(&mut self, flow: &Flow, end: End) {
         let Some(kept) = self.holding.forget(flow, monotonic()) else { return };
         if let Ok(hold) = &mut self.hold {
-            if end == End::Expired {
+            if end == End::Expired && self.refuses {
                 let refused = hold.refuse((&kept.syn, kept.origin));
                 self.note(flow, refused);
             }
