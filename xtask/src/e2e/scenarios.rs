@@ -47,6 +47,7 @@ pub(crate) const ALL: &[Scenario] = &[
     scenario("direct-cold", direct::cold),
     scenario("direct-ipv6", direct::cold_ipv6),
     scenario("direct-accept-queue", direct::accept_queue),
+    scenario("direct-load", direct::load),
     scenario("direct-flaps", flaps::under_load),
     scenario("chart-settings", chart::settings),
     scenario("metrics", chart::metrics),

@@ -42,6 +42,11 @@ pub(super) fn accept_queue(cluster: &Cluster) -> Result<()> {
     with_agents(cluster, queue_with_agents)
 }
 
+/// Workloads grow by what the kernel counts: requests in flight, requests a second, and connections of a route that has no HTTP rules.
+pub(super) fn load(cluster: &Cluster) -> Result<()> {
+    with_agents(cluster, grow_with_agents)
+}
+
 fn cold_by(cluster: &Cluster, family: Family) -> Result<()> {
     with_agents(cluster, |cluster| {
         let worked = cold_with_agents(cluster, family);
@@ -201,6 +206,53 @@ fn queue_with_agents(cluster: &Cluster) -> Result<()> {
     let seen = load.without_failure()?;
     println!("    four replicas while {WAITING} connections waited, none failed, {} requests", seen.requests);
     tenant.asleep("queue")?;
+    tenant.finish()
+}
+
+fn grow_with_agents(cluster: &Cluster) -> Result<()> {
+    /// A workload, its path, connections that ask, and replicas.
+    const GROWING: [(&str, &str, u64, u64); 3] =
+        [("flight", "slow?ms=250", 40, 4), ("rate", "slow?ms=20", 8, 2), ("open", "slow?ms=250", 40, 4)];
+
+    let tenant = Tenant::new(cluster, "grown")?;
+    let mut rate = route("rate", "rate.e2e", Metric::Rate(120));
+    rate["spec"]["dataPath"] = json!("Direct");
+    let open = json!({
+        "apiVersion": "http.keda.sh/v1beta1",
+        "kind": "InterceptorRoute",
+        "metadata": { "name": "open" },
+        "spec": {
+            "target": { "service": "open", "port": 80 },
+            "dataPath": "Direct",
+            "protocol": "TCP",
+            "scalingMetric": { "connections": { "targetValue": 10 } },
+        },
+    });
+    tenant.apply(&[direct_route("flight", "flight.e2e"), rate, open, client(1)])?;
+    for (name, ..) in GROWING {
+        tenant.apply(&App::new(name).objects())?;
+        tenant.apply(&[scaled_object(name, 4)])?;
+        tenant.condition(&format!("interceptorroute/{name}"), "Ready", "True")?;
+        tenant.scaled(name)?;
+    }
+    tenant.condition("pod/client1", "Ready", "True")?;
+    let network = cluster.network_of(&tenant.namespace, "client1")?;
+    let mut loads = Vec::new();
+    for (name, path, connections, _) in GROWING {
+        let address = cluster.service_address(&tenant.namespace, name)?;
+        woken(cluster, &format!("a client of {name}"), || ask(&network, &address))?;
+        let mut wrk = Cluster::within(&network);
+        wrk.arg("wrk");
+        loads.push(Load::start(wrk, &format!("{}{path}", url(&address)), connections)?);
+    }
+    for ((name, _, connections, replicas), load) in GROWING.into_iter().zip(loads) {
+        tenant.at_least(name, replicas)?;
+        let seen = load.without_failure()?;
+        println!("    {name}: {replicas} replicas or more for {connections} connections, {} requests", seen.requests);
+    }
+    for (name, ..) in GROWING {
+        tenant.asleep(name)?;
+    }
     tenant.finish()
 }
 
