@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    fmt, fs,
+    fmt,
     hash::{BuildHasher as _, RandomState},
     io, mem,
     net::{IpAddr, SocketAddr},
@@ -21,30 +21,30 @@ use interceptor_common::{Run, Subject};
 use interceptor_core::{Upstream, UpstreamId, direct::Pod, mapops::Slot};
 
 use crate::{
-    Direction, LeftOut, Limits, RepairReport, SyncError, SyncReport, cgroup,
+    Direction, LeftOut, Limits, RepairReport, SyncError, SyncReport,
     ledger::Ledger,
     loading::{monotonic, read_object},
-    object,
-    open::words,
-    pins,
-    pods::{self, Found},
+    object, pins, pods,
     probe::{self, ProbeError},
-    syscall::Hook,
     wake::Arrivals,
 };
 
 mod attached;
+mod follow;
+mod leaving;
 mod maps;
 mod meter;
 mod origins;
 
 use self::{
     attached::{Attached, Programs},
+    leaving::Leaving,
     maps::CountMaps,
 };
 pub use interceptor_common::Served;
 
 pub use self::{
+    follow::Followed,
     meter::{Load, Meter},
     origins::Origins,
 };
@@ -90,14 +90,16 @@ pub struct Count {
     /// Pods that are ours to count, by UID, with the upstreams that list them.
     wanted: BTreeMap<Arc<str>, HashSet<UpstreamId>>,
     attached: BTreeMap<Arc<str>, Attached>,
+    /// Those that are not ours any more, or have gone, and whose sockets may still end.
+    leaving: Leaving,
     /// Pods whose cgroups refuse the programs, and why; tried again at each look.
     refused: BTreeMap<Arc<str>, String>,
     missed: u64,
     said: Vec<LeftOut>,
     run: Run,
     pins: Option<PathBuf>,
-    /// Whether there may be pinned links of pods that are none of ours any more.
-    stale: bool,
+    /// Whether the pods that there are have been looked for.
+    followed: bool,
     ebpf: Ebpf,
 }
 
@@ -106,19 +108,6 @@ pub struct Count {
 struct Pods {
     all: OrdMap<SocketAddr, Pod>,
     here: OrdMap<SocketAddr, Pod>,
-}
-
-/// What a look at the cgroups has changed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Followed {
-    /// Pods whose cgroups the programs were attached to.
-    pub attached: usize,
-    /// Pods that have gone.
-    pub gone: usize,
-    /// Pods of this node whose cgroup is not there (yet, or any more).
-    pub missing: usize,
-    /// Folders in which pods may come.
-    pub parents: Vec<PathBuf>,
 }
 
 /// Why pods can't be counted on this node, by step.
@@ -183,11 +172,12 @@ impl Count {
             pods: BTreeMap::new(),
             wanted: BTreeMap::new(),
             attached: BTreeMap::new(),
+            leaving: Leaving::default(),
             refused: BTreeMap::new(),
             missed: 0,
             said: Vec::new(),
             run,
-            stale: pins.is_some(),
+            followed: false,
             pins,
             ebpf,
         })
@@ -307,10 +297,15 @@ impl Count {
             }
             !attached.upstreams.iter().any(|id| listed.contains(id))
         });
-        gone.for_each(|(_, attached)| attached.detach());
+        let now = monotonic();
+        gone.for_each(|(uid, attached)| self.leaving.add(uid, attached, now));
         self.wanted = wanted;
         self.refused.retain(|uid, _| self.wanted.contains_key(uid));
-        let report = self.ledger.sync(&mut self.maps, &mut ours.iter())?;
+        let report = self.ledger.sync(&mut self.maps, &mut ours.iter());
+        for attached in self.attached.values_mut() {
+            attached.slots.extend(attached.upstreams.iter().filter_map(|id| self.ledger.slot(*id)));
+        }
+        let report = report?;
         if report.added + report.replaced > 0 {
             self.maps.next_version().map_err(SyncError::Read)?;
         }
@@ -321,48 +316,6 @@ impl Count {
             self.said.clone_from(&report.left_out);
         }
         Ok(report)
-    }
-
-    /// Looks which cgroups there are, and attaches to those of our pods that it has not attached to.
-    pub fn follow(&mut self) -> Result<Followed, CountError> {
-        let Found { pods, parents, truncated } =
-            pods::scan(&self.root).map_err(|source| CountError::Tree { path: self.root.clone(), source })?;
-        if truncated {
-            tracing::warn!(root = %self.root.display(), "there are more cgroups than are looked at: some pods may not be counted");
-        }
-        let mut followed = Followed { parents, ..Followed::default() };
-        for (_, attached) in self.attached.extract_if(.., |_, attached| !attached.is_there()) {
-            attached.detach();
-            followed.gone += 1;
-        }
-        if let Some(folder) = self.pins.as_deref().filter(|_| mem::take(&mut self.stale)) {
-            attached::unpin_others(folder, |uid| self.wanted.contains_key(uid) && pods.contains_key(uid));
-        }
-        for (uid, upstreams) in &self.wanted {
-            if self.attached.contains_key(uid) {
-                continue;
-            }
-            let Some(path) = pods.get(uid) else {
-                followed.missing += 1;
-                continue;
-            };
-            let pins = self.pins.as_deref().map(|folder| attached::pins(folder, uid));
-            match attach(&mut self.programs, &mut self.ebpf, (path, pins), upstreams) {
-                Ok(attached) => {
-                    tracing::info!(uid = &**uid, cgroup = %path.display(), "counts for a pod");
-                    self.refused.remove(uid);
-                    self.attached.insert(Arc::clone(uid), attached);
-                    followed.attached += 1;
-                }
-                Err(error) => {
-                    let why = words(&*error);
-                    if self.refused.insert(Arc::clone(uid), why.clone()).as_ref() != Some(&why) {
-                        tracing::warn!(uid = &**uid, cgroup = %path.display(), why, "cannot count for a pod");
-                    }
-                }
-            }
-        }
-        Ok(followed)
     }
 
     /// Reads back what the kernel has and mends it. To be called every few seconds.
@@ -376,6 +329,7 @@ impl Count {
             tracing::warn!(connections = missed - self.missed, "the kernel had no memory to count these connections");
             self.missed = missed;
         }
+        self.settle()?;
         Ok(report)
     }
 
@@ -426,18 +380,6 @@ impl Pods {
         }
         self.all.clone_from(all);
     }
-}
-
-fn attach(
-    programs: &mut Programs,
-    ebpf: &mut Ebpf,
-    (path, pins): (&Path, Option<[PathBuf; 3]>),
-    upstreams: &HashSet<UpstreamId>,
-) -> Result<Attached, Box<dyn std::error::Error>> {
-    cgroup::nobody_gives_way(path, &[Hook::Sent, Hook::Received, Hook::SockOps])?;
-    let dir = fs::File::open(path)?;
-    let links = programs.attach(ebpf, &dir, pins)?;
-    Ok(Attached { path: path.to_owned(), upstreams: upstreams.clone(), links })
 }
 
 fn nanos(time: Duration) -> u64 {

@@ -281,6 +281,9 @@ impl<C: Counters> Ledger<C> {
         let seen = &self.seen;
         let target_of = |id| target_of(seen, id);
         self.slots.retire_all_but(target_of);
+        for upstream in seen.iter().filter(|upstream| !upstream.endpoints.is_empty()) {
+            self.slots.resume(upstream.id, &upstream.target);
+        }
         let room = Room { addresses: self.limits.addresses as usize, new_slots: self.slots.available() };
         let claims = mapops::claim(seen.iter().map(AsRef::as_ref), |id| self.slots.of(id).is_some(), room);
         let slots = &mut self.slots;
@@ -389,7 +392,7 @@ impl<C: Counters> Ledger<C> {
         let mut candidates = Vec::new();
         for slot in self.slots.candidates(&led_to) {
             // Waiting is worth it only where there is something to gain.
-            if maps.stats(slot).map_err(SyncError::Counters)?.drained() {
+            if self.slots.is_drained(slot, &maps.stats(slot).map_err(SyncError::Counters)?) {
                 candidates.push(slot);
             }
         }
@@ -454,5 +457,6 @@ fn drift(expected: &Table, actual: &Table) -> RepairReport {
     report
 }
 
+mod settle;
 #[cfg(test)]
 mod tests;

@@ -23,9 +23,19 @@ pub(crate) struct Slots<C> {
     fresh: Range<u32>,
     free: VecDeque<(Slot, C)>,
     uses: HashMap<UpstreamId, Use<C>, RandomState>,
-    draining: Vec<Slot>,
+    draining: Vec<Draining<C>>,
     /// What a process before has given out and nobody has asked for yet, by the target's tag.
     inherited: HashMap<u64, (Slot, C), RandomState>,
+}
+
+/// A slot that is nobody's any more, on which connections may still end.
+#[derive(Clone, Copy, Debug)]
+struct Draining<C> {
+    slot: Slot,
+    /// The tag of whose it was; zero if that is not known.
+    target: u64,
+    /// What the slot had counted before.
+    base: C,
 }
 
 /// Tells a target from all others across processes: FNV-1a of its name, never zero.
@@ -74,7 +84,9 @@ impl<C: Counters> Slots<C> {
             }
             match used {
                 Some((target, base)) => _ = slots.inherited.insert(target, (slot, base)),
-                None if counted != C::default() => slots.draining.push(slot),
+                None if counted != C::default() => {
+                    slots.draining.push(Draining { slot, target: 0, base: C::default() });
+                }
                 None => continue,
             }
             // Those in between have never counted.
@@ -85,19 +97,26 @@ impl<C: Counters> Slots<C> {
         slots
     }
 
-    /// An upstream goes on with the slot that its target had, if it had one.
+    /// An upstream goes on with the slot that its target had, if it had one, in a process before or in this one: connections that are open
+    /// count for the same Service.
     pub(crate) fn resume(&mut self, upstream: UpstreamId, target: &Target) {
-        if self.inherited.is_empty() || self.uses.contains_key(&upstream) {
+        if self.inherited.is_empty() && self.draining.is_empty() || self.uses.contains_key(&upstream) {
             return;
         }
-        if let Some((slot, base)) = self.inherited.remove(&tag(target)) {
+        let tag = tag(target);
+        let drains = |draining: &Draining<C>| draining.target == tag;
+        let resumed = self.inherited.remove(&tag).or_else(|| {
+            let Draining { slot, target: _, base } = self.draining.swap_remove(self.draining.iter().position(drains)?);
+            Some((slot, base))
+        });
+        if let Some((slot, base)) = resumed {
             self.uses.insert(upstream, Use { target: target.clone(), slot, base });
         }
     }
 
     /// Slots whose targets have not come back drain.
     pub(crate) fn disinherit(&mut self) {
-        self.draining.extend(self.inherited.drain().map(|(_, (slot, _))| slot));
+        self.draining.extend(self.inherited.drain().map(|(target, (slot, base))| Draining { slot, target, base }));
     }
 
     /// How many can be given out.
@@ -133,7 +152,7 @@ impl<C: Counters> Slots<C> {
         uses.retain(|id, used| {
             let keep = target_of(*id) == Some(&used.target);
             if !keep {
-                draining.push(used.slot);
+                draining.push(Draining { slot: used.slot, target: tag(&used.target), base: used.base });
             }
             keep
         });
@@ -141,7 +160,7 @@ impl<C: Counters> Slots<C> {
 
     /// Draining slots to which no address leads any more.
     pub(crate) fn candidates(&self, led_to: &HashSet<Slot>) -> Vec<Slot> {
-        self.draining.iter().filter(|slot| !led_to.contains(slot)).copied().collect()
+        self.draining.iter().map(|draining| draining.slot).filter(|slot| !led_to.contains(slot)).collect()
     }
 
     /// Frees those of `candidates` whose connections have all ended, and says how many. To be called after every program
@@ -154,13 +173,42 @@ impl<C: Counters> Slots<C> {
         let mut freed = 0;
         for slot in candidates {
             let stats = read(*slot)?;
-            if stats.drained() {
-                self.draining.retain(|draining| draining != slot);
-                self.free.push_back((*slot, stats));
+            if self.is_drained(*slot, &stats) {
+                self.free(*slot, stats);
                 freed += 1;
             }
         }
         Ok(freed)
+    }
+
+    /// Slots that are nobody's any more, and on which connections may still end.
+    pub(crate) fn draining(&self) -> impl Iterator<Item = Slot> {
+        self.draining.iter().map(|draining| draining.slot)
+    }
+
+    /// Whether a slot of the target drains that has this tag.
+    #[cfg(test)]
+    pub(crate) fn drains(&self, target: u64) -> bool {
+        self.draining.iter().any(|draining| draining.target == target)
+    }
+
+    /// Whether all connections have ended on a slot that drains and has counted this.
+    pub(crate) fn is_drained(&self, slot: Slot, counted: &C) -> bool {
+        let draining = self.draining.iter().find(|draining| draining.slot == slot);
+        draining.is_some_and(|draining| counted.since(&draining.base).drained())
+    }
+
+    /// A slot that drains and has counted this can be given out.
+    pub(crate) fn free(&mut self, slot: Slot, counted: C) {
+        self.draining.retain(|draining| draining.slot != slot);
+        self.free.push_back((slot, counted));
+    }
+
+    /// What a slot in use had counted before is said to have been this.
+    pub(crate) fn rebase(&mut self, upstream: UpstreamId, base: C) {
+        if let Some(used) = self.uses.get_mut(&upstream) {
+            used.base = base;
+        }
     }
 }
 
@@ -249,6 +297,30 @@ mod tests {
         let given: HashSet<_> = (10..14).filter_map(|id| slots.give(UpstreamId(id), &target_a)).collect();
         assert_eq!(given, HashSet::from([1, 3, 6, 7].map(Slot)));
         assert_eq!(slots.give(UpstreamId(14), &target_a), None);
+    }
+
+    #[test]
+    fn a_target_that_comes_back_has_its_slot_again_while_that_drains() {
+        let mut slots = Slots::<Stats>::new(9);
+        let old = slots.give(UpstreamId(1), &target("a")).unwrap();
+        slots.rebase(UpstreamId(1), ENDED);
+        slots.retire_all_but(|_| None);
+        slots.resume(UpstreamId(2), &target("b"));
+        assert_eq!(slots.of(UpstreamId(2)), None);
+        slots.resume(UpstreamId(3), &target("a"));
+        let (id, used) = slots.uses().next().unwrap();
+        assert_eq!((id, used.slot, used.base), (UpstreamId(3), old, ENDED));
+        assert_eq!(slots.draining().count(), 0);
+    }
+
+    #[test]
+    fn of_a_slot_that_drains_only_what_is_open_of_its_last_use_counts() {
+        let mut slots = Slots::<Stats>::new(9);
+        let slot = slots.give(UpstreamId(1), &target("a")).unwrap();
+        slots.rebase(UpstreamId(1), OPEN);
+        slots.retire_all_but(|_| None);
+        assert!(slots.is_drained(slot, &OPEN), "what is open is of a use before");
+        assert!(!slots.is_drained(slot, &Stats { attempted: 2, ..OPEN }));
     }
 
     #[test]

@@ -142,6 +142,20 @@ impl Served {
         Self { srtt_us: times(self.srtt_us), last_ns: times(self.last_ns), ..self.combined(base, u64::wrapping_sub) }
     }
 
+    /// In place of `base`, what leaves nothing open at `now_ns` of what is counted by now: for a slot that no socket can bear any more.
+    #[must_use]
+    pub fn settled(&self, base: &Self, now_ns: u64) -> Self {
+        let Self { tagged, released, opened, closed, started, ended, .. } = self.since(base);
+        let outstanding = started.wrapping_sub(ended);
+        Self {
+            released: base.released.wrapping_sub(tagged.wrapping_sub(released)),
+            closed: base.closed.wrapping_sub(opened.wrapping_sub(closed)),
+            ended: base.ended.wrapping_sub(outstanding),
+            busy_ns: base.busy_ns.wrapping_sub(outstanding.wrapping_mul(now_ns)),
+            ..*base
+        }
+    }
+
     /// Whether no socket can count here any more once no address leads here.
     pub const fn drained(&self) -> bool {
         self.tagged == self.released
@@ -266,6 +280,26 @@ mod tests {
         assert_eq!(sum.since(&sum), Served::default());
         assert!(!sum.drained());
         assert!(Served { released: 3, ..sum }.drained());
+    }
+
+    #[test]
+    fn what_is_settled_has_nothing_open_and_loses_no_total() {
+        let base = Served { tagged: 9, released: 9, started: 5, ended: 5, ..Served::default() };
+        let counted = Served {
+            tagged: 12,
+            released: 10,
+            opened: 3,
+            closed: 1,
+            started: 9,
+            ended: 6,
+            busy_ns: 0_u64.wrapping_sub(3000),
+            ..base
+        };
+        let (before, settled) = (counted.since(&base), counted.since(&counted.settled(&base, 2000)));
+        assert!(settled.drained());
+        assert_eq!((settled.outstanding(), settled.opened, settled.closed), (0, 3, 3));
+        assert_eq!((settled.requests(), settled.busy_until(9999)), (before.requests(), before.busy_until(2000)));
+        assert_eq!(counted.settled(&counted, 2000), counted, "nothing is open");
     }
 
     #[test]

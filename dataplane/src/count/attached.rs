@@ -1,9 +1,10 @@
 //! The programs, and the cgroups that they are attached to.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use aya::{
@@ -18,7 +19,7 @@ use aya::{
         sock_ops::SockOpsLink,
     },
 };
-use interceptor_core::UpstreamId;
+use interceptor_core::{UpstreamId, mapops::Slot};
 
 use super::CountError;
 use crate::{
@@ -49,6 +50,8 @@ pub(super) struct Attached {
     pub(super) path: PathBuf,
     /// The upstreams that list the pod.
     pub(super) upstreams: HashSet<UpstreamId>,
+    /// The slots that its sockets may bear.
+    pub(super) slots: BTreeSet<Slot>,
     pub(super) links: Links,
 }
 
@@ -156,16 +159,11 @@ pub(super) fn pins(folder: &Path, uid: &str) -> [PathBuf; 3] {
     PREFIXES.map(|prefix| folder.join(format!("{prefix}{uid}")))
 }
 
-/// Takes the links of those pods off that are not `kept`.
-pub(super) fn unpin_others(folder: &Path, kept: impl Fn(&str) -> bool) {
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let uid = name.to_str().and_then(|name| PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix)));
-        if uid.is_some_and(|uid| !kept(uid)) {
-            // What is not there any more is as good as removed.
-            _ = fs::remove_file(entry.path());
-        }
-    }
+/// Pods of which links are pinned.
+pub(super) fn pinned(folder: &Path) -> BTreeSet<Arc<str>> {
+    let names = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let uid = |name: &str| PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix)).map(Arc::from);
+    names.filter_map(|name| uid(name.to_str()?)).collect()
 }
 
 // === impl Links ===

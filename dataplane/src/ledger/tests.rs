@@ -182,20 +182,25 @@ fn action() -> impl Strategy<Value = Action> {
 #[derive(Default)]
 struct Model {
     present: HashMap<u32, (u8, usize)>,
+    /// The last use of each Service.
+    last: HashMap<(u32, u8), usize>,
     uses: Vec<(u64, u64, u64)>,
     conns: Vec<usize>,
     left_out: HashSet<u32>,
 }
 
 impl Model {
-    fn sync(&mut self, spec: &[(u32, u8, bool)], left_out: HashSet<u32>) {
+    /// A Service that `drains` is gone on with.
+    fn sync(&mut self, spec: &[(u32, u8, bool)], drains: &HashSet<(u32, u8)>, left_out: HashSet<u32>) {
         let before = std::mem::take(&mut self.present);
         for (id, service, has_pod) in spec {
             let same = before.get(id).filter(|(of, _)| of == service).map(|(_, used)| *used);
             // One that never had a pod has not begun.
-            if let Some(used) = same.or_else(|| has_pod.then_some(self.uses.len())) {
+            let anew = || drains.get(&(*id, *service)).map_or(self.uses.len(), |key| self.last[key]);
+            if let Some(used) = same.or_else(|| has_pod.then(anew)) {
                 self.uses.resize(self.uses.len().max(used + 1), (0, 0, 0));
                 self.present.insert(*id, (*service, used));
+                self.last.insert((*id, *service), used);
             }
         }
         self.left_out = left_out;
@@ -260,8 +265,11 @@ proptest! {
                             upstream(*id, &format!("{id}-{service}"), addrs.as_slice())
                         })
                         .collect();
+                    let tag = |(id, service): (u32, u8)| tag(&upstream(id, &format!("{id}-{service}"), &[]).target);
+                    let known = model.last.keys().copied();
+                    let drains = known.filter(|key| ledger.slots.drains(tag(*key))).collect();
                     let report = ledger.sync(&mut maps, &mut ups.iter()).unwrap();
-                    model.sync(&spec, report.left_out.iter().map(|left| left.upstream.0).collect());
+                    model.sync(&spec, &drains, report.left_out.iter().map(|left| left.upstream.0).collect());
                     let expected = spec.iter().filter(|(id, _, has_pod)| *has_pod && !model.left_out.contains(id)).count();
                     prop_assert_eq!(ledger.desired.len(), expected);
                     prop_assert!(maps.map.len() <= expected, "what vanished is missing until a repair");

@@ -145,6 +145,20 @@ impl Node {
         self.sync();
     }
 
+    /// An upstream lists a pod of another node.
+    pub(crate) fn list_elsewhere(&mut self, id: u32, addr: SocketAddr) {
+        let pod = Pod { life: Life::Ready, name: None, uid: Some("e1".into()), node: Some("there".into()) };
+        self.pods.push((UpstreamId(id), addr, pod));
+        self.sync();
+    }
+
+    /// Removes a pod's cgroup, in which there must be no process, and looks.
+    pub(crate) fn remove(&mut self, uid: &str) {
+        let folder = self.folder(uid);
+        remove(&folder).unwrap();
+        self.count.follow().unwrap();
+    }
+
     /// One upstream lists it no more.
     pub(crate) fn unlist_of(&mut self, id: u32, addr: SocketAddr) {
         self.pods.retain(|(of, at, _)| (of.0, *at) != (id, addr));

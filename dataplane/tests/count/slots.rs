@@ -1,4 +1,4 @@
-//! A connection counts for the upstream whose address its own is now.
+//! A connection counts for the upstream whose address its own is now, and until it ends, also if nobody wants it counted any more.
 
 use std::{
     io::{Read as _, Write as _},
@@ -8,7 +8,7 @@ use std::{
 use dataplane::count::Origins;
 use interceptor_core::{UpstreamId, network::Network};
 
-use crate::node::{Node, pair};
+use crate::node::{Bpffs, Node, eventually, pair};
 
 const GET: &[u8] = b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n";
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
@@ -120,4 +120,119 @@ fn a_client_that_the_new_route_leaves_out_counts_no_more() {
     send(&mut server, &mut client, OK);
     send(&mut client, &mut server, GET);
     assert_eq!((node.requests(2), node.connections(2)), ((0, 0), (0, 0, 0)));
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_route_that_is_made_anew_goes_on_with_what_is_open_and_knows_what_has_ended() {
+    let mut node = Node::new();
+    let (listener, mut client, mut server) = one(&mut node);
+    let addr = listener.local_addr().unwrap();
+    let (mut hangs, mut hung) = pair(&listener);
+    send(&mut client, &mut server, GET);
+    send(&mut hangs, &mut hung, GET);
+    assert_eq!((node.requests(1), node.connections(1)), ((2, 2), (2, 0, 0)));
+    node.unlist(addr);
+    node.count.follow().unwrap();
+    send(&mut server, &mut client, OK);
+    drop((client, server));
+    node.list(1, "a1", addr);
+    eventually("one has ended while there was no route", || node.connections(1) == (2, 1, 0));
+    assert_eq!(node.requests(1), (2, 1), "nobody has said anything on the other one");
+    assert_eq!(node.count.pods().collect::<Vec<_>>(), ["a1"]);
+    let (mut client, mut server) = pair(&listener);
+    send(&mut client, &mut server, GET);
+    assert_eq!(node.requests(1), (3, 2), "it is counted once");
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_pod_whose_route_has_gone_is_let_go_when_its_last_connection_has_ended() {
+    let bpffs = Bpffs::mount();
+    let mut node = Node::pinned(bpffs.path());
+    let (listener, client, server) = one(&mut node);
+    for replaced in [false, true] {
+        node.unlist(listener.local_addr().unwrap());
+        if replaced {
+            node.replace();
+        }
+        node.count.follow().unwrap();
+        assert_eq!(bpffs.links(), ["accepted-a1", "received-a1", "sent-a1"], "by another process: {replaced}");
+    }
+    drop((client, server));
+    eventually("it is let go", || {
+        node.count.follow().unwrap();
+        bpffs.links().is_empty()
+    });
+}
+
+/// A connection of a pod that has gone; its client takes nothing, so that the kernel goes on with it alone.
+fn orphan(node: &mut Node) -> TcpStream {
+    let (listener, client, server) = one(node);
+    server.set_nonblocking(true).unwrap();
+    while (&server).write(&[0; 1 << 14]).is_ok() {}
+    drop((listener, server));
+    assert_eq!(node.connections(1), (1, 0, 0));
+    client
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn the_end_of_a_connection_that_has_outlived_its_pod_is_seen() {
+    let mut node = Node::new();
+    let client = orphan(&mut node);
+    node.remove("a1");
+    assert_eq!(node.count.pods().count(), 0);
+    node.count.repair().unwrap();
+    assert_eq!(node.connections(1), (1, 0, 0), "it may still end");
+    drop(client);
+    node.settles(1);
+    assert_eq!(node.connections(1), (1, 1, 0));
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn the_end_of_a_connection_that_has_outlived_its_pod_and_the_process_is_seen() {
+    let bpffs = Bpffs::mount();
+    let mut node = Node::pinned(bpffs.path());
+    let client = orphan(&mut node);
+    node.end();
+    node.remove("a1");
+    node.replace();
+    node.count.repair().unwrap();
+    assert_eq!(node.connections(1), (1, 0, 0), "it may still end");
+    drop(client);
+    node.settles(1);
+    assert_eq!(node.connections(1), (1, 1, 0));
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn what_nobody_can_tell_the_end_of_is_taken_for_ended_when_no_pod_is_left() {
+    let bpffs = Bpffs::mount();
+    let mut node = Node::pinned(bpffs.path());
+    let (listener, mut client, mut server) = one(&mut node);
+    let addr = listener.local_addr().unwrap();
+    send(&mut client, &mut server, GET);
+    node.list_elsewhere(1, "127.0.8.9:80".parse().unwrap());
+    // Somebody takes the programs off, and the connection ends.
+    node.end();
+    for link in bpffs.links() {
+        std::fs::remove_file(bpffs.path().join("rouse/count-1").join(link)).unwrap();
+    }
+    drop((client, server, listener));
+    node.replace();
+    node.count.repair().unwrap();
+    assert_eq!((node.requests(1), node.connections(1)), ((1, 1), (1, 0, 0)), "the pod is there");
+    node.remove("a1");
+    node.unlist_of(1, addr);
+    node.end();
+    for link in bpffs.links() {
+        std::fs::remove_file(bpffs.path().join("rouse/count-1").join(link)).unwrap();
+    }
+    node.replace();
+    node.count.repair().unwrap();
+    assert_eq!((node.requests(1), node.connections(1)), ((1, 0), (1, 1, 0)), "none is left, nor any program");
+    node.replace();
+    assert_eq!((node.requests(1), node.connections(1)), ((1, 0), (1, 1, 0)), "the next one knows it, too");
 }
