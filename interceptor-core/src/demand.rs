@@ -4,7 +4,7 @@
 //! What a source's totals mean when they are seen for the first time is the only hard question here, see `Origin`.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     net::SocketAddr,
     sync::Arc,
     time::Duration,
@@ -16,70 +16,29 @@ use crate::{
 };
 
 mod kernel;
+mod report;
 
-pub use self::kernel::{Kernel, KernelSum};
+pub use self::{
+    kernel::{Kernel, KernelSum},
+    report::{Level, Observed, Report},
+};
 
 /// Most routes that are counted; further ones are refused, and [`Demand::refused`] says how many times.
 pub const MAX_ROUTES: usize = 100_000;
 /// How many incarnations are remembered after they left; see [`Origin`].
 const MAX_DEPARTED: usize = 256;
-/// Most sources that are listed; further ones are refused. A thousand interceptors is ten times what anybody runs.
-pub const MAX_SOURCES: usize = 1024;
-/// No source has more in flight of a route: keeps sums of what strangers claim from overflowing.
-const MAX_COUNT: u64 = 1 << 32;
+/// Most interceptors that are listed; further ones are refused. A thousand is ten times what anybody runs.
+pub const MAX_INTERCEPTORS: usize = 1024;
+/// Most node agents that are listed, or were until [`AGENT_AWAY`] ago; further ones are refused. Three times as many nodes as
+/// Kubernetes is made for.
+pub const MAX_AGENTS: usize = 16_384;
+/// Of the agents that were refused so many are known, so that it is known when none is left.
+const MAX_REFUSED: usize = 65_536;
+/// For how long what an agent has counted stands when it is not listed any more: the operator waits for a minute before it says
+/// that nobody counts on that node, and takes some time to say so.
+pub const AGENT_AWAY: Duration = Duration::from_secs(75);
 
 type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
-
-/// What one source says at one time.
-#[derive(Clone, Debug, Default)]
-pub struct Report {
-    /// Names one run of the source; `None` from a source that doesn't tell, such as `GET /queue`.
-    pub incarnation: Option<Arc<str>>,
-    /// How long that run has been counting, if it tells.
-    pub uptime: Option<Duration>,
-    /// Routes that are not listed are no longer counted. A source's first report must be complete.
-    pub complete: bool,
-    /// Routes with their counts.
-    pub routes: Vec<(ObjectKey, Observed)>,
-    /// Routes that are no longer counted.
-    pub removed: Vec<ObjectKey>,
-}
-
-/// One source's counts of one route.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Observed {
-    /// Requests between arrival and the last byte of the response.
-    pub in_flight: u64,
-    /// Requests ever, in this incarnation.
-    pub total: u64,
-    /// Of those in flight, the ones that wait for an endpoint.
-    pub held: u64,
-    /// What the kernel counted.
-    pub kernel: Option<Kernel>,
-    /// Connections that are held for the route, or open to its pods without a proxy.
-    pub connections: u64,
-    /// Connections that are held for the route, or that pods have not accepted yet.
-    pub accept_queue: u64,
-    /// Whether it could not be told of all pods how many they have not accepted.
-    pub accept_queue_unknown: bool,
-}
-
-/// A route's demand over all sources.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Level {
-    /// Requests in flight.
-    pub in_flight: u64,
-    /// Of those, the ones that wait for an endpoint.
-    pub held: u64,
-    /// Requests seen to arrive since this began; never goes down.
-    pub arrived: u64,
-    /// Connections that are held, or open without a proxy.
-    pub connections: u64,
-    /// Connections that are held, or that pods have not accepted yet.
-    pub accept_queue: u64,
-    /// Sources that can't tell of all pods how many they have not accepted.
-    pub accept_queue_unknown: u64,
-}
 
 /// All sources and all routes.
 #[derive(Debug)]
@@ -93,6 +52,14 @@ pub struct Demand {
     /// Of those, what node agents count: no interceptor has it.
     past_interceptors: u64,
     refused: u64,
+    /// How many of the sources are agents.
+    agents: usize,
+    /// Agents that there was no room for.
+    refused_agents: BTreeSet<SocketAddr>,
+    /// Agents that have never reported, by when they were listed.
+    awaited: BTreeSet<(Duration, SocketAddr)>,
+    /// Agents that are not listed any more and whose counts stand, by when that was.
+    leaving: BTreeSet<(Duration, SocketAddr)>,
 }
 
 /// How sources are doing.
@@ -115,6 +82,10 @@ struct Source {
     silent: Option<Duration>,
     /// Whether it is a node agent, and no interceptor.
     is_agent: bool,
+    /// When it was listed for the first time.
+    listed: Duration,
+    /// When it was listed last, if it is no more.
+    left: Option<Duration>,
 }
 
 /// What a source has said in its present incarnation.
@@ -184,31 +155,84 @@ impl Demand {
             in_flight: 0,
             past_interceptors: 0,
             refused: 0,
+            agents: 0,
+            refused_agents: BTreeSet::new(),
+            awaited: BTreeSet::new(),
+            leaving: BTreeSet::new(),
         }
     }
 
-    /// A source is listed; what it reports counts from now on. False if there are too many.
+    /// An interceptor is listed; what it reports counts from now on. False if there are too many.
     pub fn list(&mut self, source: SocketAddr) -> bool {
-        if self.sources.len() >= MAX_SOURCES && !self.sources.contains_key(&source) {
+        if !self.sources.contains_key(&source) && self.sources.len() - self.agents >= MAX_INTERCEPTORS {
             return false;
         }
         self.sources.entry(source).or_default();
         true
     }
 
-    /// The same of a node agent: what it counts went past the interceptors.
-    pub fn list_agent(&mut self, source: SocketAddr) -> bool {
-        let listed = self.list(source);
-        if let Some(source) = self.sources.get_mut(&source) {
-            source.is_agent = true;
+    /// The same of a node agent: what it counts went past the interceptors. One that comes back goes on where it was.
+    pub fn list_agent(&mut self, source: SocketAddr, now: Duration) -> bool {
+        if let Some(known) = self.sources.get_mut(&source) {
+            if let Some(left) = known.left.take() {
+                self.leaving.remove(&(left, source));
+            }
+            return true;
         }
-        listed
+        if self.agents >= MAX_AGENTS {
+            if self.refused_agents.len() < MAX_REFUSED {
+                self.refused_agents.insert(source);
+            }
+            return false;
+        }
+        self.agents += 1;
+        self.awaited.insert((now, source));
+        self.sources.insert(source, Source { is_agent: true, listed: now, ..Source::default() });
+        true
     }
 
-    /// A source is listed no more: what it has in flight is gone. Returns the routes whose level changed.
-    pub fn unlist(&mut self, source: SocketAddr) -> Vec<ObjectKey> {
+    /// A source is listed no more. What an interceptor has in flight is gone. What an agent counted stands for
+    /// [`AGENT_AWAY`]: the connections live on without it, and the next one counts them. Returns the routes whose level changed.
+    pub fn unlist(&mut self, source: SocketAddr, now: Duration) -> Vec<ObjectKey> {
+        self.refused_agents.remove(&source);
+        match self.sources.get_mut(&source) {
+            Some(known) if known.is_agent && known.run.is_some() => {
+                if known.left.is_none() {
+                    known.left = Some(now);
+                    known.silent.get_or_insert(now);
+                    self.leaving.insert((now, source));
+                }
+                Vec::new()
+            }
+            _ => self.forget(source),
+        }
+    }
+
+    /// When [`lapse`](Self::lapse) has something to do.
+    pub fn lapses_at(&self) -> Option<Duration> {
+        self.leaving.first().map(|(left, _)| *left + AGENT_AWAY)
+    }
+
+    /// Agents that have been away for too long count no more. Returns the routes whose level changed.
+    pub fn lapse(&mut self, now: Duration) -> Vec<ObjectKey> {
         let mut changed = Vec::new();
-        let Some(Source { run: Some(run), silent: _, is_agent }) = self.sources.remove(&source) else { return changed };
+        while let Some((_, source)) = self.leaving.first().copied().filter(|(left, _)| *left + AGENT_AWAY <= now) {
+            changed.extend(self.forget(source));
+        }
+        changed
+    }
+
+    fn forget(&mut self, source: SocketAddr) -> Vec<ObjectKey> {
+        let mut changed = Vec::new();
+        let Some(Source { run, silent: _, is_agent, listed, left }) = self.sources.remove(&source) else {
+            return changed;
+        };
+        if is_agent {
+            self.agents -= 1;
+            self.awaited.remove(&(listed, source));
+            left.map(|left| self.leaving.remove(&(left, source)));
+        }
+        let Some(run) = run else { return changed };
         let in_flight_before = self.in_flight;
         for (key, last) in run.counts {
             self.withdraw(&key, last, &mut changed);
@@ -237,7 +261,8 @@ impl Demand {
     /// That of a source that is not listed is ignored.
     pub fn apply(&mut self, source: SocketAddr, now: Duration, report: Report) -> Vec<ObjectKey> {
         let mut changed = Vec::new();
-        let Some(state) = self.sources.get_mut(&source) else { return changed };
+        let Some(state) = self.sources.get_mut(&source).filter(|state| state.left.is_none()) else { return changed };
+        self.awaited.remove(&(state.listed, source));
         let Report { incarnation, uptime, complete, routes, removed } = report;
         let (silent, is_agent, in_flight_before) = (state.silent.take(), state.is_agent, self.in_flight);
         let before = state.run.take();
@@ -332,8 +357,8 @@ impl Demand {
 
     /// How sources are doing.
     pub fn census(&self) -> Census {
-        let mut census = Census { listed: self.sources.len(), ..Census::default() };
-        for source in self.sources.values() {
+        let mut census = Census { listed: self.sources.len() - self.leaving.len(), ..Census::default() };
+        for source in self.sources.values().filter(|source| source.left.is_none()) {
             census.reported += usize::from(source.run.is_some());
             census.silent += usize::from(source.silent.is_some());
         }
@@ -343,6 +368,16 @@ impl Demand {
     /// How many times a route was refused because there were too many.
     pub fn refused(&self) -> u64 {
         self.refused
+    }
+
+    /// Agents that are listed and were refused because there were too many.
+    pub fn refused_agents(&self) -> usize {
+        self.refused_agents.len()
+    }
+
+    /// When the last of the agents was listed that have never reported, if there are any.
+    pub fn awaits_since(&self) -> Option<Duration> {
+        self.awaited.last().map(|(listed, _)| *listed)
     }
 
     fn window(&self, key: &ObjectKey) -> Option<&Window> {
@@ -393,14 +428,7 @@ impl Demand {
             route.sources += 1;
         }
         let old = before.unwrap_or_default();
-        route.level = Level {
-            in_flight: route.level.in_flight - old.in_flight + observed.in_flight,
-            held: route.level.held - old.held + observed.held,
-            arrived: route.level.arrived.saturating_add(new),
-            connections: route.level.connections - old.connections + observed.connections,
-            accept_queue: route.level.accept_queue - old.accept_queue + observed.accept_queue,
-            accept_queue_unknown: route.level.accept_queue_unknown - old.unknown() + observed.unknown(),
-        };
+        route.level = route.level.with(old, observed, new);
         self.in_flight = self.in_flight - old.in_flight + observed.in_flight;
         if new > 0
             && let Some(window) = &mut route.window
@@ -408,7 +436,7 @@ impl Demand {
             window.advance(since.min(now));
             window.record_span(since.min(now), now, new);
         }
-        if new > 0 || old.levels() != observed.levels() {
+        if new > 0 || old.differs(&observed) {
             changed.push(key.clone());
         }
         true
@@ -417,18 +445,14 @@ impl Demand {
     /// A source counts a route no more.
     fn withdraw(&mut self, key: &ObjectKey, last: Observed, changed: &mut Vec<ObjectKey>) {
         let Some(route) = self.routes.get_mut(key) else { return };
-        route.level.in_flight -= last.in_flight;
-        route.level.held -= last.held;
-        route.level.connections -= last.connections;
-        route.level.accept_queue -= last.accept_queue;
-        route.level.accept_queue_unknown -= last.unknown();
+        route.level = route.level.with(last, Observed::default(), 0);
         route.kernel.withdraw(last.kernel);
         route.sources -= 1;
         self.in_flight -= last.in_flight;
         if route.sources == 0 && route.wanted == Wanted::Unknown {
             self.routes.remove(key);
         }
-        if last.levels() != Observed::default().levels() {
+        if last.differs(&Observed::default()) {
             changed.push(key.clone());
         }
     }
@@ -454,26 +478,6 @@ impl RouteDemand {
         let mut window = Window::new(Shape::default());
         window.advance(now);
         Self { window: Some(window), ..Self::default() }
-    }
-}
-
-// === impl Observed ===
-
-impl Observed {
-    fn clamped(self) -> Self {
-        let Self { in_flight, total, held, kernel, connections, accept_queue, accept_queue_unknown } = self;
-        let [in_flight, held, connections, accept_queue] =
-            [in_flight, held, connections, accept_queue].map(|count| count.min(MAX_COUNT));
-        Self { in_flight, total, held, kernel, connections, accept_queue, accept_queue_unknown }
-    }
-
-    fn unknown(&self) -> u64 {
-        self.accept_queue_unknown.into()
-    }
-
-    /// What counts as a change of a route's level.
-    fn levels(&self) -> (u64, u64, u64, bool) {
-        (self.in_flight, self.connections, self.accept_queue, self.accept_queue_unknown)
     }
 }
 

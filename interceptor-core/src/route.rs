@@ -60,6 +60,8 @@ pub struct Route {
     pub data_path: DataPath,
     /// How interceptors stand in for the target's Service, if they do.
     pub shadow: Option<Shadow>,
+    /// Whether nodes without an agent have ready pods of it, so that nobody counts what they take.
+    pub uncounted: bool,
     /// What its clients speak.
     pub traffic: Traffic,
     /// Where they go when no endpoint of `target` gets ready in time.
@@ -223,6 +225,7 @@ impl Route {
             target,
             data_path: DataPath::default(),
             shadow: None,
+            uncounted: false,
             traffic: Traffic::default(),
             fallback: None,
             placeholder: None,

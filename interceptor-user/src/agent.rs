@@ -5,7 +5,8 @@
 //! args ─► Config ─► build ─► Bound::run, one thread
 //!                              ├─ discover ─► snapshot ─► hold (tc: held connections) ─► Edges ─► counts (gRPC), /state, /metrics
 //!                              │                 ├─► steer (connect: what is an interceptor's while cold)
-//!                              │                 └─► count (pods' cgroups) ─► Taken ─► the same
+//!                              │                 ├─► count (pods' cgroups) ─► Taken ─► the same
+//!                              │                 ├─► uncounted (pods that are not) ─► Uncounted ─► the same
 //!                              │                 └─► backlog (pods' accept queues, if asked) ─► Waiting ─► the same
 //!                              └─ probe (pods of held connections) ─► discover
 //! ```
@@ -18,6 +19,7 @@ mod hold;
 mod settle;
 mod state;
 mod steer;
+mod uncounted;
 
 pub use self::{
     app::{AgentError, Bound, build},

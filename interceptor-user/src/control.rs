@@ -8,4 +8,5 @@ pub(crate) mod queue;
 pub(crate) mod secrets;
 pub(crate) mod state;
 pub(crate) mod taken;
+pub(crate) mod uncounted;
 pub(crate) mod waiting;

@@ -253,6 +253,9 @@ fn status(
     if let Some(shadow) = shadow {
         desired["shadow"] = shadow;
     }
+    if observed.shadow.as_ref().is_some_and(|seen| !seen.uncounted.is_empty()) {
+        desired["uncounted"] = true.into();
+    }
     if let Ok(Spec::Http(spec)) = &object.spec {
         let target = &spec.scale_target_ref;
         let text = |text: &Option<String>| text.clone().unwrap_or_default();

@@ -63,7 +63,7 @@ pub struct Seen {
     pub needed: bool,
     /// Whether for some time pods have been ready and interceptors have not been needed.
     pub warm: bool,
-    /// Nodes with a ready pod and without an agent, in order.
+    /// Nodes with a ready pod and without a ready agent, in order.
     pub uncounted: Vec<Arc<str>>,
 }
 
@@ -120,7 +120,7 @@ pub(crate) struct Shadows {
     interceptors: Arc<[Interceptor]>,
     /// The name of the agents' Service.
     agents: Option<String>,
-    /// Nodes that have an agent, and those that had one until then.
+    /// Nodes that have a ready agent, and those that had one until then.
     agent_nodes: BTreeMap<Arc<str>, Option<Instant>>,
     live: HashMap<ObjectKey, ShadowSlice>,
     live_of: HashMap<ObjectKey, BTreeSet<ObjectKey>>,
@@ -326,7 +326,7 @@ impl Shadows {
         differs
     }
 
-    /// Nodes with a ready pod of a Service and without an agent, and when others may be without theirs for too long.
+    /// Nodes with a ready pod of a Service and without a ready agent, and when others may be without theirs for too long.
     fn uncounted(&self, service: &ObjectKey, now: Instant) -> (Vec<Arc<str>>, Option<Instant>) {
         let slices = self.ready.get(service).into_iter().flatten().filter_map(|key| self.slices.get(key));
         let nodes: BTreeSet<_> = slices.flat_map(|slice| &slice.nodes).collect();

@@ -6,11 +6,14 @@ use std::{collections::HashMap, convert::Infallible, net::SocketAddr, sync::Arc,
 use interceptor_core::{
     ObjectKey, Route,
     demand::{Census, Demand, KernelSum, Level, Report},
-    route::RouteKind,
+    route::{DataPath, RouteKind},
     window::{Shape, Unit},
 };
 use parking_lot::Mutex;
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
 
 use crate::{
     discover::Kind,
@@ -79,6 +82,8 @@ pub struct RouteState {
     pub rate: Option<f64>,
     /// What kernels counted, if any did.
     pub kernel: Option<KernelSum>,
+    /// Node agents that don't count what all of its pods take; `None` if it goes through interceptors.
+    pub uncounted: Option<u64>,
 }
 
 /// How the scaler stands as a whole.
@@ -155,11 +160,29 @@ pub fn channel(unit: Unit) -> (Writer, Sender, Board) {
 impl Writer {
     /// Takes news in until nobody is left who could bring any.
     pub async fn run(mut self) -> Result<(), Infallible> {
-        while let Some(news) = self.news.recv().await {
+        loop {
+            let due = self.board.0.state.lock().demand.lapses_at().map(|at| self.board.instant(at));
+            let lapses = async {
+                match due {
+                    Some(due) => sleep_until(due).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let news = tokio::select! {
+                news = self.news.recv() => Some(news),
+                () = lapses => None,
+            };
             let now = self.board.now();
-            self.board.0.state.lock().take(news, now);
+            let mut state = self.board.0.state.lock();
+            match news {
+                Some(Some(news)) => state.take(news, now),
+                Some(None) => return Ok(()),
+                None => {
+                    let changed = state.demand.lapse(now);
+                    state.counts_changed(changed);
+                }
+            }
         }
-        Ok(())
     }
 }
 
@@ -207,12 +230,15 @@ impl Board {
         };
         let route = state.route(kind, key).ok();
         let active = route.as_ref().is_some_and(|route| spec::is_active(route, state.sample(Some(route), now)));
-        let (arrived, quiet_at) = (state.demand.level(key).arrived, state.demand.quiet_at(key, now));
-        let shadow = route.filter(|_| view == View::Scaling).and_then(|route| route.shadow);
-        let Verdict { holds, again } = match shadow {
+        let Level { arrived, uncounted, .. } = state.demand.level(key);
+        let quiet_at = state.demand.quiet_at(key, now);
+        let route = route.filter(|_| view == View::Scaling);
+        let uncounted = !active && route.as_ref().is_some_and(|route| is_uncounted(route, uncounted));
+        let verdict = match route.and_then(|route| route.shadow) {
             Some(shadow) => state.gate(key).look(Some(shadow), (active, arrived), now),
             None => Verdict::default(),
         };
+        let Verdict { holds, again } = verdict.while_uncounted(uncounted);
         let quiet_at = if holds { again } else { quiet_at };
         Activity { active: active || holds, arrived, quiet_at, again }
     }
@@ -249,7 +275,9 @@ impl Board {
         let now = self.now();
         let state = self.0.state.lock();
         let one = |(key, pair): (&ObjectKey, &Pair)| {
-            let Level { in_flight, connections, accept_queue, accept_queue_unknown, .. } = state.demand.level(key);
+            let level = state.demand.level(key);
+            let Level { in_flight, connections, accept_queue, accept_queue_unknown, uncounted, .. } = level;
+            let is_direct = pair.interceptor_route.as_ref().is_some_and(|route| route.data_path == DataPath::Direct);
             let scales = pair.interceptor_route.as_ref().is_some_and(|route| route.scaling.accept_queue.is_some());
             RouteState {
                 key: key.clone(),
@@ -259,6 +287,7 @@ impl Board {
                 accept_queue_unknown: scales.then_some(accept_queue_unknown),
                 rate: pair.shape().map(|_| state.demand.rate(key, now)),
                 kernel: state.demand.kernel(key),
+                uncounted: is_direct.then_some(uncounted),
             }
         };
         state.routes.iter().map(one).collect()
@@ -302,15 +331,15 @@ impl State {
             News::Listed(source, kind) => {
                 let listed = match kind {
                     Kind::Interceptor => self.demand.list(source),
-                    Kind::Agent => self.demand.list_agent(source),
+                    Kind::Agent => self.demand.list_agent(source, now),
                 };
                 if !listed {
-                    tracing::warn!(%source, "too many interceptors, one is left out");
+                    tracing::warn!(%source, ?kind, "there are too many to listen to, one is left out");
                 }
                 self.topics.tell(&Topic::Standing);
             }
             News::Unlisted(source) => {
-                let changed = self.demand.unlist(source);
+                let changed = self.demand.unlist(source, now);
                 self.counts_changed(changed);
                 self.topics.tell(&Topic::Standing);
             }
@@ -384,6 +413,12 @@ impl State {
             }
         }
     }
+}
+
+/// Whether a route's workload must not be taken for one that has nothing to do: nobody counts what some of its ready pods take.
+/// `agents` can't for theirs, or nodes have none, which the operator tells.
+fn is_uncounted(route: &Route, agents: u64) -> bool {
+    route.data_path == DataPath::Direct && (route.uncounted || agents > 0)
 }
 
 // === impl Pair ===

@@ -52,7 +52,7 @@ struct Family {
     read: fn(&RouteState) -> Option<f64>,
 }
 
-const FAMILIES: [Family; 10] = [
+const FAMILIES: [Family; 11] = [
     Family {
         name: "scaler_route_concurrency",
         help: "Requests in flight, over all interceptors",
@@ -87,6 +87,13 @@ const FAMILIES: [Family; 10] = [
         unit: None,
         value: MetricType::Gauge,
         read: |route| route.accept_queue_unknown.map(as_float),
+    },
+    Family {
+        name: "scaler_route_uncounted",
+        help: "Node agents that do not count what all of the route's pods take; its workload is kept from zero",
+        unit: None,
+        value: MetricType::Gauge,
+        read: |route| route.uncounted.map(as_float),
     },
     Family {
         name: "scaler_route_connections_opened",

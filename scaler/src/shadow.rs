@@ -69,10 +69,6 @@ impl Gate {
             (true, Since::Never) => since,
             (true, known) => known,
         };
-        // Nobody knows whether there is demand.
-        if !active && shadow.is_some_and(|shadow| shadow.uncounted) {
-            return Verdict { holds: true, again: None };
-        }
         let Some(after) = shadow.and_then(|shadow| shadow.after).filter(|_| !active) else { return Verdict::default() };
         let from = match *quiet {
             Since::At(at) if !after.is_zero() => at + after + LENIENCE,
@@ -95,6 +91,16 @@ impl Gate {
     }
 }
 
+// === impl Verdict ===
+
+impl Verdict {
+    /// The same if there may be demand that nobody counts.
+    #[must_use]
+    pub fn while_uncounted(self, uncounted: bool) -> Self {
+        if uncounted { Self { holds: true, again: None } } else { self }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,7 +110,7 @@ mod tests {
     }
 
     fn shadow(published: bool, after: Option<u64>) -> Shadow {
-        Shadow { port: 20_000.try_into().unwrap(), published, uncounted: false, after: after.map(secs) }
+        Shadow { port: 20_000.try_into().unwrap(), published, after: after.map(secs) }
     }
 
     const FREE: Verdict = Verdict { holds: false, again: None };
@@ -116,10 +122,12 @@ mod tests {
     #[test]
     fn what_nobody_counts_is_not_taken_away() {
         let mut gate = Gate::default();
-        let uncounted = Shadow { uncounted: true, ..shadow(true, Some(0)) };
-        gate.look(Some(uncounted), (true, 1), secs(0));
-        assert_eq!(gate.look(Some(uncounted), (false, 1), secs(1000)), held(None));
-        assert_eq!(gate.look(Some(shadow(true, Some(0))), (false, 1), secs(1003)), FREE);
+        gate.look(Some(shadow(true, Some(0))), (true, 1), secs(0));
+        let verdict = gate.look(Some(shadow(true, Some(0))), (false, 1), secs(1000));
+        assert_eq!(verdict.while_uncounted(true), held(None), "nobody knows whether there is demand");
+        let verdict = gate.look(Some(shadow(true, Some(0))), (false, 1), secs(1003));
+        assert_eq!(verdict.while_uncounted(false), FREE);
+        assert_eq!(Verdict::default().while_uncounted(true), held(None), "of a route without interceptors, too");
     }
 
     #[test]

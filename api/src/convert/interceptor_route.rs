@@ -71,11 +71,9 @@ pub fn route(object: &InterceptorRoute) -> Result<Route, ConvertError> {
         created: parts::created(&object.metadata),
         rules: self::rules("spec", rules)?,
         target,
-        data_path: match data_path {
-            Some(DataPath::Direct) => core::DataPath::Direct,
-            Some(DataPath::Proxy) | None => core::DataPath::Proxy,
-        },
+        data_path: if is_direct { core::DataPath::Direct } else { core::DataPath::Proxy },
         shadow: object.status.as_ref().and_then(|status| shadow(status.shadow.as_ref()?)),
+        uncounted: object.status.as_ref().is_some_and(|status| status.uncounted),
         traffic: traffic(&object.spec)?,
         fallback: fallback.transpose()?,
         placeholder: placeholder.transpose()?,
@@ -102,11 +100,10 @@ fn identity(route: &ObjectKey, tls: &TargetTls) -> Result<ObjectKey, ConvertErro
 
 /// What the operator wrote; what cannot be has not been written by it.
 fn shadow(status: &ShadowStatus) -> Option<core::Shadow> {
-    let ShadowStatus { after_seconds, port, published, uncounted } = status;
+    let ShadowStatus { after_seconds, port, published } = status;
     Some(core::Shadow {
         port: NonZeroU16::new(u16::try_from(*port).ok()?)?,
         published: *published,
-        uncounted: *uncounted,
         after: after_seconds.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs),
     })
 }

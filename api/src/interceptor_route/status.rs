@@ -20,6 +20,10 @@ pub struct InterceptorRouteStatus {
     /// How interceptors stand in for the target's Service, of a route with dataPath Direct.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shadow: Option<ShadowStatus>,
+    /// Whether pods of a route with dataPath Direct are ready on nodes without an agent, so that nobody counts what they take: the
+    /// workload is kept from zero.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub uncounted: bool,
 }
 
 /// How interceptors stand in for a Service whose clients reach the pods without a proxy.
@@ -36,7 +40,4 @@ pub struct ShadowStatus {
     pub port: i32,
     /// Whether the Service's EndpointSlices list interceptors.
     pub published: bool,
-    /// Whether pods are ready on nodes without an agent, so that nobody counts what they take: the workload is kept from zero.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub uncounted: bool,
 }

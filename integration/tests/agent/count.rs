@@ -21,6 +21,8 @@ pub(crate) const VIP: &str = "10.96.0.1";
 pub(crate) const UID: &str = "4f5c1c9e-9f0d-4d0c-8f0e-1d2e3f4a5b6c";
 const PORT: u16 = 8080;
 const SCALER_METRICS: u16 = 2223;
+/// Where KEDA would ask it.
+pub(crate) const SCALER: u16 = 9100;
 
 /// A node with clients and a pod, whose cgroup is where a kubelet with the driver `systemd` would make it.
 pub(crate) struct Bench {
@@ -108,6 +110,19 @@ impl Bench {
         }));
     }
 
+    /// Lists a pod that has no cgroup here.
+    pub(crate) fn list_other(&self) {
+        self.world.object(&json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": { "name": "web-3", "namespace": NAMESPACE, "labels": { "kubernetes.io/service-name": "web" } },
+            "addressType": "IPv4", "ports": [{ "name": "http", "port": PORT }],
+            "endpoints": [{
+                "addresses": [self.stranger.addresses[0].to_string()], "nodeName": "node-1",
+                "targetRef": { "kind": "Pod", "name": "web-b", "uid": "another" },
+            }],
+        }));
+    }
+
     /// Makes the pod's cgroup.
     pub(crate) fn cgroup(&self) {
         self.cgroups.pod(UID);
@@ -119,7 +134,7 @@ impl Bench {
         self.world.endpoints("agents", &[("127.0.0.1".parse::<IpAddr>().unwrap(), 9097).into()]);
         let mut command = self.net.node().command(program("scaler-under-test").to_str().unwrap());
         command.args(["--zap-encoder=json", "--source", &format!("dir:{}", self.world.path().display())]).envs([
-            ("KEDA_HTTP_SCALER_PORT", "0"),
+            ("KEDA_HTTP_SCALER_PORT", SCALER.to_string().as_str()),
             ("OTEL_PROM_EXPORTER_PORT", &SCALER_METRICS.to_string()),
             ("KEDA_HTTP_SCALER_TARGET_ADMIN_NAMESPACE", NAMESPACE),
             ("KEDA_HTTP_SCALER_TARGET_ADMIN_SERVICE", INTERCEPTORS),

@@ -19,4 +19,5 @@ mod steer;
 mod telemetry;
 #[path = "../../../dataplane/tests/theirs/program.rs"]
 mod theirs;
+mod uncounted;
 mod upgrades;

@@ -4,6 +4,11 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod agents;
+
+/// When sources leave, where it does not matter when.
+const LATER: Duration = Duration::from_secs(1000);
+
 fn addr(number: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], number))
 }
@@ -52,7 +57,7 @@ fn level(demand: &Demand, name: &str, in_flight: u64, arrived: u64) {
 #[test]
 fn what_agents_count_is_the_routes_and_not_the_interceptors() {
     let mut d = demand(&[1]);
-    assert!(d.list_agent(addr(2)));
+    assert!(d.list_agent(addr(2), secs(101)));
     d.apply(addr(1), secs(101), queue(&[("a", 2, 100)]));
     d.apply(addr(2), secs(101), queue(&[("a", 3, 7), ("b", 1, 1)]));
     level(&d, "a", 5, 0);
@@ -61,7 +66,9 @@ fn what_agents_count_is_the_routes_and_not_the_interceptors() {
     assert_eq!(d.in_flight(), 2);
     d.apply(addr(1), secs(102), queue(&[]));
     assert_eq!(d.in_flight(), 0);
-    d.unlist(addr(2));
+    d.unlist(addr(2), LATER);
+    level(&d, "a", 4, 1);
+    assert_eq!(d.lapse(LATER + AGENT_AWAY), [key("a")]);
     level(&d, "a", 0, 0);
     assert_eq!(d.in_flight(), 0);
 }
@@ -77,7 +84,7 @@ fn a_pod_that_comes_and_goes_counts_as_in_the_original() {
     d.apply(addr(1), secs(103), queue(&[("a", 2, 130)]));
     d.apply(addr(2), secs(103), queue(&[("a", 3, 1060)]));
     level(&d, "a", 5, 90);
-    assert_eq!(d.unlist(addr(2)), [key("a")]);
+    assert_eq!(d.unlist(addr(2), LATER), [key("a")]);
     d.apply(addr(1), secs(104), queue(&[("a", 2, 150)]));
     level(&d, "a", 2, 110);
 }
@@ -128,9 +135,9 @@ fn a_silent_source_keeps_its_last_count_while_it_is_listed_and_is_dropped_when_n
     d.silent(addr(2), secs(102));
     level(&d, "a", 5, 0);
     assert_eq!(d.census(), Census { listed: 2, reported: 2, silent: 2 });
-    d.unlist(addr(1));
+    d.unlist(addr(1), LATER);
     level(&d, "a", 3, 0);
-    d.unlist(addr(2));
+    d.unlist(addr(2), LATER);
     level(&d, "a", 0, 0);
     assert_eq!(d.in_flight(), 0);
 }
@@ -169,7 +176,7 @@ fn a_source_that_began_after_us_counts_in_full_and_one_from_before_does_not() {
 fn a_source_that_left_and_came_back_is_not_counted_twice() {
     let mut d = demand(&[1]);
     d.apply(addr(1), secs(110), stream("one", Some(secs(5)), &[("a", 0, 3)]));
-    d.unlist(addr(1));
+    d.unlist(addr(1), LATER);
     d.list(addr(1));
     d.apply(addr(1), secs(120), stream("one", Some(secs(15)), &[("a", 0, 9)]));
     level(&d, "a", 0, 0);
@@ -225,15 +232,15 @@ fn counts_beyond_reason_do_not_overflow() {
         d.apply(addr(1), secs(at), queue(&[("a", u64::MAX, total), ("b", u64::MAX, total)]));
         d.apply(addr(2), secs(at), queue(&[("a", u64::MAX, total)]));
     }
-    assert_eq!(d.level(&key("a")).in_flight, 2 * MAX_COUNT);
+    assert_eq!(d.level(&key("a")).in_flight, 2 * report::MAX_COUNT);
     assert!(d.rate(&key("a"), secs(105)) > 0.0);
 }
 
 #[test]
 fn sources_and_routes_are_bounded() {
     let mut d = demand(&[]);
-    for source in 0..=u16::try_from(MAX_SOURCES).unwrap() {
-        assert_eq!(d.list(addr(source)), usize::from(source) < MAX_SOURCES);
+    for source in 0..=u16::try_from(MAX_INTERCEPTORS).unwrap() {
+        assert_eq!(d.list(addr(source)), usize::from(source) < MAX_INTERCEPTORS);
     }
     let routes = (0..=MAX_ROUTES).map(|route| counts(&route.to_string(), 1, 1)).collect();
     d.apply(addr(1), secs(101), Report { complete: true, routes, ..Report::default() });
@@ -258,7 +265,7 @@ fn a_wanted_route_keeps_its_rate_when_the_last_source_leaves() {
     d.want(&key("a"), Some(Shape::new(secs(10), secs(1))), secs(100));
     d.apply(addr(1), secs(100), stream("one", None, &[("a", 0, 0)]));
     d.apply(addr(1), secs(109), changes("one", &[("a", 1, 30)]));
-    d.unlist(addr(1));
+    d.unlist(addr(1), LATER);
     assert_eq!(d.rate(&key("a"), secs(109)).to_string(), "3");
     level(&d, "a", 0, 30);
     d.unwant(&key("a"));
@@ -280,7 +287,7 @@ fn kernel_counters_grow_with_every_source_and_open_connections_leave_with_theirs
     let sum = d.kernel(&key("a")).unwrap();
     assert_eq!((sum.opened, sum.closed, sum.failed, sum.open), (10, 5, 0, 15));
     assert_eq!(sum.srtt(), Some(Duration::from_micros(300)));
-    d.unlist(addr(1));
+    d.unlist(addr(1), LATER);
     let sum = d.kernel(&key("a")).unwrap();
     assert_eq!((sum.opened, sum.open, sum.srtt()), (10, 0, Some(Duration::from_micros(400))));
 }
@@ -318,14 +325,15 @@ fn connections_of_all_sources_are_added_and_go_with_their_source() {
     let mut demand = Demand::new(Unit::Second, secs(0));
     let observed = |connections| vec![(key("a"), Observed { connections, ..Observed::default() })];
     for (source, connections) in [(1, 2), (2, 3)] {
-        demand.list_agent(addr(source));
+        demand.list_agent(addr(source), secs(0));
         let report = Report { complete: true, routes: observed(connections), ..Report::default() };
         assert_eq!(demand.apply(addr(source), secs(1), report), [key("a")]);
     }
     assert_eq!(demand.level(&key("a")), Level { connections: 5, ..Level::default() });
     let report = Report { routes: observed(1), ..Report::default() };
     assert_eq!(demand.apply(addr(1), secs(2), report), [key("a")], "it is told of though nothing is in flight");
-    assert_eq!(demand.unlist(addr(2)), [key("a")]);
+    assert_eq!(demand.unlist(addr(2), LATER), [], "they live on without it");
+    assert_eq!(demand.lapse(LATER + AGENT_AWAY), [key("a")]);
     assert_eq!(demand.level(&key("a")).connections, 1);
 }
 
@@ -337,14 +345,15 @@ fn an_accept_queue_that_a_source_cannot_read_is_known_of_until_it_can() {
         ..Report::default()
     };
     for (source, depth, unknown) in [(1, 2, false), (2, 3, true), (3, 4, true)] {
-        demand.list_agent(addr(source));
+        demand.list_agent(addr(source), secs(0));
         let report = Report { complete: true, ..observed(depth, unknown) };
         assert_eq!(demand.apply(addr(source), secs(1), report), [key("a")]);
     }
     let level = |demand: &Demand| (demand.level(&key("a")).accept_queue, demand.level(&key("a")).accept_queue_unknown);
     assert_eq!(level(&demand), (9, 2));
     assert_eq!(demand.apply(addr(2), secs(2), observed(3, false)), [key("a")], "that it is known by now is news");
-    assert_eq!(demand.unlist(addr(3)), [key("a")]);
+    assert_eq!(demand.unlist(addr(3), LATER), []);
+    assert_eq!(demand.lapse(LATER + AGENT_AWAY), [key("a")]);
     assert_eq!(level(&demand), (5, 0));
     assert_eq!(demand.apply(addr(1), secs(3), observed(0, false)), [key("a")]);
     assert_eq!(level(&demand), (3, 0));
@@ -367,7 +376,7 @@ proptest! {
                     naive.entry(source).or_default();
                 }
                 Step::Unlist(source) => {
-                    told = d.unlist(addr(source));
+                    told = d.unlist(addr(source), LATER);
                     naive.remove(&source);
                 }
                 Step::Silent(source) => d.silent(addr(source), now),

@@ -122,7 +122,7 @@ mod tests {
             created,
             rules: vec![Rule { hosts: hosts.iter().map(ToString::to_string).collect(), ..Rule::default() }],
             data_path: DataPath::Direct,
-            shadow: Some(Shadow { port: port(at), published: true, uncounted: false, after: Some(Duration::ZERO) }),
+            shadow: Some(Shadow { port: port(at), published: true, after: Some(Duration::ZERO) }),
             ..Route::new(
                 RouteKind::InterceptorRoute,
                 ObjectKey::new("n", name),

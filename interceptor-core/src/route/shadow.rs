@@ -16,8 +16,6 @@ pub struct Shadow {
     pub port: NonZeroU16,
     /// Whether interceptors are listed as the Service's endpoints.
     pub published: bool,
-    /// Whether some of its pods take what nobody counts.
-    pub uncounted: bool,
     /// After which time without demand they are; `None` where the last replica is never taken away.
     pub after: Option<Duration>,
 }

@@ -26,6 +26,7 @@ use super::{
     hold::{self, HoldMetrics},
     state::State,
     steer::{self, SteerMetrics},
+    uncounted,
 };
 use crate::{
     coldstart::Signals,
@@ -58,6 +59,7 @@ pub struct Bound {
     count: count::Task,
     steer: steer::Task,
     backlog: backlog::Task,
+    uncounted: uncounted::Task,
     exporter: Option<Exporter>,
 }
 
@@ -110,6 +112,8 @@ pub async fn build(config: Config) -> Result<Bound, AgentError> {
     let origins = (interceptors.clone(), namespaces.clone());
     let count = count::Task::new(counting, reader.clone(), origins, wakes, count_metrics);
     CountMetrics::register_routes(registry.registry(), reader.clone(), count.taken());
+    let counted = (count.seen(), count.report(), count.taken());
+    let uncounted = uncounted::Task::new(node.clone(), counted, registry.registry());
     let backlog = backlog::Task::new(node.clone(), reader.clone(), registry.registry());
     let hold_metrics = HoldMetrics::register(registry.registry());
     let hold = hold::Task::new(
@@ -131,14 +135,15 @@ pub async fn build(config: Config) -> Result<Bound, AgentError> {
         taken: count.taken(),
         steer: steer.report(),
         backlog: backlog.report(),
+        uncounted: uncounted.report(),
     };
-    let kernel = Kernel::of_pods(reader.clone(), count.taken(), backlog.waiting());
+    let kernel = Kernel::of_pods(reader.clone(), count.taken(), backlog.waiting(), uncounted.report().upstreams);
     let publisher = Publisher::of_run(run, edges, reader, kernel, Signals::default());
     let exposition = registry.into_exposition();
     let exporter = metrics.map(|config| Exporter::new(config, &exposition, SERVICE));
     let server = server(log.as_ref(), (&ready, &exposition), state, &publisher);
     let admin = server.bind(addr).await.map_err(|source| AgentError::Bind { addr, source })?;
-    Ok(Bound { admin, node, ready, discover, prober, publisher, hold, count, steer, backlog, exporter })
+    Ok(Bound { admin, node, ready, discover, prober, publisher, hold, count, steer, backlog, uncounted, exporter })
 }
 
 /// What the kernel has taken, each with why not if it has not.
@@ -203,7 +208,8 @@ impl Bound {
 
     /// Serves until `shutdown` is requested.
     pub async fn run(self, mut shutdown: Shutdown) -> Result<(), AgentError> {
-        let Self { admin, node, ready, discover, prober, publisher, hold, count, steer, backlog, exporter } = self;
+        let Self { admin, node, ready, discover, prober, publisher, hold, count, steer, backlog, uncounted, exporter } =
+            self;
         let holds = hold.report().load().off.map_or_else(|| "yes".to_owned(), |why| format!("no: {why}"));
         let counts = count.report().load().off.map_or_else(|| "yes".to_owned(), |why| format!("no: {why}"));
         let steers = steer.report().load().off.map_or_else(|| "yes".to_owned(), |why| format!("no: {why}"));
@@ -218,6 +224,7 @@ impl Bound {
         tasks.spawn("hold", hold.run());
         tasks.spawn("steer", steer.run(complete.clone()));
         tasks.spawn("count", count.run(complete));
+        tasks.spawn("uncounted", uncounted.run());
         tasks.spawn("backlog", backlog.run());
         if let Some(exporter) = exporter.clone() {
             tasks.spawn("metrics to the collector", exporter.run());

@@ -8,7 +8,7 @@
 //! ```
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
@@ -76,6 +76,10 @@ pub(crate) struct Known {
     pub(crate) pods: Vec<String>,
     /// Those that should be and are not, and why.
     pub(crate) refused: Vec<(String, String)>,
+    /// Those that the kernel's maps have no room for.
+    pub(crate) left_out: BTreeSet<UpstreamId>,
+    /// Why these maps may not be in step, if so.
+    pub(crate) failed: Option<String>,
     /// Addresses of interceptors, whose connections are left out.
     pub(crate) interceptors: Vec<IpAddr>,
 }
@@ -254,8 +258,16 @@ impl Task {
         let Ok(count) = &mut self.count else { return };
         let snapshot = self.reader.load();
         match count.sync(&mut snapshot.upstreams()) {
-            Ok(report) => self.metrics.left_out(report.left_out.len()),
-            Err(error) => tracing::warn!(%error, "the kernel's list of pods to count is not in step"),
+            Ok(report) => {
+                self.metrics.left_out(report.left_out.len());
+                let mut known = self.report.0.lock();
+                known.left_out = report.left_out.iter().map(|left| left.upstream).collect();
+                known.failed = None;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the kernel's list of pods to count is not in step");
+                self.report.0.lock().failed = Some(error.to_string());
+            }
         }
         let target = |id| snapshot.upstream(id).map(|upstream| &upstream.target);
         self.meters.retain(|id, (of, _)| target(*id) == Some(of));

@@ -1,5 +1,7 @@
 //! `/state`: what the agent does for each direct route, as JSON.
 
+use std::net::SocketAddr;
+
 use bytes::Bytes;
 use dataplane::{ConnectionCounters, count::Load};
 use http::Response;
@@ -17,7 +19,7 @@ use serde::Serialize;
 use super::{
     backlog, count,
     hold::{self, Known, Way, is_left_to_interceptors},
-    steer,
+    steer, uncounted,
 };
 use crate::control::{
     discover::{Problem, Problems},
@@ -36,6 +38,7 @@ pub(crate) struct State {
     pub(crate) taken: Taken,
     pub(crate) backlog: backlog::Report,
     pub(crate) steer: steer::Report,
+    pub(crate) uncounted: uncounted::Report,
 }
 
 #[derive(Serialize)]
@@ -89,6 +92,8 @@ struct CountReport {
     /// UIDs of the pods that are counted.
     pods: Vec<String>,
     refused: Vec<Named>,
+    /// Ready pods of this node of which nobody counts what they take.
+    uncounted: Vec<Named>,
     /// Whose connections are left out.
     interceptors: Vec<String>,
 }
@@ -161,6 +166,8 @@ struct RouteReport {
     ignored: Vec<String>,
     /// `None` when no pod of it has been on this node.
     taken: Option<TakenReport>,
+    /// Whether nobody counts what some of its ready pods on this node take.
+    uncounted: bool,
     /// Connections that its pods on this node have not accepted yet; `None` if it does not scale by them, or it is not known.
     accept_queue: Option<u64>,
 }
@@ -192,7 +199,7 @@ impl State {
             ready: self.ready.is_ready(),
             pending: self.ready.pending(),
             hold: HoldReport::new(&known),
-            count: CountReport::new(self.count.load()),
+            count: CountReport::new(self.count.load(), self.uncounted.pods()),
             accept_queues: BacklogReport::new(self.backlog.load()),
             routes: direct
                 .map(|entry| {
@@ -204,7 +211,8 @@ impl State {
                     let backlog = self.backlog.waiting.of(entry.upstream).filter(|backlog| scales && !backlog.unknown);
                     let accept_queue = backlog.map(|backlog| backlog.depth);
                     let steered = steer.services.contains(&entry.upstream);
-                    RouteReport { steered, taken, accept_queue, ..RouteReport::new(entry, upstream, heat) }
+                    let uncounted = self.uncounted.upstreams.contains(entry.upstream);
+                    RouteReport { steered, taken, uncounted, accept_queue, ..RouteReport::new(entry, upstream, heat) }
                 })
                 .collect(),
             steer: SteerReport::new(&steer),
@@ -238,8 +246,8 @@ impl HoldReport {
 // === impl CountReport ===
 
 impl CountReport {
-    fn new(known: count::Known) -> Self {
-        let count::Known { off, without_http2, root, pods, refused, interceptors } = known;
+    fn new(known: count::Known, uncounted: Vec<(SocketAddr, String)>) -> Self {
+        let count::Known { off, without_http2, root, pods, refused, left_out: _, failed: _, interceptors } = known;
         Self {
             active: off.is_none(),
             http2: off.is_none() && without_http2.is_none(),
@@ -248,6 +256,7 @@ impl CountReport {
             root,
             pods,
             refused: refused.into_iter().map(|(name, reason)| Named { name, reason }).collect(),
+            uncounted: uncounted.into_iter().map(|(pod, reason)| Named { name: pod.to_string(), reason }).collect(),
             interceptors: interceptors.iter().map(ToString::to_string).collect(),
         }
     }
@@ -328,6 +337,7 @@ impl RouteReport {
                 networks.iter().map(ToString::to_string).chain(namespaces).collect()
             },
             taken: None,
+            uncounted: false,
             accept_queue: None,
         }
     }

@@ -94,6 +94,7 @@ struct Sent {
     counts: Counts,
     kernel: Option<ConnectionCounters>,
     backlog: Backlog,
+    uncounted: bool,
     at: Instant,
 }
 
@@ -255,16 +256,21 @@ impl Publisher {
         kernel: &HashMap<UpstreamId, ConnectionCounters>,
         now: Instant,
     ) -> Option<RouteCounts> {
+        if !self.kernel.tells_of(entry) {
+            return None;
+        }
         let counts = self.kernel.with_pods(entry, entry.counters.report());
         let kernel = kernel.get(&entry.upstream).copied();
         let backlog = self.kernel.backlog(entry, counts);
+        let uncounted = self.kernel.is_uncounted(entry);
         let same = self.sent.get(&entry.id).is_some_and(|sent| {
-            (sent.counts, sent.backlog) == (counts, backlog) && sent.kernel.map(connections) == kernel.map(connections)
+            (sent.counts, sent.backlog, sent.uncounted) == (counts, backlog, uncounted)
+                && sent.kernel.map(connections) == kernel.map(connections)
         });
         if same {
             return None;
         }
-        let before = self.sent.insert(entry.id, Sent { counts, kernel, backlog, at: now });
+        let before = self.sent.insert(entry.id, Sent { counts, kernel, backlog, uncounted, at: now });
         if counts.in_flight > 0 && before.is_none_or(|sent| sent.counts.in_flight == 0) {
             self.signals.rose(entry.id, now);
         }
@@ -308,7 +314,7 @@ impl Shared {
     /// The counts of every route. From here on workers tell of edges, if they did not before.
     fn complete(&self, reader: &Reader, kernel: &Kernel) -> CountsUpdate {
         let (snapshot, counters) = (reader.load(), kernel.counters());
-        let routes = snapshot.routes.values().map(|entry| {
+        let routes = snapshot.routes.values().filter(|entry| kernel.tells_of(entry)).map(|entry| {
             let counts = kernel.with_pods(entry, entry.counters.report());
             route_counts(entry, counts, counters.get(&entry.upstream).copied(), kernel)
         });
@@ -327,6 +333,10 @@ impl CountsApi for CountsService {
     type WatchStream = std::pin::Pin<Box<dyn Stream<Item = Result<CountsUpdate, Status>> + Send>>;
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        if !self.kernel.is_complete() {
+            // Who has known this node's counts keeps them until then.
+            return Err(Status::unavailable("not all objects have been read yet"));
+        }
         if self.shared.updates.receiver_count() >= MAX_STREAMS {
             return Err(Status::resource_exhausted(format!("{MAX_STREAMS} scalers are watching already")));
         }
@@ -367,6 +377,7 @@ fn route_counts(
         connections: kernel.connections(entry, counts),
         accept_queue: depth,
         accept_queue_unknown: unknown,
+        uncounted: kernel.is_uncounted(entry),
         kernel: counted.map(|kernel| KernelCounts {
             opened: kernel.opened,
             closed: kernel.closed,

@@ -10,6 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::{
     taken::Taken,
+    uncounted::Uncounted,
     waiting::{Backlog, Waiting},
 };
 
@@ -30,6 +31,8 @@ pub(crate) struct Kernel {
     taken: Option<Taken>,
     /// What they have not accepted yet.
     waiting: Waiting,
+    /// Of which of them it does not.
+    uncounted: Uncounted,
 }
 
 #[derive(Debug)]
@@ -46,19 +49,36 @@ impl Kernel {
     pub(crate) fn open(config: dataplane::Config, reader: Reader) -> Result<Self, dataplane::OpenError> {
         let (dataplane, level, reason) = dataplane::open(config)?;
         let shared = Arc::new(Mutex::new(State { dataplane, counters: Arc::default(), read: None }));
-        Ok(Self { reader, shared, level, reason: reason.into(), taken: None, waiting: Waiting::default() })
+        let (waiting, uncounted) = (Waiting::default(), Uncounted::default());
+        Ok(Self { reader, shared, level, reason: reason.into(), taken: None, waiting, uncounted })
     }
 
-    /// Nothing of its own: what pods take without a proxy, and what waits for them, as the node's agent has it.
-    pub(crate) fn of_pods(reader: Reader, taken: Taken, waiting: Waiting) -> Self {
+    /// Nothing of its own: what pods take without a proxy, what waits for them, and of which of them that is not known, as the
+    /// node's agent has it.
+    pub(crate) fn of_pods(reader: Reader, taken: Taken, waiting: Waiting, uncounted: Uncounted) -> Self {
         let config = dataplane::Config { mode: Mode::None, required: false, cgroup: None };
         let without = Self::open(config, reader).expect("level none needs nothing");
-        Self { taken: Some(taken), waiting, ..without }
+        Self { taken: Some(taken), waiting, uncounted, ..without }
     }
 
     /// Whether counts move without anybody telling.
     pub(crate) fn counts_pods(&self) -> bool {
         self.taken.is_some()
+    }
+
+    /// Whether what is told means something: an agent has to have read all objects, and what its pods have taken.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.taken.is_none() || self.uncounted.is_known()
+    }
+
+    /// Whether a route is told of at all. Agents have nothing to do with those that all go through interceptors.
+    pub(crate) fn tells_of(&self, entry: &RouteEntry) -> bool {
+        self.taken.is_none() || entry.route.data_path == DataPath::Direct
+    }
+
+    /// Whether pods of a route are ready on this node of which nobody counts what they take.
+    pub(crate) fn is_uncounted(&self, entry: &RouteEntry) -> bool {
+        self.taken.is_some() && entry.route.data_path == DataPath::Direct && self.uncounted.contains(entry.upstream)
     }
 
     /// A route's counts with what its pods take without a proxy.

@@ -10,9 +10,11 @@ use dataplane::{
 use interceptor_core::UpstreamId;
 use parking_lot::Mutex;
 
-/// The last reading. Clones share it.
+/// The last reading; nothing before there was one. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Taken(Arc<Mutex<Arc<BTreeMap<UpstreamId, Pods>>>>);
+pub(crate) struct Taken(Arc<Mutex<Option<Reading>>>);
+
+type Reading = Arc<BTreeMap<UpstreamId, Pods>>;
 
 /// What the pods of one upstream took.
 #[derive(Clone, Copy, Debug)]
@@ -26,14 +28,19 @@ pub(crate) struct Pods {
 
 impl Taken {
     pub(crate) fn set(&self, taken: BTreeMap<UpstreamId, Pods>) {
-        *self.0.lock() = Arc::new(taken);
+        *self.0.lock() = Some(Arc::new(taken));
+    }
+
+    /// Whether there was a reading.
+    pub(crate) fn is_read(&self) -> bool {
+        self.0.lock().is_some()
     }
 
     pub(crate) fn all(&self) -> Arc<BTreeMap<UpstreamId, Pods>> {
-        Arc::clone(&self.0.lock())
+        self.0.lock().clone().unwrap_or_default()
     }
 
     pub(crate) fn of(&self, upstream: UpstreamId) -> Option<Pods> {
-        self.0.lock().get(&upstream).copied()
+        self.0.lock().as_ref()?.get(&upstream).copied()
     }
 }

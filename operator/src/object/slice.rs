@@ -30,7 +30,7 @@ pub struct OwnSlice {
     pub key: ObjectKey,
     /// The Service's name.
     pub service: String,
-    /// The nodes on which there is one, ready or not.
+    /// The nodes on which one is ready: one that is not counts nothing, or is not listened to.
     pub nodes: BTreeSet<Arc<str>>,
     /// Those that are ready.
     pub interceptors: Vec<Interceptor>,
@@ -100,14 +100,10 @@ impl OwnSlice {
             }
             Some(Interceptor { address, place })
         };
-        let interceptors = endpoints(object).filter(|endpoint| is_ready(endpoint)).filter_map(interceptor);
+        let ready = || endpoints(object).filter(|endpoint| is_ready(endpoint));
         let service = object.metadata.labels.as_ref()?.get(SERVICE_NAME_LABEL)?.clone();
-        Some(Self {
-            key,
-            service,
-            nodes: endpoints(object).filter_map(node).collect(),
-            interceptors: interceptors.collect(),
-        })
+        let interceptors = ready().filter_map(interceptor).collect();
+        Some(Self { key, service, nodes: ready().filter_map(node).collect(), interceptors })
     }
 }
 
@@ -181,12 +177,13 @@ mod tests {
         let endpoints = json!([
             {"addresses": ["10.0.0.1"], "nodeName": "node1", "zone": 7,
                 "targetRef": {"kind": "Pod", "name": "i-1", "namespace": "keda", "uid": "u", "resourceVersion": "9"}},
-            {"addresses": ["10.0.0.2"], "conditions": {"ready": false}},
+            {"addresses": ["10.0.0.2"], "nodeName": "node2", "conditions": {"ready": false}},
             {"addresses": []}, {"addresses": ["nowhere"]}, 7,
         ]);
         let read = OwnSlice::read(&slice(&json!({"endpoints": endpoints}))).unwrap();
         let place = json!({"nodeName": "node1",
             "targetRef": {"kind": "Pod", "name": "i-1", "namespace": "keda", "uid": "u"}});
         assert_eq!(read.interceptors, [Interceptor { address: "10.0.0.1".parse().unwrap(), place }]);
+        assert_eq!(read.nodes, BTreeSet::from(["node1".into()]), "one that is not ready is none");
     }
 }

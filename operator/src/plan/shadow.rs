@@ -47,9 +47,6 @@ pub(super) fn shadows(observed: &Observed) -> Shadows {
     let status = |published: bool| match &seen.port {
         Port::Open { number, .. } => {
             let mut status = json!({"port": number, "published": published});
-            if !seen.uncounted.is_empty() {
-                status["uncounted"] = true.into();
-            }
             // Before anything has been published, a workload that sleeps is nothing to be kept awake.
             if let Some(after) = observed.after.filter(|_| published || seen.ready) {
                 status["afterSeconds"] = after.as_secs().into();

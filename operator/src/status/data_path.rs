@@ -37,7 +37,7 @@ fn direct(observed: &Observed, route: &Route, is_listed: bool) -> Finding {
             let message = format!(
                 "clients reach pods without a proxy; while none is ready only those on nodes with the agent are held{why}"
             );
-            return Finding::yes(KIND, reason::DIRECT_ONLY, message);
+            return Finding::yes(KIND, reason::DIRECT_ONLY, message + &uncounted(seen));
         }
     };
     if !is_listed {
@@ -62,10 +62,12 @@ fn uncounted(seen: Option<&Seen>) -> String {
     match seen.map(|seen| seen.uncounted.as_slice()) {
         None | Some([]) => String::new(),
         Some([node]) => {
-            format!("; node {node} has no agent that counts what its pods take, so that they are kept from zero")
+            format!(
+                "; node {node} has no agent that is ready: nobody counts what its pods take, they are kept from zero"
+            )
         }
         Some([node, others @ ..]) => format!(
-            "; node {node} and {} more have no agent that counts what their pods take, so that they are kept from zero",
+            "; node {node} and {} more have no agent that is ready: nobody counts what their pods take, they are kept from zero",
             others.len()
         ),
     }

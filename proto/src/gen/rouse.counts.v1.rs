@@ -56,6 +56,9 @@ pub struct RouteCounts {
     /// The accept queues of some of its pods on that node could not be read.
     #[prost(bool, tag = "8")]
     pub accept_queue_unknown: bool,
+    /// Of a node agent: pods of it are ready on that node, and what some of them take is not counted.
+    #[prost(bool, tag = "9")]
+    pub uncounted: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct KernelCounts {

@@ -118,6 +118,7 @@ fn counts(counts: RouteCounts) -> Option<(ObjectKey, Observed)> {
         connections,
         accept_queue,
         accept_queue_unknown,
+        uncounted,
     } = counts;
     let kernel = kernel.map(|kernel| {
         let KernelCounts { opened, closed, failed, srtt_us, idle_ms: _ } = kernel;
@@ -131,6 +132,7 @@ fn counts(counts: RouteCounts) -> Option<(ObjectKey, Observed)> {
         connections,
         accept_queue,
         accept_queue_unknown,
+        uncounted,
     };
     Some((key(route?)?, observed))
 }
@@ -157,6 +159,7 @@ mod tests {
             connections: 5,
             accept_queue: 6,
             accept_queue_unknown: true,
+            uncounted: true,
         };
         let nameless = [RouteCounts { route: None, ..full.clone() }, RouteCounts { route: name(""), ..full.clone() }];
         let update = CountsUpdate {
@@ -177,6 +180,7 @@ mod tests {
             connections: 5,
             accept_queue: 6,
             accept_queue_unknown: true,
+            uncounted: true,
         };
         assert_eq!(routes, [(ObjectKey::new("ns", "a"), observed)]);
         assert_eq!(removed, [ObjectKey::new("ns", "b")]);

@@ -8,11 +8,12 @@ use std::{
     time::Duration,
 };
 
+use api::names::{DEMAND_VIEW, VIEW_KEY};
 use interceptor_core::{
     ObjectKey, Route,
     demand::Census,
     index::Event,
-    route::{PortRef, Rate, RouteKind, Scaling, Target},
+    route::{DataPath, PortRef, Rate, RouteKind, Scaling, Target},
     service::{Slice, SliceEndpoint},
     window::Unit,
 };
@@ -71,6 +72,8 @@ struct State {
     began: Instant,
     older: Duration,
     counts: HashMap<String, (u64, u64)>,
+    /// Whether it does not count all that it should.
+    uncounted: bool,
     watchers: Vec<mpsc::Sender<Result<CountsUpdate, Status>>>,
 }
 
@@ -124,6 +127,15 @@ impl Scaler {
 
     /// Makes these the interceptors.
     pub(crate) async fn list(&self, addresses: &[IpAddr]) {
+        self.list_as("admin", addresses).await;
+    }
+
+    /// Makes these the node agents.
+    pub(crate) async fn list_agents(&self, addresses: &[IpAddr]) {
+        self.list_as("agents", addresses).await;
+    }
+
+    async fn list_as(&self, service: &str, addresses: &[IpAddr]) {
         let endpoint = |&address| SliceEndpoint {
             addresses: vec![address],
             ready: true,
@@ -133,8 +145,8 @@ impl Scaler {
             node: None,
         };
         let slice = Slice {
-            key: ObjectKey::new("keda", "admin-1"),
-            service: ObjectKey::new("keda", "admin"),
+            key: ObjectKey::new("keda", format!("{service}-1")),
+            service: ObjectKey::new("keda", service),
             ports: Vec::new(),
             endpoints: addresses.iter().map(endpoint).collect(),
         };
@@ -204,11 +216,12 @@ pub(crate) async fn unattended() -> Result<(), RunError> {
 
 fn config(sources: Sources, port: u16) -> app::Config {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let agents = Some(Admin { service: ObjectKey::new("keda", "agents"), port });
     app::Config {
         sources,
         grpc_addr: any,
         metrics_addr: Some(any),
-        admin: Admins { interceptors: Admin { service: ObjectKey::new("keda", "admin"), port }, agents: None },
+        admin: Admins { interceptors: Admin { service: ObjectKey::new("keda", "admin"), port }, agents },
         tick: Duration::from_millis(50),
         offer_stream: Duration::from_millis(200),
         interval: Duration::from_millis(50),
@@ -262,6 +275,11 @@ pub(crate) fn route(name: &str, concurrency: Option<u32>, rate: Option<u32>) -> 
     }
 }
 
+/// One whose clients reach the pods without a proxy.
+pub(crate) fn direct(name: &str) -> Route {
+    Route { data_path: DataPath::Direct, ..route(name, Some(1), None) }
+}
+
 pub(crate) fn http_scaled_object(name: &str, concurrency: Option<u32>, rate: Option<u32>) -> Route {
     Route { kind: RouteKind::HttpScaledObject, ..route(name, concurrency, rate) }
 }
@@ -276,6 +294,13 @@ fn reference(field: &str, value: &str) -> ScaledObjectRef {
 
 pub(crate) fn ir(name: &str) -> ScaledObjectRef {
     reference("interceptorRoute", name)
+}
+
+/// The same, for the operator.
+pub(crate) fn demand_of(name: &str) -> ScaledObjectRef {
+    let mut reference = ir(name);
+    reference.scaler_metadata.insert(VIEW_KEY.to_owned(), DEMAND_VIEW.to_owned());
+    reference
 }
 
 pub(crate) fn httpso(name: &str) -> ScaledObjectRef {
@@ -297,7 +322,8 @@ impl Interceptor {
     pub(crate) fn serve(listener: TcpListener, incarnation: &str, counts: &[(&str, u64, u64)]) -> Self {
         let counts = counts.iter().map(|&(name, flight, total)| (name.to_owned(), (flight, total))).collect();
         let incarnation = incarnation.to_owned();
-        let state = State { incarnation, began: Instant::now(), older: Duration::ZERO, counts, watchers: Vec::new() };
+        let (began, older) = (Instant::now(), Duration::ZERO);
+        let state = State { incarnation, began, older, counts, uncounted: false, watchers: Vec::new() };
         let this = Self(Arc::new(Mutex::new(state)));
         let server = Server::builder()
             .add_service(CountsServer::new(this.clone()))
@@ -325,6 +351,11 @@ impl Interceptor {
     pub(crate) fn aged(self) -> Self {
         self.0.lock().older = Duration::from_hours(1);
         self
+    }
+
+    /// Counts all from the next counts on, or not.
+    pub(crate) fn counts_all(&self, all: bool) {
+        self.0.lock().uncounted = !all;
     }
 
     /// Breaks all streams.
@@ -355,7 +386,8 @@ impl State {
         let route = |name: &String| {
             let (concurrency, request_count) = self.counts[name];
             let route = Some(RouteRef { namespace: "ns".to_owned(), name: name.clone() });
-            RouteCounts { route, concurrency, request_count, ..RouteCounts::default() }
+            let uncounted = self.uncounted;
+            RouteCounts { route, concurrency, request_count, uncounted, ..RouteCounts::default() }
         };
         CountsUpdate {
             incarnation: self.incarnation.clone(),

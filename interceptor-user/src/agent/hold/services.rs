@@ -207,12 +207,7 @@ mod tests {
         let wants = |port: Option<u16>, change: fn(&mut Route)| {
             let Event::Route(mut route) = route("web", DataPath::Direct, None) else { unreachable!("it is one") };
             route.traffic = Traffic::Http;
-            route.shadow = port.map(|port| Shadow {
-                port: port.try_into().unwrap(),
-                published: true,
-                uncounted: false,
-                after: None,
-            });
+            route.shadow = port.map(|port| Shadow { port: port.try_into().unwrap(), published: true, after: None });
             change(&mut route);
             let mut services = Services::default();
             services.update(&index(vec![Event::Route(route)]).snapshot(), &[], ROOM, secs(1));

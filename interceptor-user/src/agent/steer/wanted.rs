@@ -101,7 +101,7 @@ mod tests {
     }
 
     fn published(port: u16) -> Shadow {
-        Shadow { port: port.try_into().unwrap(), published: true, uncounted: false, after: None }
+        Shadow { port: port.try_into().unwrap(), published: true, after: None }
     }
 
     fn service(name: &str, ip: &str) -> Event {
@@ -167,8 +167,7 @@ mod tests {
 
     #[test]
     fn a_port_at_which_interceptors_may_not_listen_yet_is_not_steered_to() {
-        let shadow =
-            |published, after| Some(Shadow { published, uncounted: false, after, port: 20_000.try_into().unwrap() });
+        let shadow = |published, after| Some(Shadow { published, after, port: 20_000.try_into().unwrap() });
         let is_steered = |shadow| !of([route("web", shadow, true)], false).is_empty();
         assert!(!is_steered(shadow(false, None)));
         assert!(is_steered(shadow(true, None)));

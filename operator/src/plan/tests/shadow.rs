@@ -77,6 +77,13 @@ impl Bench {
             .apply([Event::Put(Item::Interceptors(OwnSlice::read(&slice("keda", "agents", addresses)).unwrap()))]);
     }
 
+    /// The node's agent is listed and not ready, as one that ends soon after it has begun, time and again.
+    fn agent_is_not_ready(&mut self) {
+        let mut agents = slice("keda", "agents", &["10.1.0.1"]);
+        agents.data["endpoints"][0]["conditions"] = json!({"ready": false});
+        self.world.apply([Event::Put(Item::Interceptors(OwnSlice::read(&agents).unwrap()))]);
+    }
+
     fn message(&self) -> &str {
         let conditions = self.route["status"]["conditions"].as_array().unwrap();
         conditions.iter().find(|condition| condition["type"] == "DataPath").unwrap()["message"].as_str().unwrap()
@@ -196,22 +203,61 @@ fn a_node_that_lost_its_agent_is_told_of_when_none_has_come_for_a_while() {
     bench.settle();
     bench.later(59);
     bench.settle();
-    assert_eq!(bench.route["status"]["shadow"]["uncounted"], Value::Null, "another may come");
+    assert_eq!(bench.route["status"]["uncounted"], Value::Null, "another may come");
     let again = bench.world.observe(&subject(RouteKind::InterceptorRoute)).unwrap().again;
     assert_eq!(again, Some(bench.now + Duration::from_secs(1)));
     bench.later(1);
     bench.settle();
-    assert_eq!(bench.route["status"]["shadow"]["uncounted"], true);
+    assert_eq!(bench.route["status"]["uncounted"], true);
     assert!(bench.message().contains("node node1 has no agent"), "{}", bench.message());
     bench.agent(true);
     bench.settle();
-    assert_eq!(bench.route["status"]["shadow"]["uncounted"], Value::Null);
+    assert_eq!(bench.route["status"]["uncounted"], Value::Null);
     bench.agent(false);
     bench.later(60);
     bench.settle();
     bench.pods(false);
     bench.settle();
-    assert_eq!(bench.route["status"]["shadow"]["uncounted"], Value::Null, "without pods there is nothing to count");
+    assert_eq!(bench.route["status"]["uncounted"], Value::Null, "without pods there is nothing to count");
+}
+
+#[test]
+fn an_agent_that_is_not_ready_for_a_while_is_none() {
+    let mut bench = Bench::new(300);
+    bench.pods(true);
+    bench.demand(Some(true));
+    bench.settle();
+    bench.agent_is_not_ready();
+    bench.later(59);
+    bench.settle();
+    assert_eq!(bench.route["status"]["uncounted"], Value::Null, "it may be ready in a moment");
+    bench.later(1);
+    bench.settle();
+    assert_eq!(bench.route["status"]["uncounted"], true);
+    bench.agent(true);
+    bench.settle();
+    assert_eq!(bench.route["status"]["uncounted"], Value::Null);
+}
+
+#[test]
+fn nodes_without_an_agent_are_told_of_also_where_no_interceptor_can_stand_in() {
+    let mut bench = Bench::new(300);
+    let headless: k8s_openapi::api::core::v1::Service = serde_json::from_value(json!({
+        "metadata": {"namespace": "n", "name": "web"},
+        "spec": {"clusterIP": "None", "ports": [{"name": "http", "port": 80}]},
+    }))
+    .unwrap();
+    bench.world.apply([Event::Put(Item::Service(api::convert::service(&headless).unwrap()))]);
+    bench.pods(true);
+    bench.settle();
+    assert_eq!(bench.route["status"]["uncounted"], Value::Null);
+    bench.agent(false);
+    bench.later(60);
+    bench.settle();
+    assert_eq!(bench.reason(), "DirectOnly");
+    assert!(bench.route["status"]["shadow"].is_null());
+    assert_eq!(bench.route["status"]["uncounted"], true);
+    assert!(bench.message().contains("node node1 has no agent"), "{}", bench.message());
 }
 
 #[test]
