@@ -11,7 +11,7 @@ use std::{
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use tokio::{
     io::{Interest, unix::AsyncFd},
-    time,
+    time::{self, Instant},
 };
 
 /// How often is looked again whatever the kernel tells: its queue may overflow, and watches may be few.
@@ -24,6 +24,8 @@ const LOOK_ALONE: Duration = Duration::from_millis(250);
 pub struct Changes {
     inotify: Option<Inotify>,
     watched: HashSet<PathBuf>,
+    /// When it was last said that something may have changed.
+    told: Instant,
 }
 
 // === impl Changes ===
@@ -35,7 +37,7 @@ impl Changes {
         if let Err(error) = &inotify {
             tracing::warn!(%error, "pods' cgroups are looked for four times a second: inotify cannot be had");
         }
-        Self { inotify: inotify.ok(), watched: HashSet::new() }
+        Self { inotify: inotify.ok(), watched: HashSet::new(), told: Instant::now() }
     }
 
     /// Watches these folders too. Those that go are forgotten by the kernel, and by this when a folder of the same name
@@ -59,13 +61,18 @@ impl Changes {
         self.watched.contains(folder)
     }
 
-    /// Ends when something may have changed. Cancel safe: what the kernel has told waits for the next call.
+    /// Ends when something may have changed. Cancel safe: what the kernel has told waits for the next call, and so does a look that is due.
     ///
     /// # Panics
     ///
     /// Outside of a tokio runtime with I/O and time.
     pub async fn changed(&mut self) {
-        let Some(inotify) = self.inotify.as_ref() else { return time::sleep(LOOK_ALONE).await };
+        self.wait().await;
+        self.told = Instant::now();
+    }
+
+    async fn wait(&mut self) {
+        let Some(inotify) = self.inotify.as_ref() else { return time::sleep_until(self.told + LOOK_ALONE).await };
         let told = async {
             #[expect(deprecated, reason = "its successor is unsafe; the descriptor is owned and never changes")]
             let fd = AsyncFd::with_interest(inotify.as_fd(), Interest::READABLE)?;
@@ -78,7 +85,7 @@ impl Changes {
                 }
             }
         };
-        match time::timeout(LOOK, told).await {
+        match time::timeout_at(self.told + LOOK, told).await {
             Ok(Ok(())) | Err(_) => {}
             Ok(Err(error)) => {
                 tracing::warn!(%error, "pods' cgroups are looked for four times a second: inotify cannot be read");
@@ -91,5 +98,25 @@ impl Changes {
 impl Default for Changes {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_comes_in_its_time_however_often_the_wait_for_it_is_broken_off() {
+        for (inotify, due) in [(true, LOOK), (false, LOOK_ALONE)] {
+            let mut changes = Changes::new();
+            changes.inotify = changes.inotify.filter(|_| inotify);
+            let begun = Instant::now();
+            let mut broken_off = 0;
+            while time::timeout(due / 4, changes.changed()).await.is_err() {
+                broken_off += 1;
+                assert!(broken_off < 10);
+            }
+            assert_eq!(begun.elapsed(), due);
+        }
     }
 }
