@@ -100,6 +100,8 @@ pub struct Count {
     pins: Option<PathBuf>,
     /// Whether the pods that there are have been looked for.
     followed: bool,
+    /// Whether others are wanted since then.
+    other: bool,
     ebpf: Ebpf,
 }
 
@@ -178,6 +180,7 @@ impl Count {
             said: Vec::new(),
             run,
             followed: false,
+            other: true,
             pins,
             ebpf,
         })
@@ -273,6 +276,16 @@ impl Count {
         self.programs.ids()
     }
 
+    /// Whether other pods are wanted than when [`follow`](Self::follow) looked for them.
+    pub fn wants_others(&self) -> bool {
+        self.other
+    }
+
+    /// Whether an upstream's requests are counted, or would be if it had a pod here.
+    pub fn counts(&self, upstream: UpstreamId) -> bool {
+        self.ledger.slot(upstream).is_some()
+    }
+
     /// Counts for the direct ones of these upstreams and no others.
     pub fn sync(&mut self, upstreams: &mut dyn Iterator<Item = &Arc<Upstream>>) -> Result<SyncReport, SyncError> {
         let mut wanted: BTreeMap<Arc<str>, HashSet<UpstreamId>> = BTreeMap::new();
@@ -299,6 +312,7 @@ impl Count {
         });
         let now = monotonic();
         gone.for_each(|(uid, attached)| self.leaving.add(uid, attached, now));
+        self.other |= self.wanted != wanted;
         self.wanted = wanted;
         self.refused.retain(|uid, _| self.wanted.contains_key(uid));
         let report = self.ledger.sync(&mut self.maps, &mut ours.iter());

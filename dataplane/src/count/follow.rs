@@ -53,6 +53,7 @@ impl Count {
             followed.gone += 1;
         }
         // Sockets of pods that a process before has attached to may bear any slot that drains.
+        self.other = false;
         if !mem::replace(&mut self.followed, true) {
             self.take_over(&pods, now);
         }

@@ -166,6 +166,22 @@ fn a_pod_whose_route_has_gone_is_let_go_when_its_last_connection_has_ended() {
     });
 }
 
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn cgroups_are_looked_at_again_only_where_other_pods_are_wanted() {
+    let mut node = Node::new();
+    assert!(node.count.wants_others(), "none was looked for");
+    let (listener, _client, _server) = one(&mut node);
+    assert!(!node.count.wants_others());
+    node.list_elsewhere(1, "127.0.8.9:80".parse().unwrap());
+    assert!(!node.count.wants_others(), "it is another node's");
+    node.list(1, "a1", ([127, 0, 8, 1], 1).into());
+    assert!(!node.count.wants_others(), "another port of the same");
+    node.unlist(listener.local_addr().unwrap());
+    node.unlist(([127, 0, 8, 1], 1).into());
+    assert!(node.count.wants_others());
+}
+
 /// A connection of a pod that has gone; its client takes nothing, so that the kernel goes on with it alone.
 fn orphan(node: &mut Node) -> TcpStream {
     let (listener, client, server) = one(node);

@@ -17,14 +17,14 @@ use std::{
 
 use dataplane::{
     ConnectionCounters, addresses,
-    count::{Count, CountError, Followed, Meter, Origins, Served, Told},
+    count::{Count, CountError, Followed, Origins, Served, Told},
     pods::Changes,
 };
 use interceptor_core::{
     Snapshot, UpstreamId,
     inflight::EdgeSink as _,
     network::{Ignored, Network},
-    route::{DataPath, Target},
+    route::DataPath,
 };
 use parking_lot::Mutex;
 use runtime::snapshot::Reader;
@@ -33,8 +33,10 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
+mod meters;
 mod metrics;
 
+use self::meters::Meters;
 pub(crate) use self::metrics::CountMetrics;
 use super::hold::Listens;
 use crate::{
@@ -95,14 +97,15 @@ pub(crate) struct Task {
     report: Report,
     metrics: CountMetrics,
     changes: Changes,
-    /// What was read of each upstream, for as long as its id means the same target.
-    meters: HashMap<UpstreamId, (Target, Meter)>,
+    meters: Meters,
     /// Those that had nothing to do, of which the programs tell when they have.
     rests: HashSet<UpstreamId>,
     /// Those that they have told of since the last reading.
     busy: HashSet<UpstreamId>,
     /// Before which time there is no reading out of turn.
     rested: Instant,
+    /// This machine's addresses, as they were when they were last looked at.
+    own: Vec<IpAddr>,
     origins: Origins,
     wakes: Wakes,
     seen: watch::Sender<Seen>,
@@ -170,10 +173,11 @@ impl Task {
             report,
             metrics,
             changes: Changes::new(),
-            meters: HashMap::new(),
+            meters: Meters::default(),
             rests: HashSet::new(),
             busy: HashSet::new(),
             rested: Instant::now(),
+            own: Vec::new(),
             origins: Origins::default(),
             wakes,
             seen: watch::Sender::new(None),
@@ -223,7 +227,10 @@ impl Task {
                 () = std::future::ready(()), if more => more = self.notices(),
                 () = sleep_until(self.rested), if !self.busy.is_empty() => self.read(),
                 () = self.reader.published() => self.sync(),
-                () = self.changes.changed() => self.follow(),
+                () = self.changes.changed() => {
+                    self.follow();
+                    self.leave_out();
+                }
                 Ok(()) = self.interceptors.changed() => self.leave_out(),
                 Ok(()) = self.namespaces.changed() => self.leave_out(),
                 _ = reads.tick() => self.read(),
@@ -270,14 +277,18 @@ impl Task {
             }
         }
         let target = |id| snapshot.upstream(id).map(|upstream| &upstream.target);
-        self.meters.retain(|id, (of, _)| target(*id) == Some(of));
-        self.rests.retain(|id| self.meters.contains_key(id));
-        self.follow();
+        self.meters.keep(|id, of| target(id) == Some(of) && count.counts(id));
+        self.rests.retain(|id| self.meters.knows(*id));
+        if count.wants_others() {
+            self.follow();
+        }
         self.leave_out();
         self.seen.send_replace(Some(snapshot));
     }
 
+    /// Looks for pods, and at the machine's own addresses, which change with the first and the last of them.
     fn follow(&mut self) {
+        self.own = own();
         let Ok(count) = &mut self.count else { return };
         match count.follow() {
             Ok(Followed { attached: _, gone: _, missing, parents }) => {
@@ -291,16 +302,14 @@ impl Task {
         }
     }
 
-    /// Whose connections are no demand. The machine's own addresses change rarely, and are looked at whenever anything does.
+    /// Whose connections are no demand.
     fn leave_out(&mut self) {
         let Ok(count) = &mut self.count else { return };
-        let mut own: Vec<_> = addresses().unwrap_or_default().into_iter().map(|(ip, _)| ip).collect();
-        own.extend([IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()]);
         // Whatever their state: one that is not ready any more may still be sending.
         let mut interceptors: Vec<_> = self.interceptors.borrow_and_update().iter().map(|pod| pod.address).collect();
         interceptors.dedup();
         let ignored = ignored(&self.reader.load(), &self.namespaces.borrow_and_update());
-        let origins = Origins { own, interceptors, ignored };
+        let origins = Origins { own: self.own.clone(), interceptors, ignored };
         // The kernel may know by now of Services that it did not when they were left out.
         if origins == self.origins && origins.ignored.is_empty() {
             return;
@@ -324,8 +333,7 @@ impl Task {
         let mut rests = Vec::new();
         for (id, served) in counters {
             let Some(target) = snapshot.upstream(id).map(|upstream| &upstream.target) else { continue };
-            let (_, meter) = self.meters.entry(id).or_insert_with(|| (target.clone(), Meter::default()));
-            let load = meter.read(now_ns, &served);
+            let load = self.meters.read((id, target), now_ns, &served);
             if load.in_flight > 0 {
                 self.rests.remove(&id);
             } else if !self.rests.contains(&id) {
@@ -372,9 +380,16 @@ impl Task {
         }
         self.metrics.missed(count.missed());
         self.metrics.untold(count.untold());
-        // Addresses of this machine may have changed without anything else.
+        // They may have changed without anything else.
+        self.own = own();
         self.leave_out();
     }
+}
+
+/// This machine's addresses.
+fn own() -> Vec<IpAddr> {
+    let addresses = addresses().unwrap_or_default().into_iter().map(|(ip, _)| ip);
+    addresses.chain([IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()]).collect()
 }
 
 /// What routes leave out of their demand, by upstream.
