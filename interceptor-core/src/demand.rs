@@ -365,6 +365,11 @@ impl Demand {
         census
     }
 
+    /// Whether a source has reported and is not silent.
+    pub fn is_heard(&self, source: SocketAddr) -> bool {
+        self.sources.get(&source).is_some_and(|source| source.run.is_some() && source.silent.is_none())
+    }
+
     /// How many times a route was refused because there were too many.
     pub fn refused(&self) -> u64 {
         self.refused

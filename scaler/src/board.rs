@@ -7,7 +7,7 @@ use interceptor_core::{
     ObjectKey, Route,
     demand::{Census, Demand, KernelSum, Level, Report},
     route::{DataPath, RouteKind},
-    window::{Shape, Unit},
+    window::Unit,
 };
 use parking_lot::Mutex;
 use tokio::{
@@ -23,10 +23,21 @@ use crate::{
     subject::Subject,
 };
 
+mod pair;
 mod topics;
 
 pub use self::topics::Subscription;
-use self::topics::{Topic, Topics};
+use self::{
+    pair::Pair,
+    topics::{Topic, Topics},
+};
+
+/// For how long an agent that is listed and has never reported keeps scalers from telling that direct routes have no demand. It
+/// is ready, and what its pods take is not known.
+const AWAITED: Duration = Duration::from_mins(2);
+
+/// The same for numbers, and for this scaler's readiness: too small ones are better than none for long.
+const SETTLING: Duration = Duration::from_secs(10);
 
 /// How much news may wait for the writer; a collector that is faster waits, and its source with it.
 const MAX_NEWS: usize = 64;
@@ -95,6 +106,10 @@ pub struct Standing {
     pub census: Census,
     /// How many times a route was refused because there were too many.
     pub refused: u64,
+    /// Agents that are listed and not listened to because there are too many.
+    pub refused_agents: usize,
+    /// By when all agents will have reported that are listed, or are waited for no more; `None` if nobody is waited for.
+    pub settles_at: Option<Duration>,
 }
 
 /// What a stream of activity is about.
@@ -117,6 +132,8 @@ pub enum Unknown {
     NoSource,
     /// So many interceptors are listed, and none has ever reported.
     NoReport(usize),
+    /// Some agents have never reported, or are not listened to.
+    Agents,
 }
 
 #[derive(Debug)]
@@ -134,11 +151,10 @@ struct State {
     topics: Topics,
 }
 
-/// The routes of one name: counts can't tell them apart.
-#[derive(Debug, Default)]
-struct Pair {
-    interceptor_route: Option<Arc<Route>>,
-    http_scaled_object: Option<Arc<Route>>,
+/// What agents count may be missing, until then at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Doubt {
+    until: Option<Duration>,
 }
 
 /// An empty board: its writer, where news goes, and its reader.
@@ -240,7 +256,15 @@ impl Board {
         };
         let Verdict { holds, again } = verdict.while_uncounted(uncounted);
         let quiet_at = if holds { again } else { quiet_at };
-        Activity { active: active || holds, arrived, quiet_at, again }
+        let active = active || holds;
+        let doubt = state.doubt(now).filter(|_| !active && state.routes.get(key).is_some_and(Pair::is_direct));
+        let again = again.into_iter().chain(doubt.and_then(|Doubt { until }| until)).min();
+        Activity { active, arrived, quiet_at, again, doubtful: doubt.is_some() }
+    }
+
+    /// Whether the numbers of a route may lack what agents count that have just been listed.
+    pub fn settles(&self, route: &Route) -> bool {
+        route.data_path == DataPath::Direct && self.0.state.lock().settles_at(self.now()).is_some()
     }
 
     /// Tells of each change of what a subject measures, and of its route.
@@ -266,8 +290,15 @@ impl Board {
 
     /// How the scaler stands as a whole.
     pub fn standing(&self) -> Standing {
+        let now = self.now();
         let state = self.0.state.lock();
-        Standing { synced: state.synced, census: state.demand.census(), refused: state.demand.refused() }
+        Standing {
+            synced: state.synced,
+            census: state.demand.census(),
+            refused: state.demand.refused(),
+            refused_agents: state.demand.refused_agents(),
+            settles_at: state.settles_at(now),
+        }
     }
 
     /// Every route that has an object, in no order.
@@ -277,8 +308,8 @@ impl Board {
         let one = |(key, pair): (&ObjectKey, &Pair)| {
             let level = state.demand.level(key);
             let Level { in_flight, connections, accept_queue, accept_queue_unknown, uncounted, .. } = level;
-            let is_direct = pair.interceptor_route.as_ref().is_some_and(|route| route.data_path == DataPath::Direct);
-            let scales = pair.interceptor_route.as_ref().is_some_and(|route| route.scaling.accept_queue.is_some());
+            let scales =
+                pair.get(RouteKind::InterceptorRoute).is_some_and(|route| route.scaling.accept_queue.is_some());
             RouteState {
                 key: key.clone(),
                 in_flight,
@@ -287,7 +318,7 @@ impl Board {
                 accept_queue_unknown: scales.then_some(accept_queue_unknown),
                 rate: pair.shape().map(|_| state.demand.rate(key, now)),
                 kernel: state.demand.kernel(key),
-                uncounted: is_direct.then_some(uncounted),
+                uncounted: pair.is_direct().then_some(uncounted),
             }
         };
         state.routes.iter().map(one).collect()
@@ -312,6 +343,16 @@ impl Shared {
 
 impl State {
     fn take(&mut self, news: News, now: Duration) {
+        let before = self.doubt(now);
+        self.put(news, now);
+        if before.is_some() && self.doubt(now).is_none() {
+            for (key, _) in self.routes.iter().filter(|(_, pair)| pair.is_direct()) {
+                self.topics.tell(&Topic::Counts(key.clone()));
+            }
+        }
+    }
+
+    fn put(&mut self, news: News, now: Duration) {
         match news {
             News::Route(route) => {
                 let key = route.key.clone();
@@ -344,10 +385,10 @@ impl State {
                 self.topics.tell(&Topic::Standing);
             }
             News::Report(source, report) => {
-                let before = self.demand.census();
+                let heard = self.demand.is_heard(source);
                 let changed = self.demand.apply(source, now, report);
                 self.counts_changed(changed);
-                if self.demand.census() != before {
+                if !heard {
                     self.topics.tell(&Topic::Standing);
                 }
             }
@@ -385,6 +426,19 @@ impl State {
         self.gates.entry(key.clone()).or_default()
     }
 
+    /// Whether direct routes that seem to have no demand may have some.
+    fn doubt(&self, now: Duration) -> Option<Doubt> {
+        if self.demand.refused_agents() > 0 {
+            return Some(Doubt { until: None });
+        }
+        let until = self.demand.awaits_since()? + AWAITED;
+        (now < until).then_some(Doubt { until: Some(until) })
+    }
+
+    fn settles_at(&self, now: Duration) -> Option<Duration> {
+        self.demand.awaits_since().map(|since| since + SETTLING).filter(|at| now < *at)
+    }
+
     fn route(&self, kind: RouteKind, key: &ObjectKey) -> Result<Arc<Route>, Unknown> {
         match self.routes.get(key).and_then(|pair| pair.get(kind)) {
             Some(route) => Ok(Arc::clone(route)),
@@ -419,33 +473,4 @@ impl State {
 /// `agents` can't for theirs, or nodes have none, which the operator tells.
 fn is_uncounted(route: &Route, agents: u64) -> bool {
     route.data_path == DataPath::Direct && (route.uncounted || agents > 0)
-}
-
-// === impl Pair ===
-
-impl Pair {
-    fn get(&self, kind: RouteKind) -> Option<&Arc<Route>> {
-        match kind {
-            RouteKind::InterceptorRoute => self.interceptor_route.as_ref(),
-            RouteKind::HttpScaledObject => self.http_scaled_object.as_ref(),
-        }
-    }
-
-    fn slot(&mut self, kind: RouteKind) -> &mut Option<Arc<Route>> {
-        match kind {
-            RouteKind::InterceptorRoute => &mut self.interceptor_route,
-            RouteKind::HttpScaledObject => &mut self.http_scaled_object,
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.interceptor_route.is_none() && self.http_scaled_object.is_none()
-    }
-
-    /// The window that either asks for; the `InterceptorRoute`'s if both do.
-    fn shape(&self) -> Option<Shape> {
-        let rate = |route: &Option<Arc<Route>>| route.as_ref().and_then(|route| route.scaling.rate);
-        let rate = rate(&self.interceptor_route).or_else(|| rate(&self.http_scaled_object))?;
-        Some(Shape::new(rate.window, rate.granularity))
-    }
 }

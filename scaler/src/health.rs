@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 
 use runtime::signal::Shutdown;
+use tokio::time::sleep_until;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::board::{Board, Standing};
@@ -13,14 +14,26 @@ const READINESS: &str = "readiness";
 /// Keeps the health service up to date, and says that nothing is served once shutdown is requested.
 ///
 /// Alive as long as the process answers: a restart doesn't bring interceptors back. Ready while what is told to KEDA
-/// means something, so that a scaler that sees nothing leaves the answer to one that does.
+/// means something, so that a scaler that sees nothing leaves the answer to one that does, and one that starts before it has heard
+/// the agents.
 pub async fn run(board: Board, reporter: HealthReporter, mut shutdown: Shutdown) -> Result<(), Infallible> {
     let mut changes = board.subscribe_standing();
+    // A node that comes later is no reason to be taken for one that starts.
+    let mut settled = false;
     set(&reporter, LIVENESS, true).await;
     while !shutdown.is_requested() {
-        set(&reporter, READINESS, is_ready(board.standing())).await;
+        let standing = board.standing();
+        settled |= is_ready(standing) && standing.settles_at.is_none();
+        set(&reporter, READINESS, settled && is_ready(standing)).await;
+        let settles = async {
+            match standing.settles_at.filter(|_| !settled) {
+                Some(at) => sleep_until(board.instant(at)).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             () = changes.changed() => {}
+            () = settles => {}
             () = shutdown.requested() => {}
         }
     }
@@ -37,7 +50,7 @@ async fn set(reporter: &HealthReporter, name: &str, serving: bool) {
 
 /// All objects have been read, and an interceptor is heard.
 pub(crate) fn is_ready(standing: Standing) -> bool {
-    let Standing { synced, census, refused: _ } = standing;
+    let Standing { synced, census, refused: _, refused_agents: _, settles_at: _ } = standing;
     synced && census.reported > 0 && census.silent < census.listed
 }
 
@@ -50,7 +63,7 @@ mod tests {
     #[test]
     fn ready_when_objects_are_read_and_an_interceptor_is_heard() {
         let ready = |synced, listed, reported, silent| {
-            is_ready(Standing { synced, census: Census { listed, reported, silent }, refused: 0 })
+            is_ready(Standing { synced, census: Census { listed, reported, silent }, ..Standing::default() })
         };
         assert!(ready(true, 2, 1, 1));
         assert!(!ready(false, 2, 2, 0));

@@ -180,6 +180,8 @@ impl Collector for OnScrape {
         )?;
         let refused = "Connections closed at once because too many were open";
         counter(&mut encoder, "scaler_connections_refused", refused, self.refused.total())?;
+        let agents = "Node agents that are not listened to because there are too many";
+        gauge(&mut encoder, "scaler_agents_refused", agents, standing.refused_agents)?;
         let refused = "Counts of routes left out because there were too many routes";
         counter(&mut encoder, "scaler_route_counts_refused", refused, standing.refused)?;
         self.encode_routes(&mut encoder)

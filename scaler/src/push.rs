@@ -20,6 +20,8 @@ pub struct Activity {
     pub quiet_at: Option<Duration>,
     /// When it has to be looked at again though nothing has changed.
     pub again: Option<Duration>,
+    /// Whether it may be active although it seems not to be: then nothing is said.
+    pub doubtful: bool,
 }
 
 /// What has been said on one stream.
@@ -60,7 +62,10 @@ impl Push {
     ///
     /// `true` after `false` is never delayed; what ends within the interval is told as having lasted for it.
     pub fn step(&mut self, activity: Activity, now: Duration) -> Step {
-        let Activity { active, arrived, quiet_at, again: _ } = activity;
+        if activity.doubtful {
+            return Step::Wait(activity.again);
+        }
+        let Activity { active, arrived, quiet_at, again: _, doubtful: _ } = activity;
         let Some(said) = &mut self.said else {
             self.said = Some(Said { active, at: now, seen: now, arrived, repeat: REPEAT_FIRST });
             return Step::Say(active);
@@ -172,7 +177,7 @@ mod tests {
     #[test]
     fn a_rate_that_runs_out_is_noticed_when_it_does() {
         let mut push = opened(true);
-        let fading = Activity { active: true, arrived: 5, quiet_at: Some(ms(700)), again: None };
+        let fading = Activity { active: true, arrived: 5, quiet_at: Some(ms(700)), ..Activity::default() };
         assert_eq!(push.step(fading, ms(1)), Step::Wait(Some(ms(700))));
         assert_eq!(push.step(activity(false, 5), ms(700)), Step::Say(false));
     }

@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     board::{Board, Unknown, View},
+    push::Activity,
     spec::{self, TargetError},
     subject::{Subject, SubjectError},
 };
@@ -63,6 +64,7 @@ impl Service {
     fn metrics(&self, subject: &Subject, asked: &str) -> Result<GetMetricsResponse, Status> {
         let (route, sample) = self.board.sample(subject).map_err(|unknown| self.status(unknown))?;
         let metric_values = match route {
+            Some(route) if self.board.settles(&route) => return Err(self.status(Unknown::Agents)),
             Some(route) => {
                 spec::route_values(&route, sample, asked).map_err(|unknown| Status::unavailable(unknown.to_string()))?
             }
@@ -87,6 +89,9 @@ impl Service {
             Unknown::NoReport(listed) => Status::unavailable(format!(
                 "none of the {listed} interceptors of Service {service} has been reached yet"
             )),
+            Unknown::Agents => Status::unavailable(
+                "some node agents have not been reached yet, or are too many to be listened to: what their pods take is not known",
+            ),
         }
     }
 }
@@ -103,8 +108,13 @@ impl ExternalScaler for Service {
             Some(route) => spec::is_active(&route, sample),
             None => spec::any_positive(&spec::interceptor_values(&subject, sample)),
         };
-        let held = || self.board.activity(&subject, View::Scaling).active;
-        Ok(Response::new(IsActiveResponse { result: active || held() }))
+        if active {
+            return Ok(Response::new(IsActiveResponse { result: true }));
+        }
+        match self.board.activity(&subject, View::Scaling) {
+            Activity { doubtful: true, .. } => Err(self.status(Unknown::Agents)),
+            activity => Ok(Response::new(IsActiveResponse { result: activity.active })),
+        }
     }
 
     async fn stream_is_active(
