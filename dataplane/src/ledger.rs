@@ -208,7 +208,7 @@ impl<C: Counters> Ledger<C> {
     /// Gives every upstream a slot that has counted nothing, because what the present ones say can't be trusted any
     /// more. Those whose connections ended unseen never drain; that costs room alone.
     pub(crate) fn start_anew(&mut self, maps: &mut impl Maps<Counters = C>) -> Result<(), SyncError> {
-        self.slots.retire_all_but(|_| None);
+        self.slots.retire_for_good();
         self.pass(maps).map(drop)
     }
 

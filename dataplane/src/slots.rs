@@ -158,6 +158,12 @@ impl<C: Counters> Slots<C> {
         });
     }
 
+    /// Ends all uses. Nobody gets the slot again that its target had.
+    pub(crate) fn retire_for_good(&mut self) {
+        self.retire_all_but(|_| None);
+        self.draining.iter_mut().for_each(|draining| draining.target = 0);
+    }
+
     /// Draining slots to which no address leads any more.
     pub(crate) fn candidates(&self, led_to: &HashSet<Slot>) -> Vec<Slot> {
         self.draining.iter().map(|draining| draining.slot).filter(|slot| !led_to.contains(slot)).collect()
@@ -311,6 +317,9 @@ mod tests {
         let (id, used) = slots.uses().next().unwrap();
         assert_eq!((id, used.slot, used.base), (UpstreamId(3), old, ENDED));
         assert_eq!(slots.draining().count(), 0);
+        slots.retire_for_good();
+        slots.resume(UpstreamId(3), &target("a"));
+        assert_eq!(slots.of(UpstreamId(3)), None, "what it says can't be trusted");
     }
 
     #[test]
