@@ -5,12 +5,12 @@ use std::{collections::BTreeMap, io, net::SocketAddr, time::Duration};
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, MapData, MapError},
+    maps::{Array, HashMap, MapData},
 };
 use interceptor_common::{AddrKey, hold::ServiceSlot};
 use interceptor_core::frontends::{Room, Table, Write, plan};
 
-use crate::maps::{WrongMap, os_error, take};
+use crate::maps::{WrongMap, gone, os_error, take};
 
 /// How much the maps have room for: half of what they hold, so that what is new can be added before what is old goes.
 pub const ROOM: Room = Room { frontends: 65_536, services: 65_536 };
@@ -106,16 +106,5 @@ impl<S: Say> Frontends<S> {
             }
         }
         Ok(Table { services, frontends })
-    }
-}
-
-/// What is not there need not be removed.
-pub(crate) fn gone(result: Result<(), MapError>) -> io::Result<()> {
-    match result {
-        Err(MapError::KeyNotFound) => Ok(()),
-        result => result.map_err(os_error).or_else(|error| match error.raw_os_error() {
-            Some(libc::ENOENT) => Ok(()),
-            _ => Err(error),
-        }),
     }
 }

@@ -58,13 +58,11 @@ impl KernelMaps {
             Some(Map::HashMap(data)) => data.info().ok().map(|info| info.id()),
             _ => None,
         };
-        let mut take = |name| ebpf.take_map(name).ok_or(WrongMap::new(name, None));
-        let wrong = |name| move |source| WrongMap::new(name, Some(source));
         Ok(Self {
             address_map_id,
-            upstream_of: take(UPSTREAM_OF)?.try_into().map_err(wrong(UPSTREAM_OF))?,
-            stats: take(STATS)?.try_into().map_err(wrong(STATS))?,
-            missed: take(MISSED)?.try_into().map_err(wrong(MISSED))?,
+            upstream_of: take(ebpf, UPSTREAM_OF)?,
+            stats: take(ebpf, STATS)?,
+            missed: take(ebpf, MISSED)?,
         })
     }
 
@@ -92,13 +90,7 @@ impl Maps for KernelMaps {
     }
 
     fn remove(&mut self, addr: SocketAddr) -> io::Result<()> {
-        match self.upstream_of.remove(&AddrKey::new(addr)) {
-            Err(MapError::KeyNotFound) => Ok(()),
-            result => result.map_err(os_error).or_else(|error| match error.raw_os_error() {
-                Some(libc::ENOENT) => Ok(()),
-                _ => Err(error),
-            }),
-        }
+        gone(self.upstream_of.remove(&AddrKey::new(addr)))
     }
 
     fn read(&self) -> io::Result<Table> {
@@ -112,6 +104,17 @@ impl Maps for KernelMaps {
 
     fn wait_for_programs(&self) -> io::Result<()> {
         syscall::wait_for_programs()
+    }
+}
+
+/// What is not there need not be removed.
+pub(crate) fn gone(result: Result<(), MapError>) -> io::Result<()> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        result => result.map_err(os_error).or_else(|error| match error.raw_os_error() {
+            Some(libc::ENOENT) => Ok(()),
+            _ => Err(error),
+        }),
     }
 }
 

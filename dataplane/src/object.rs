@@ -7,13 +7,11 @@ pub const EMBEDDED: bool = OWN.is_some();
 macro_rules! object {
     ($(#[$doc:meta])* $constant:ident, $name:literal) => {
         $(#[$doc])*
-        #[allow(dead_code, reason = "the levels that load it are built on it one by one")]
         #[cfg(ebpf_object)]
         pub(crate) const $constant: Option<&[u8]> =
             Some(aya::include_bytes_aligned!(concat!(env!("ROUSE_EBPF_FOLDER"), "/", $name)));
 
         $(#[$doc])*
-        #[allow(dead_code, reason = "the levels that load it are built on it one by one")]
         #[cfg(not(ebpf_object))]
         pub(crate) const $constant: Option<&[u8]> = None;
     };

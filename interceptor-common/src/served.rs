@@ -220,6 +220,11 @@ impl Served {
 // === impl Origin ===
 
 impl Origin {
+    /// What an address means: its connections are no demand.
+    pub const OUT: u32 = 1;
+    /// It is this machine, and may be the kubelet.
+    pub const HOST: u32 = 2;
+
     /// Bits of the slot, which every key has in full.
     pub const SLOT_BITS: u32 = 32;
 

@@ -11,7 +11,7 @@ use std::{
 use aya::{
     Ebpf,
     maps::{
-        Array, HashMap, MapData, MapError, PerCpuArray, RingBuf,
+        Array, HashMap, MapData, PerCpuArray, RingBuf,
         lpm_trie::{Key, LpmTrie},
     },
 };
@@ -20,7 +20,7 @@ use interceptor_core::mapops::{Slot, Table};
 
 use crate::{
     ledger::Maps,
-    maps::{WrongMap, os_error},
+    maps::{WrongMap, gone, os_error, take},
     slots::Known,
     syscall,
 };
@@ -76,19 +76,17 @@ pub(super) struct CountMaps {
 
 impl CountMaps {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, WrongMap> {
-        let mut take = |name| ebpf.take_map(name).ok_or(WrongMap::new(name, None));
-        let wrong = |name| move |source| WrongMap::new(name, Some(source));
         let mut maps = Self {
-            slot_of: take(SLOT_OF)?.try_into().map_err(wrong(SLOT_OF))?,
-            served: take(SERVED)?.try_into().map_err(wrong(SERVED))?,
-            origins: take(ORIGINS)?.try_into().map_err(wrong(ORIGINS))?,
-            version: take(VERSION)?.try_into().map_err(wrong(VERSION))?,
-            missed: take(MISSED)?.try_into().map_err(wrong(MISSED))?,
-            rests: take(RESTS)?.try_into().map_err(wrong(RESTS))?,
-            notices: take(NOTICES)?.try_into().map_err(wrong(NOTICES))?,
-            untold: take(UNTOLD)?.try_into().map_err(wrong(UNTOLD))?,
-            uses: take(USES)?.try_into().map_err(wrong(USES))?,
-            run: take(RUN)?.try_into().map_err(wrong(RUN))?,
+            slot_of: take(ebpf, SLOT_OF)?,
+            served: take(ebpf, SERVED)?,
+            origins: take(ebpf, ORIGINS)?,
+            version: take(ebpf, VERSION)?,
+            missed: take(ebpf, MISSED)?,
+            rests: take(ebpf, RESTS)?,
+            notices: take(ebpf, NOTICES)?,
+            untold: take(ebpf, UNTOLD)?,
+            uses: take(ebpf, USES)?,
+            run: take(ebpf, RUN)?,
             installed: OriginTable::new(),
         };
         // Pinned maps hold what a process before has put into them.
@@ -183,12 +181,10 @@ impl CountMaps {
                 Err(error) => return Err(error),
             }
         }
-        let gone: Vec<_> = self.installed.keys().filter(|entry| !desired.contains_key(*entry)).copied().collect();
-        for entry in gone {
-            match self.origins.remove(&key(&entry)).map_err(os_error) {
-                Err(error) if error.raw_os_error() != Some(libc::ENOENT) => return Err(error),
-                _ => _ = self.installed.remove(&entry),
-            }
+        let stale: Vec<_> = self.installed.keys().filter(|entry| !desired.contains_key(*entry)).copied().collect();
+        for entry in stale {
+            gone(self.origins.remove(&key(&entry)))?;
+            self.installed.remove(&entry);
         }
         Ok(refused)
     }
@@ -208,13 +204,7 @@ impl Maps for CountMaps {
     }
 
     fn remove(&mut self, addr: SocketAddr) -> io::Result<()> {
-        match self.slot_of.remove(&AddrKey::new(addr)) {
-            Err(MapError::KeyNotFound) => Ok(()),
-            result => result.map_err(os_error).or_else(|error| match error.raw_os_error() {
-                Some(libc::ENOENT) => Ok(()),
-                _ => Err(error),
-            }),
-        }
+        gone(self.slot_of.remove(&AddrKey::new(addr)))
     }
 
     fn read(&self) -> io::Result<Table> {

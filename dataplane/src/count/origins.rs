@@ -8,11 +8,6 @@ use interceptor_core::{UpstreamId, network::Network};
 
 use super::{maps::OriginTable, octets};
 
-/// In the map: its connections are no demand. The programs have the same numbers.
-const OUT: u32 = 1;
-/// In the map: it is this machine, and may be the kubelet.
-const HOST: u32 = 2;
-
 /// Everything that is left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Origins {
@@ -38,14 +33,14 @@ impl Origins {
             entries.insert((Origin::SLOT_BITS + above + u32::from(bits), key.slot, key.addr), meaning);
         };
         for addr in own {
-            set(0, Network::one(*addr), HOST);
+            set(0, Network::one(*addr), Origin::HOST);
         }
         for addr in interceptors {
-            set(0, Network::one(*addr), OUT);
+            set(0, Network::one(*addr), Origin::OUT);
         }
         for (upstream, network) in ignored {
             if let Some(slot) = slot_of(*upstream) {
-                set(slot, *network, OUT);
+                set(slot, *network, Origin::OUT);
             }
         }
         entries
@@ -65,9 +60,9 @@ mod tests {
         let entries = origins.entries(|upstream| (upstream == UpstreamId(2)).then_some(7));
         let mut mapped = [0; 16];
         mapped[10..].copy_from_slice(&[255, 255, 10, 0, 0, 1]);
-        assert_eq!(entries.get(&(160, [0; 4], mapped)), Some(&OUT));
+        assert_eq!(entries.get(&(160, [0; 4], mapped)), Some(&Origin::OUT));
         mapped[12..].copy_from_slice(&[10, 1, 0, 0]);
-        assert_eq!(entries.get(&(144, [0, 0, 0, 7], mapped)), Some(&OUT));
+        assert_eq!(entries.get(&(144, [0, 0, 0, 7], mapped)), Some(&Origin::OUT));
         assert_eq!(entries.len(), 2);
     }
 }

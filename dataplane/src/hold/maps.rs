@@ -14,8 +14,8 @@ use interceptor_core::{frontends::Heat, holding::Flow};
 
 use super::syn::Syn;
 use crate::{
-    frontends::{Frontends, Say, gone},
-    maps::{WrongMap, os_error, take},
+    frontends::{Frontends, Say},
+    maps::{WrongMap, gone, os_error, take},
 };
 
 /// What a program saw, or a rule of the node's packet filter.

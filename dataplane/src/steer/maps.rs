@@ -19,8 +19,8 @@ use interceptor_common::{
 
 use super::Listed;
 use crate::{
-    frontends::{Frontends, Say, gone},
-    maps::{WrongMap, os_error, take},
+    frontends::{Frontends, Say},
+    maps::{WrongMap, gone, os_error, take},
     syscall,
 };
 

@@ -20,11 +20,6 @@ mod segments;
 mod sockops;
 mod streams;
 
-/// In `ORIGINS`: its connections are no demand.
-const OUT: u32 = 1;
-/// In `ORIGINS`: it is this machine, and may be the kubelet.
-const HOST: u32 = 2;
-
 /// Counts the connections that pods take. Whatever happens it returns 1, which leaves the connection alone: counting must
 /// never cost a request.
 #[sock_ops]

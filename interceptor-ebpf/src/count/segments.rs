@@ -2,6 +2,7 @@
 
 use aya_ebpf::{bindings::bpf_sock, programs::SkBuffContext};
 use interceptor_common::{
+    Origin,
     flow::{Flow, Kind, Segment, Trait},
     http1::{self, Answer},
     probe::{is_ours, place},
@@ -9,7 +10,7 @@ use interceptor_common::{
 };
 use interceptor_ebpf::segment::{self, Payload, Tcp};
 
-use crate::{HOST, OUT, maps, probe, streams};
+use crate::{maps, probe, streams};
 
 /// A segment for a pod's socket.
 #[inline(always)]
@@ -95,7 +96,7 @@ fn follow(sk: *mut bpf_sock, flow: &mut Flow, version: u32) {
         flow.version = version;
         return;
     };
-    let slot = if maps::origin(slot, &client) == OUT { 0 } else { slot };
+    let slot = if maps::origin(slot, &client) == Origin::OUT { 0 } else { slot };
     let streams = maps::streams(sk);
     let now = maps::now();
     let (before, left, come) = maps::locked(flow, |flow| {
@@ -205,14 +206,14 @@ fn adopt<'a>(sk: *mut bpf_sock, tcp: &Tcp, way: Way) -> Option<&'a mut Flow> {
     let version = maps::version();
     let slot = maps::slot_of(&local);
     let origin = slot.map_or(0, |slot| maps::origin(slot, &client));
-    if way == Way::Out && origin == HOST {
+    if way == Way::Out && origin == Origin::HOST {
         return None;
     }
     let Some(flow) = maps::flow_or_new(sk) else {
         maps::count_missed();
         return None;
     };
-    let Some(slot) = slot.filter(|_| origin != OUT) else {
+    let Some(slot) = slot.filter(|_| origin != Origin::OUT) else {
         maps::locked(flow, |flow| flow.foreign(version));
         return None;
     };
@@ -220,7 +221,7 @@ fn adopt<'a>(sk: *mut bpf_sock, tcp: &Tcp, way: Way) -> Option<&'a mut Flow> {
     let (rx_first, tx_next) = if way == Way::In { (tcp.seq, tcp.ack) } else { (tcp.ack, tcp.seq) };
     let moved = maps::locked(flow, |flow| {
         flow.version = version;
-        flow.adopt(slot, origin == HOST, rx_first, tx_next)
+        flow.adopt(slot, origin == Origin::HOST, rx_first, tx_next)
     });
     maps::count(slot, &moved, now);
     Some(flow)

@@ -7,10 +7,10 @@ use aya_ebpf::{
     },
     programs::SockOpsContext,
 };
-use interceptor_common::flow::Kind;
+use interceptor_common::{Origin, flow::Kind};
 use interceptor_ebpf::packet;
 
-use crate::{HOST, OUT, maps};
+use crate::maps;
 
 /// Which calls a counted socket needs, besides those that it has already.
 const FLAGS: u32 = BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTT_CB_FLAG;
@@ -46,7 +46,7 @@ fn accepted(ctx: &SockOpsContext) {
     let unseen = packet::payload(ctx);
     let now = maps::now();
     let Some(flow) = maps::flow_or_new(packet::socket(ctx)) else { return maps::count_missed() };
-    if origin == OUT {
+    if origin == Origin::OUT {
         flow.kind = Kind::IGNORED;
         return;
     }
@@ -55,7 +55,7 @@ fn accepted(ctx: &SockOpsContext) {
     }
     let moved = maps::locked(flow, |flow| {
         flow.version = version;
-        flow.accept(slot, origin == HOST, (rx, unseen), tx, now)
+        flow.accept(slot, origin == Origin::HOST, (rx, unseen), tx, now)
     });
     maps::count(slot, &moved, now);
 }
