@@ -1,9 +1,9 @@
 //! Which upstream has which of the kernel's slots. Pure; owned by the ledger.
 //!
-//! A slot's counters are never reset, and a socket keeps its slot until it has ended. So that no old socket counts for a
-//! new upstream, a slot whose upstream has gone drains: it is given out again only after no address leads to it, every
-//! program that may still have looked one up has ended, and every connection that was begun on it has ended. What it
-//! had counted by then is the base of its next use.
+//! A slot's counters are never reset, and a socket keeps its slot until it has ended, or its address leads to another. So that no old
+//! socket counts for a new upstream, a slot whose upstream has gone drains: another target gets it only after no address leads to it,
+//! every program that may still have looked one up has ended, and every connection on it has ended, or gone to another. What it had
+//! counted by then is the base of its next use. The same target gets it back while it drains.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
