@@ -98,7 +98,7 @@ struct Run {
 /// From where a report's totals are counted.
 ///
 /// - A source that was heard before goes on: its totals grow from the last ones, and a route it has not listed before
-///   began after its last report, so all of its total is new.
+///   began after its last report, so all of its total is new; but a node agent's totals of it are where counting starts.
 /// - It went on too if its incarnation is another: the process that is at this address now began after the last report of
 ///   the former, so all of its totals are new.
 /// - A source heard for the first time whose incarnation began after this `Demand` did: all of its totals are new, and
@@ -279,6 +279,9 @@ impl Demand {
         for (key, observed) in routes {
             let observed = observed.clamped();
             let before = counts.get(&key).copied().or_else(|| last.remove(&key));
+            // What pods have taken in all is the Service's. How much of it came before the route did, nobody can tell.
+            let is_new = is_agent && before.is_none() && matches!(origin, Origin::Last { .. });
+            let origin = if is_new { Origin::Here } else { origin };
             if self.observe(&key, before, observed, origin, now, &mut changed) {
                 counts.insert(key, observed);
             }

@@ -6,7 +6,7 @@ use serde_json::json;
 use tokio::runtime;
 use tonic::{Status, transport::Endpoint};
 
-use crate::count::{Bench, SCALER, UID};
+use crate::count::{Bench, SCALER, UID, VIP, requests};
 
 /// What KEDA is told, on the scaler's node.
 fn ask() -> Result<bool, Status> {
@@ -62,4 +62,26 @@ async fn a_pod_that_is_counted_keeps_nothing_awake_and_one_without_a_cgroup_does
     active_is(&bench.net.node(), true).await;
     assert_eq!(agent.state().await["count"]["uncounted"][0]["reason"], "its cgroup is not there");
     assert_eq!(agent.metric("rouse_count_pods_uncounted").await, 1);
+}
+
+#[tokio::test]
+#[ignore = "needs root: run by cargo xtask test"]
+async fn a_route_that_turns_direct_again_has_not_the_demand_of_all_that_its_pods_ever_took() {
+    let rate = json!({ "requestRate": { "targetValue": 10 } });
+    let bench = Bench::with(json!({ "scalingMetric": rate }));
+    bench.list(true);
+    bench.cgroup();
+    let agent = bench.agent().await;
+    bench.serve().await;
+    bench.ask(&bench.client, 30, &[]);
+    requests(&agent, 30).await;
+    let _scaler = bench.scaler().await;
+    let addr = (bench.pod.addresses[0], 8080);
+    let _idle = bench.client.run(move || std::net::TcpStream::connect(addr)).await.unwrap();
+    bench.told("scaler_route_connections{", |open| open > 0.5).await;
+    bench.world.direct("web", &[VIP], json!({ "dataPath": "Proxy", "protocol": "HTTP", "scalingMetric": rate }));
+    bench.told("scaler_route_connections{", |open| open < 0.5).await;
+    bench.world.direct("web", &[VIP], json!({ "scalingMetric": rate }));
+    bench.told("scaler_route_connections{", |open| open > 0.5).await;
+    bench.told("scaler_route_request_rate{", |rate| rate < 0.01).await;
 }

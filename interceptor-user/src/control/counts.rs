@@ -14,6 +14,7 @@ use std::{
 use dataplane::ConnectionCounters;
 use foldhash::fast::RandomState;
 use futures_util::{Stream, StreamExt as _};
+use imbl::ordmap::DiffItem;
 use interceptor_core::{
     RouteEntry, RouteId, UpstreamId,
     index::Snapshot,
@@ -277,7 +278,7 @@ impl Publisher {
         self.is_watched().then(|| route_counts(entry, counts, kernel, &self.kernel))
     }
 
-    /// Routes that are in the last snapshot and not in this one.
+    /// Routes that are in the last snapshot and not in this one, or no more with the same totals.
     fn removals(&mut self, known: &mut Arc<Snapshot>) -> Option<CountsUpdate> {
         let current = self.reader.load();
         let previous = std::mem::replace(known, Arc::clone(&current));
@@ -286,11 +287,19 @@ impl Publisher {
         }
         let mut removed = Vec::new();
         for change in previous.routes.diff(&current.routes) {
-            if let imbl::ordmap::DiffItem::Remove(key, entry) = change {
-                self.sent.remove(&entry.id);
-                self.active.remove(&entry.id);
-                self.signals.gone(entry.id);
-                removed.push(route_ref(key));
+            match change {
+                DiffItem::Remove(key, entry) => {
+                    self.sent.remove(&entry.id);
+                    self.active.remove(&entry.id);
+                    self.signals.gone(entry.id);
+                    removed.push(route_ref(key));
+                }
+                // With other totals it is another one to scalers: told at the next tick, if it is told of at all.
+                DiffItem::Update { old: (key, old), new: (_, new) } if self.kernel.tells_otherwise(old, new) => {
+                    self.sent.remove(&old.id);
+                    removed.push(route_ref(key));
+                }
+                DiffItem::Add(..) | DiffItem::Update { .. } => {}
             }
         }
         (!removed.is_empty()).then(|| CountsUpdate { removed, ..CountsUpdate::default() })

@@ -76,6 +76,12 @@ impl Kernel {
         self.taken.is_none() || entry.route.data_path == DataPath::Direct
     }
 
+    /// Whether a route's totals are others than before: those of an agent are of the Service that a direct route leads to.
+    pub(crate) fn tells_otherwise(&self, before: &RouteEntry, now: &RouteEntry) -> bool {
+        let is_of_pods = self.taken.is_some() && self.tells_of(before);
+        is_of_pods && (!self.tells_of(now) || before.upstream != now.upstream)
+    }
+
     /// Whether pods of a route are ready on this node of which nobody counts what they take.
     pub(crate) fn is_uncounted(&self, entry: &RouteEntry) -> bool {
         self.taken.is_some() && entry.route.data_path == DataPath::Direct && self.uncounted.contains(entry.upstream)

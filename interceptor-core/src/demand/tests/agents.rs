@@ -48,6 +48,20 @@ fn an_agent_that_counts_anew_after_its_absence_is_believed() {
 }
 
 #[test]
+fn what_pods_have_taken_before_a_route_came_is_no_demand_of_it() {
+    let mut d = agent();
+    assert_eq!(d.apply(addr(1), secs(102), changes("one", &[("b", 0, 1_000_000)])), []);
+    level(&d, "b", 0, 0);
+    d.apply(addr(1), secs(103), changes("one", &[("b", 0, 1_000_002)]));
+    level(&d, "b", 0, 2);
+    let removed = Report { removed: vec![key("b")], ..changes("one", &[]) };
+    d.apply(addr(1), secs(104), removed);
+    d.want(&key("b"), None, secs(104));
+    d.apply(addr(1), secs(105), changes("one", &[("b", 1, 1_000_009)]));
+    level(&d, "b", 1, 0);
+}
+
+#[test]
 fn an_agent_that_stays_away_is_gone() {
     let mut d = agent();
     d.unlist(addr(1), secs(110));
