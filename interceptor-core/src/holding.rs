@@ -86,6 +86,8 @@ pub struct Holding<K> {
     clients: HashMap<IpAddr, usize, RandomState>,
     /// When each is to be looked at next.
     timers: BTreeSet<(Duration, Flow)>,
+    /// Services whose connections need wait for none of theirs any more: they are looked at together, when something is due next.
+    free: BTreeSet<UpstreamId>,
 }
 
 #[derive(Debug)]
@@ -133,6 +135,7 @@ impl<K> Holding<K> {
             refusing: BTreeSet::new(),
             clients: HashMap::default(),
             timers: BTreeSet::new(),
+            free: BTreeSet::new(),
         }
     }
 
@@ -200,9 +203,11 @@ impl<K> Holding<K> {
 
     /// The pods of a Service may have changed: all that wait for it are looked at.
     pub fn wake(&mut self, upstream: UpstreamId, now: Duration) {
-        let flows = self.services.get(&upstream).map(|service| service.flows.clone()).unwrap_or_default();
-        for flow in flows {
-            self.schedule(&flow, now);
+        let Some(service) = self.services.get(&upstream) else { return };
+        for flow in &service.flows {
+            if let Some(held) = self.flows.get_mut(flow) {
+                held.schedule(&mut self.timers, flow, now);
+            }
         }
     }
 
@@ -255,38 +260,41 @@ impl<K> Holding<K> {
     }
 
     /// The pod that was tried has answered: the connection is the client's and the pod's own. Returns what was kept.
-    pub fn taken(&mut self, flow: &Flow, now: Duration) -> Option<K> {
+    pub fn taken(&mut self, flow: &Flow) -> Option<K> {
         let (kept, upstream) = self.remove(flow)?;
         if let Some(service) = self.services.get_mut(&upstream)
             && service.lead.take().is_some()
         {
             self.refusing.remove(&upstream);
-            self.wake(upstream, now);
+            self.free.insert(upstream);
         }
         Some(kept)
     }
 
     /// Ends the wait of a connection. Returns what was kept.
-    pub fn forget(&mut self, flow: &Flow, now: Duration) -> Option<K> {
+    pub fn forget(&mut self, flow: &Flow) -> Option<K> {
         let (kept, upstream) = self.remove(flow)?;
         if let Some(service) = self.services.get_mut(&upstream)
             && service.lead.is_some_and(|(lead, _)| lead == *flow)
         {
             service.lead = None;
             self.refusing.remove(&upstream);
-            self.wake(upstream, now);
+            self.free.insert(upstream);
         }
         Some(kept)
     }
 
     /// When [`due`](Self::due) has something to say next.
     pub fn next(&self) -> Option<Duration> {
-        self.timers.first().map(|(due, _)| *due)
+        if self.free.is_empty() { self.timers.first().map(|(due, _)| *due) } else { Some(Duration::ZERO) }
     }
 
     /// What is to be done now, at most `most` things. `pods` are those of a Service that count as ready. Connections that
     /// are to expire or to leave stay until they are forgotten.
     pub fn due<'a>(&mut self, now: Duration, most: usize, pods: impl Fn(UpstreamId) -> &'a [SocketAddr]) -> Vec<Act> {
+        while let Some(upstream) = self.free.pop_first() {
+            self.follow(upstream, now);
+        }
         let mut acts = Vec::new();
         while acts.len() < most {
             let Some((due, flow)) = self.timers.first().copied().filter(|(due, _)| *due <= now) else { break };
@@ -314,11 +322,22 @@ impl<K> Holding<K> {
         }
     }
 
+    /// Nobody is tried alone for a Service any more: those that wait are looked at. What is on its way is left there.
+    fn follow(&mut self, upstream: UpstreamId, now: Duration) {
+        let Some(service) = self.services.get(&upstream) else { return };
+        for flow in &service.flows {
+            if let Some(held) = self.flows.get_mut(flow)
+                && matches!(held.state, State::Waiting { .. })
+            {
+                held.schedule(&mut self.timers, flow, now);
+            }
+        }
+    }
+
     fn schedule(&mut self, flow: &Flow, at: Duration) {
-        let Some(held) = self.flows.get_mut(flow) else { return };
-        self.timers.remove(&(held.due, *flow));
-        held.due = at;
-        self.timers.insert((at, *flow));
+        if let Some(held) = self.flows.get_mut(flow) {
+            held.schedule(&mut self.timers, flow, at);
+        }
     }
 
     fn remove(&mut self, flow: &Flow) -> Option<(K, UpstreamId)> {
@@ -329,6 +348,7 @@ impl<K> Holding<K> {
             if service.flows.is_empty() {
                 self.services.remove(&held.upstream);
                 self.refusing.remove(&held.upstream);
+                self.free.remove(&held.upstream);
             }
         }
         let client = flow.client.ip();
@@ -345,6 +365,12 @@ impl<K> Holding<K> {
 // === impl Held ===
 
 impl<K> Held<K> {
+    fn schedule(&mut self, timers: &mut BTreeSet<(Duration, Flow)>, flow: &Flow, at: Duration) {
+        timers.remove(&(self.due, *flow));
+        self.due = at;
+        timers.insert((at, *flow));
+    }
+
     /// What is to be done, and when to look next.
     fn look(
         &mut self,

@@ -51,7 +51,7 @@ fn a_connection_waits_for_a_pod_and_goes_to_it_at_once() {
     assert_eq!(due(&mut holding, ms(0), &[]), []);
     holding.wake(WEB, ms(300));
     assert_eq!(due(&mut holding, ms(300), &[pod(1)]), [Act::Try(flow(1), pod(1))]);
-    assert_eq!(holding.taken(&flow(1), ms(301)), Some(7));
+    assert_eq!(holding.taken(&flow(1)), Some(7));
     assert!(holding.is_empty());
     assert_eq!(holding.next(), None);
 }
@@ -90,8 +90,34 @@ fn while_pods_refuse_one_connection_alone_is_tried_and_the_others_follow_it() {
     assert_eq!(due(&mut holding, ms(100), &[pod(1)]), []);
     let next = holding.next().unwrap();
     assert_eq!(due(&mut holding, next, &[pod(1)]), [Act::Try(flow(1), pod(1))]);
-    holding.taken(&flow(1), next);
+    holding.taken(&flow(1));
     assert_eq!(due(&mut holding, next, &[pod(1)]), [2, 3].map(|n| Act::Try(flow(n), pod(1))));
+}
+
+#[test]
+fn those_that_follow_one_that_was_taken_are_looked_at_together_and_what_is_on_its_way_is_left_there() {
+    let mut holding = holding();
+    let pods = [pod(1), pod(2)];
+    for n in 1..=6 {
+        arrive(&mut holding, flow(n), ms(0));
+    }
+    assert_eq!(due(&mut holding, ms(0), &pods).len(), 6);
+    // Of two pods one refuses: whom it has refused waits for the first of them.
+    for n in [1, 3] {
+        holding.refused(&flow(n), ms(1));
+    }
+    assert_eq!(due(&mut holding, ms(1), &pods), []);
+    let before = holding.timers.clone();
+    for n in [2, 4] {
+        holding.taken(&flow(n)).unwrap();
+        holding.refused(&flow(1), ms(2));
+    }
+    let changed = holding.timers.difference(&before).map(|(_, flow)| *flow).collect::<Vec<_>>();
+    assert_eq!(changed, [flow(1)], "nobody else is looked at for each answer");
+    assert_eq!(holding.next(), Some(Duration::ZERO), "all of them are next");
+    assert_eq!(due(&mut holding, ms(2), &pods), []);
+    let on_its_way = |n| holding.timers.contains(&(FIRST_PATIENCE, flow(n)));
+    assert!(on_its_way(5) && on_its_way(6));
 }
 
 #[test]
@@ -113,7 +139,7 @@ fn pods_of_many_services_that_refuse_are_tried_less_often_each() {
     }
     assert!((900..1_100).contains(&tries), "{tries} in half a second");
     for n in 0..99 {
-        holding.forget(&flow(n), ms(501));
+        holding.forget(&flow(n));
     }
     due(&mut holding, ms(600), &[pod(1)]);
     holding.refused(&flow(99), ms(600));
@@ -194,7 +220,7 @@ fn when_the_one_that_is_tried_leaves_another_takes_its_place() {
     holding.refused(&flow(1), ms(1));
     holding.refused(&flow(2), ms(1));
     due(&mut holding, ms(1), &[pod(1)]);
-    holding.forget(&flow(1), ms(2));
+    holding.forget(&flow(1));
     assert_eq!(due(&mut holding, ms(2), &[pod(1)]), [Act::Try(flow(2), pod(1))]);
 }
 
@@ -225,7 +251,7 @@ fn a_connection_expires_at_its_deadline_and_is_left_when_its_client_is_silent() 
     due(&mut holding, ms(0), &[]);
     assert_eq!(holding.next(), Some(ms(1500)));
     assert_eq!(due(&mut holding, ms(1500), &[]), [Act::Expire(flow(1))]);
-    holding.forget(&flow(1), ms(1500));
+    holding.forget(&flow(1));
     // The client repeats after 1, 2 and 4 seconds.
     for (at, gap) in [(1000, 1), (3000, 2), (7000, 4)] {
         arrive(&mut holding, flow(2), ms(at));
@@ -288,8 +314,8 @@ proptest! {
                 }
                 Step::Wake => holding.wake(WEB, now),
                 Step::Refuse(n) => holding.refused(&flow(n), now),
-                Step::Take(n) => prop_assert_eq!(holding.taken(&flow(n), now).is_some(), known.remove(&flow(n))),
-                Step::Forget(n) => prop_assert_eq!(holding.forget(&flow(n), now).is_some(), known.remove(&flow(n))),
+                Step::Take(n) => prop_assert_eq!(holding.taken(&flow(n)).is_some(), known.remove(&flow(n))),
+                Step::Forget(n) => prop_assert_eq!(holding.forget(&flow(n)).is_some(), known.remove(&flow(n))),
                 Step::Pods(count) => {
                     pods = (0..count).map(pod).collect();
                     holding.wake(WEB, now);
@@ -300,7 +326,7 @@ proptest! {
                 match act {
                     Act::Try(flow, to) => prop_assert!(known.contains(&flow) && pods.contains(&to)),
                     Act::Expire(flow) | Act::Leave(flow) => {
-                        prop_assert!(holding.forget(&flow, now).is_some() && known.remove(&flow));
+                        prop_assert!(holding.forget(&flow).is_some() && known.remove(&flow));
                     }
                 }
             }
@@ -316,7 +342,7 @@ proptest! {
             }
         }
         for flow in known {
-            prop_assert!(holding.forget(&flow, now).is_some());
+            prop_assert!(holding.forget(&flow).is_some());
         }
         prop_assert!(holding.services.is_empty() && holding.clients.is_empty() && holding.timers.is_empty());
     }

@@ -224,7 +224,8 @@ impl Task {
                     arrived?;
                     more = self.notices();
                 }
-                () = std::future::ready(()), if more => more = self.notices(),
+                // Others on this thread have their turn before there is more.
+                () = tokio::task::yield_now(), if more => more = self.notices(),
                 () = sleep_until(self.rested), if !self.busy.is_empty() => self.read(),
                 () = self.reader.published() => self.sync(),
                 () = self.changes.changed() => {

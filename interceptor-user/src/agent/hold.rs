@@ -183,8 +183,11 @@ impl Task {
             alarm.set(earliest(self.holding.next(), again))?;
             tokio::select! {
                 biased;
+                // However much there is to read and to do: without it the programs let everything pass.
+                _ = beats.tick() => self.beat(),
                 arrived = arrivals.arrived(), if !more => arrived?,
-                () = future::ready(()), if more => {}
+                // Others on this thread have their turn before there is more.
+                () = yield_now(), if more => {}
                 Some(listens) = self.listens.recv() => self.listens(listens),
                 rang = alarm.rang() => rang?,
                 Ok(()) = self.counted.changed() => again = self.sync(),
@@ -196,7 +199,6 @@ impl Task {
                 }
                 // The workload's wake goes first.
                 () = yield_now(), if !self.expecting.is_empty() => self.expect_answers(),
-                _ = beats.tick() => self.beat(),
                 _ = repairs.tick() => self.repair(),
             }
             if again.is_some_and(|at| at <= monotonic()) {
@@ -215,7 +217,7 @@ impl Task {
                 What::Syn(syn) => self.arrive(syn, origin, at),
                 What::Refused(flow) => self.holding.refused(&flow, monotonic()),
                 What::Taken(flow) => {
-                    if let Some(kept) = self.holding.taken(&flow, monotonic()) {
+                    if let Some(kept) = self.holding.taken(&flow) {
                         self.metrics.waited(at.saturating_sub(kept.since).as_secs_f64());
                         self.ended(&flow, End::Taken);
                     }
@@ -345,7 +347,7 @@ impl Task {
             Way::Conntrack => self.report.goes_by(if is_refused { Way::Rules } else { Way::Conntrack }),
             Way::Rules => {
                 // From here on it is the rules' own: they have known the pod for a while.
-                self.holding.forget(flow, monotonic());
+                self.holding.forget(flow);
                 self.ended(flow, End::Released);
             }
         }
@@ -364,7 +366,7 @@ impl Task {
     }
 
     fn give_up(&mut self, flow: &Flow, end: End) {
-        let Some(kept) = self.holding.forget(flow, monotonic()) else { return };
+        let Some(kept) = self.holding.forget(flow) else { return };
         if let Ok(hold) = &mut self.hold {
             if end == End::Expired && self.refuses {
                 let refused = hold.refuse((&kept.syn, kept.origin));
