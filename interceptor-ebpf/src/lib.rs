@@ -13,6 +13,7 @@
 
 pub mod packet;
 pub mod segment;
+pub mod word;
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {

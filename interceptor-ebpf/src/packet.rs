@@ -1,9 +1,7 @@
-//! Reads of the kernel's context structures, word by word at constant offsets: the verifier refuses anything else, and the
-//! compiler would merge two reads into one at a computed offset, also volatile ones.
+//! Reads of the kernel's context structures, word by word.
 #![expect(unsafe_code, reason = "contexts are reached through pointers that the verifier has checked")]
 
 use core::{
-    arch::asm,
     mem::offset_of,
     ptr::{addr_of, read_volatile},
 };
@@ -13,6 +11,8 @@ use aya_ebpf::{
     programs::SockOpsContext,
 };
 use interceptor_common::AddrKey;
+
+use crate::word;
 
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
@@ -99,16 +99,6 @@ pub fn srtt_us(ctx: &SockOpsContext) -> u64 {
 
 #[inline(always)]
 fn word<const OFFSET: usize>(ctx: &SockOpsContext) -> u32 {
-    let word: u64;
     // SAFETY: one aligned word of the program's context, whose layout gives the offset.
-    unsafe {
-        asm!(
-            "{word} = *(u32 *)({ops} + {offset})",
-            word = out(reg) word,
-            ops = in(reg) ctx.ops,
-            offset = const OFFSET,
-            options(nostack, readonly),
-        );
-    }
-    word as u32
+    unsafe { word::load::<OFFSET, _>(ctx.ops) }
 }

@@ -15,6 +15,8 @@ use interceptor_common::{
     http2::{Bytes, HEADER},
 };
 
+use crate::word;
+
 const PROTO_TCP: u8 = 6;
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
@@ -168,18 +170,8 @@ pub fn peers(sk: *mut bpf_sock) -> Option<(AddrKey, AddrKey)> {
 
 #[inline(always)]
 fn word<const OFFSET: usize>(sk: *mut bpf_sock) -> u32 {
-    let word: u64;
     // SAFETY: one aligned word of a socket that is not null, whose layout gives the offset.
-    unsafe {
-        asm!(
-            "{word} = *(u32 *)({sk} + {offset})",
-            word = out(reg) word,
-            sk = in(reg) sk,
-            offset = const OFFSET,
-            options(nostack, readonly),
-        );
-    }
-    word as u32
+    unsafe { word::load::<OFFSET, _>(sk) }
 }
 
 /// The same number, if it is from one to `MOST`, a power of two, and otherwise another one that is. Without a comparison with zero,

@@ -15,7 +15,6 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use interceptor_common::hold::Verdict;
-use interceptor_ebpf as _;
 
 mod hold;
 mod maps;

@@ -2,17 +2,21 @@
 //! IPv6 extension headers are not looked into: such packets go on as if we were not there.
 #![expect(unsafe_code, reason = "packets are reached through pointers that the verifier has checked")]
 
+use core::mem::offset_of;
+
 use aya_ebpf::{
-    bindings::{BPF_F_INGRESS, TC_ACT_SHOT},
+    bindings::{__sk_buff, BPF_F_INGRESS, TC_ACT_SHOT},
     helpers::generated::bpf_clone_redirect,
     programs::TcContext,
 };
 use interceptor_common::AddrKey;
+use interceptor_ebpf::word;
 
 pub(crate) const SYN: u8 = 0x02;
 pub(crate) const RST: u8 = 0x04;
 pub(crate) const ACK: u8 = 0x10;
 
+const MARK: usize = offset_of!(__sk_buff, mark);
 const ETH: usize = 14;
 const ETH_IPV4: u16 = 0x0800_u16.to_be();
 const ETH_IPV6: u16 = 0x86dd_u16.to_be();
@@ -81,12 +85,13 @@ pub(crate) fn addresses(ctx: &TcContext, family: Family) -> Option<Segment> {
 #[inline(always)]
 pub(crate) fn mark(ctx: &TcContext) -> u32 {
     // SAFETY: one aligned word of the program's context.
-    unsafe { (*ctx.skb.skb).mark }
+    unsafe { word::load::<MARK, _>(ctx.skb.skb) }
 }
 
 #[inline(always)]
 pub(crate) fn set_mark(ctx: &TcContext, mark: u32) {
-    ctx.skb.set_mark(mark);
+    // SAFETY: as above; the kernel lets programs write this word.
+    unsafe { word::store::<MARK, _>(ctx.skb.skb, mark) }
 }
 
 /// The device that the packet enters or leaves.

@@ -1,11 +1,11 @@
-//! The address in the context of a program, read and written word by word at constant offsets: the verifier refuses anything
-//! else, and the compiler would merge two accesses into one at a computed offset.
+//! The address in the context of a program, read and written word by word.
 #![expect(unsafe_code, reason = "contexts are reached through pointers that the verifier has checked")]
 
-use core::{arch::asm, mem::offset_of};
+use core::mem::offset_of;
 
 use aya_ebpf::{EbpfContext as _, bindings::bpf_sock_addr, programs::SockAddrContext};
 use interceptor_common::AddrKey;
+use interceptor_ebpf::word;
 
 const IP4: usize = offset_of!(bpf_sock_addr, user_ip4);
 const IP6: usize = offset_of!(bpf_sock_addr, user_ip6);
@@ -58,30 +58,12 @@ pub(crate) fn set_destination(ctx: &SockAddrContext, family: Family, to: &AddrKe
 
 #[inline(always)]
 fn load<const OFFSET: usize>(ctx: &SockAddrContext) -> u32 {
-    let word: u64;
     // SAFETY: one aligned word of the program's context, whose layout gives the offset.
-    unsafe {
-        asm!(
-            "{word} = *(u32 *)({ctx} + {offset})",
-            word = out(reg) word,
-            ctx = in(reg) ctx.as_ptr(),
-            offset = const OFFSET,
-            options(nostack, readonly),
-        );
-    }
-    word as u32
+    unsafe { word::load::<OFFSET, _>(ctx.as_ptr()) }
 }
 
 #[inline(always)]
 fn store<const OFFSET: usize>(ctx: &SockAddrContext, word: u32) {
     // SAFETY: as above; the kernel lets programs write this word.
-    unsafe {
-        asm!(
-            "*(u32 *)({ctx} + {offset}) = {word}",
-            ctx = in(reg) ctx.as_ptr(),
-            offset = const OFFSET,
-            word = in(reg) u64::from(word),
-            options(nostack),
-        );
-    }
+    unsafe { word::store::<OFFSET, _>(ctx.as_ptr(), word) }
 }

@@ -11,7 +11,6 @@
 #![deny(unsafe_code)]
 
 use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
-use interceptor_ebpf as _;
 
 mod address;
 mod maps;

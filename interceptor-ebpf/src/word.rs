@@ -1,0 +1,45 @@
+//! Words of what the kernel hands to programs (contexts, sockets), read and written at constant offsets: the verifier refuses anything else,
+//! and the compiler would merge two accesses into one at a computed offset.
+#![expect(unsafe_code, reason = "assembly, so that each access stays as it is written")]
+
+use core::arch::asm;
+
+/// The word that is so many bytes behind a pointer.
+///
+/// # Safety
+///
+/// There must be an aligned word that the kernel lets programs read.
+#[inline(always)]
+pub unsafe fn load<const OFFSET: usize, T>(from: *const T) -> u32 {
+    let word: u64;
+    // SAFETY: the caller's promise.
+    unsafe {
+        asm!(
+            "{word} = *(u32 *)({from} + {offset})",
+            word = out(reg) word,
+            from = in(reg) from,
+            offset = const OFFSET,
+            options(nostack, readonly),
+        );
+    }
+    word as u32
+}
+
+/// Sets it.
+///
+/// # Safety
+///
+/// There must be an aligned word that the kernel lets programs write.
+#[inline(always)]
+pub unsafe fn store<const OFFSET: usize, T>(to: *mut T, word: u32) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        asm!(
+            "*(u32 *)({to} + {offset}) = {word}",
+            to = in(reg) to,
+            offset = const OFFSET,
+            word = in(reg) u64::from(word),
+            options(nostack),
+        );
+    }
+}
