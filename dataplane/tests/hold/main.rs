@@ -142,6 +142,37 @@ fn a_refusal_is_kept_from_a_client_only_while_its_connection_is_tried() {
 
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
+fn an_answer_that_could_not_be_told_is_known_all_the_same() {
+    const DEVICE: Origin = Origin::Device(1);
+    let mut hold = hold(Heat::Cold);
+    for flow in flows() {
+        assert!(hold.drops(Direction::In, &tcp(flow.client, flow.service, SYN), 0, 10_000).unwrap(), "no room is left");
+        hold.note_tried(&flow).unwrap();
+        assert!(!hold.is_answered(&flow, DEVICE).unwrap());
+        assert!(drops(&mut hold, Direction::Out, &tcp(flow.service, flow.client, RST | ACK)));
+        assert!(!hold.is_answered(&flow, DEVICE).unwrap(), "a refusal is none");
+        assert!(!drops(&mut hold, Direction::Out, &tcp(flow.service, flow.client, SYN | ACK)));
+        while let Some(seen) = hold.seen() {
+            assert!(matches!(seen.what, What::Syn(_)));
+        }
+        assert!(hold.is_answered(&flow, DEVICE).unwrap());
+    }
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn what_the_agent_sends_on_loses_its_mark_also_when_its_service_has_gone() {
+    let mut hold = hold(Heat::Cold);
+    let [flow, _] = flows();
+    let syn = tcp(flow.client, flow.service, SYN);
+    assert_eq!(hold.mark_after(&syn, MARK).unwrap(), 0);
+    hold.sync(&Table::default()).unwrap();
+    assert_eq!(hold.mark_after(&syn, MARK).unwrap(), 0);
+    assert_eq!(hold.mark_after(&syn, MARK + 1).unwrap(), MARK + 1, "somebody else's");
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
 fn packets_for_which_there_is_no_room_are_dropped_and_counted() {
     let mut hold = hold(Heat::Cold);
     let [flow, _] = flows();

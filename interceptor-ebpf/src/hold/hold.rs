@@ -13,11 +13,13 @@ use crate::{
 pub(crate) fn first_packet(ctx: &TcContext) -> Verdict {
     let Some(header) = segment::header(ctx, |flags| flags & (SYN | ACK) == SYN) else { return Verdict::Pass };
     let Some(Segment { source, destination }) = segment::addresses(ctx, header.family) else { return Verdict::Pass };
-    let Some(heat) = maps::heat(&destination) else { return Verdict::Pass };
+    let heat = maps::heat(&destination);
+    // Also where the Service has gone meanwhile: in our mark others may find a bit of theirs.
     if segment::mark(ctx) == MARK {
         segment::set_mark(ctx, 0);
         return Verdict::Pass;
     }
+    let Some(heat) = heat else { return Verdict::Pass };
     let verdict = decide(heat, maps::now_ns(), maps::heartbeat_ns());
     if verdict == Verdict::Hold {
         maps::tell(ctx, What::SYN, Flow { client: source, service: destination });
