@@ -51,6 +51,8 @@ impl Netfilter {
         let mut socket = Socket::new(NETLINK_NETFILTER)?;
         socket.bind_auto()?;
         socket.connect(&Peer::new(0, 0))?;
+        // Otherwise a refusal bears the whole message that was refused, and may be longer than what is read of it.
+        socket.set_cap_ack(true)?;
         Ok(Self { socket, sequence: 0 })
     }
 
@@ -61,13 +63,21 @@ impl Netfilter {
 
     /// Sends a message that asks for an acknowledgement, and waits for it.
     pub(crate) fn request(&mut self, message: Message) -> io::Result<()> {
+        self.query(message, |_| {})
+    }
+
+    /// The same, and hands what comes before the acknowledgement to `take`.
+    pub(crate) fn query(&mut self, message: Message, mut take: impl FnMut(&Received<'_>)) -> io::Result<()> {
         let sequence = self.next();
         self.socket.send(&message.finish(sequence), 0)?;
         // Of what else may come, such as answers to requests that were given up, not more than a few are passed over.
         for _ in 0..16 {
             let (answer, _) = self.socket.recv_from_full()?;
-            if let Some(errno) = received(&answer).find_map(|answer| answer.acknowledges(sequence..=sequence)) {
-                return outcome(errno);
+            for answer in received(&answer).filter(|answer| answer.sequence == sequence) {
+                match answer.acknowledges(sequence..=sequence) {
+                    Some(errno) => return outcome(errno),
+                    None => take(&answer),
+                }
             }
         }
         Err(io::Error::other("no answer among what the kernel says"))
