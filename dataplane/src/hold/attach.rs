@@ -89,10 +89,12 @@ impl Attached {
         hooks: Hooks,
         pins: Option<&Path>,
     ) -> Result<Self, ProgramError> {
+        let folder = pins;
         let pins = pins.filter(|_| hooks.has_links()).map(Path::to_owned);
         let device = Device { index, name: name.to_owned(), hooks, pins };
         let ingress = device.put(ebpf, &IN)?;
         let egress = device.go_on(ebpf, &OUT)?;
+        device.replace_other_hooks(folder);
         Ok(Self { device, ingress, is_tried: egress.is_some(), egress })
     }
 
@@ -138,6 +140,19 @@ impl Device {
             None => Holds::Own { _link: attach(program, &self.name, side.direction, self.hooks)? },
         };
         Ok(Link { pin, _link: link })
+    }
+
+    /// Takes off what an agent before has left that used the other kind of hook: of two programs the second would hold what the first has
+    /// let go on.
+    fn replace_other_hooks(&self, folder: Option<&Path>) {
+        if self.hooks.has_links() {
+            for side in [IN, OUT] {
+                // Most devices have none.
+                _ = tc::qdisc_detach_program(&self.name, side.direction, side.program);
+            }
+        } else if let Some(folder) = folder {
+            unpin(folder, self.index);
+        }
     }
 
     /// Puts ours in the place of a link that is pinned, and takes off a filter that an agent before has left.

@@ -42,8 +42,12 @@ impl Drop for Bpffs {
 }
 
 async fn agent(bench: &Bench, bpffs: &Bpffs) -> Agent {
-    let path = format!("ROUSE_BPFFS={}", bpffs.path().display());
-    Agent::start_by(&bench.net, &bench.world, &["env", &path]).await
+    agent_with(bench, bpffs, "auto").await
+}
+
+async fn agent_with(bench: &Bench, bpffs: &Bpffs, hooks: &str) -> Agent {
+    let (path, hooks) = (format!("ROUSE_BPFFS={}", bpffs.path().display()), format!("ROUSE_TC_HOOKS={hooks}"));
+    Agent::start_by(&bench.net, &bench.world, &["env", &path, &hooks]).await
 }
 
 #[tokio::test]
@@ -67,6 +71,26 @@ async fn connections_are_held_while_an_agent_is_killed_and_replaced() {
         assert!(answer.line.starts_with("web-a to "));
     }
     drop(pod);
+}
+
+#[tokio::test]
+#[ignore = "needs root and Linux 6.6: run by cargo xtask test"]
+async fn an_agent_with_the_other_kind_of_hook_leaves_none_of_the_one_before() {
+    for [before, after] in [["auto", "filters"], ["filters", "auto"]] {
+        let (bench, bpffs) = (Bench::new(), Bpffs::mount());
+        let mut first = agent_with(&bench, &bpffs, before).await;
+        first.until("web", "cold").await;
+        let held = connect(&bench.client, FRONTEND);
+        first.until_held("web", 1).await;
+        first.kill().await;
+        let second = agent_with(&bench, &bpffs, after).await;
+        second.until_held("web", 1).await;
+        let _pod = listen(&bench.pod, "web-a").await;
+        bench.endpoints(&[&bench.pod]);
+        let opens = soon(&format!("the connection opens with {after} after {before}"), held).await;
+        assert!(opens.unwrap().unwrap().line.starts_with("web-a to "));
+        assert_eq!(second.metric("rouse_hold_connections_total{outcome=\"taken\"}").await, 1);
+    }
 }
 
 #[tokio::test]
