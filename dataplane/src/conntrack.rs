@@ -14,10 +14,12 @@ use interceptor_core::holding::Flow;
 use crate::nfnetlink::{Message, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, Netfilter};
 
 const CT_NEW: u16 = 1 << 8;
+const CT_GET: u16 = 1 << 8 | 1;
 const CT_DELETE: u16 = 1 << 8 | 2;
 
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
+const CTA_STATUS: u16 = 3;
 const CTA_PROTOINFO: u16 = 4;
 const CTA_NAT_SRC: u16 = 6;
 const CTA_TIMEOUT: u16 = 7;
@@ -26,6 +28,8 @@ const CTA_NAT_DST: u16 = 13;
 /// `TCP_CONNTRACK_SYN_SENT`: the window is learnt from the packet.
 const SYN_SENT: u8 = 1;
 const TCP: u8 = 6;
+/// `IPS_SEEN_REPLY`. An entry that a refusal answers goes at once.
+const SEEN_REPLY: u32 = 1 << 1;
 
 /// Ports that connections of a pod to itself are translated to.
 const HAIRPIN_PORTS: (u16, u16) = (20_000, 60_000);
@@ -68,6 +72,20 @@ impl Conntrack {
             Some(libc::EEXIST) => ConntrackError::Exists,
             _ => ConntrackError::Refused(error),
         })
+    }
+
+    /// Whether there is an entry for the connection, and whoever it leads to has answered.
+    pub fn is_answered(&mut self, flow: &Flow) -> Result<bool, ConntrackError> {
+        let mut answered = false;
+        let asked = self.0.query(message(CT_GET, 0, flow), |entry| {
+            let status = entry.attributes().find(|(kind, _)| *kind == CTA_STATUS);
+            let status = status.and_then(|(_, value)| value.try_into().ok()).map(u32::from_be_bytes);
+            answered |= status.is_some_and(|status| status & SEEN_REPLY != 0);
+        });
+        match asked {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+            asked => asked.map(|()| answered).map_err(ConntrackError::Refused),
+        }
     }
 
     /// Takes the connection's entry away, if there is one.

@@ -240,16 +240,33 @@ impl Hold {
 
     /// Whether the program of a direction drops a frame that bears a mark, after so many runs: for tests.
     pub fn drops(&mut self, direction: Direction, frame: &[u8], mark: u32, runs: u32) -> io::Result<bool> {
-        let mut context = [0; 192];
-        context[MARK_AT..MARK_AT + 4].copy_from_slice(&mark.to_ne_bytes());
-        let options =
-            TestRunOptions { data_in: Some(frame), ctx_in: Some(&context), repeat: runs, ..Default::default() };
         let name = match direction {
             Direction::In => INGRESS,
             Direction::Out => EGRESS,
         };
-        let ran = classifier(&mut self.ebpf, name).and_then(|program| program.test_run(options));
-        Ok(ran.map_err(io::Error::other)?.return_value == DROP)
+        Ok(self.run(name, frame, (mark, runs))?.0 == DROP)
+    }
+
+    /// The mark of a frame that came in with a mark: for tests.
+    pub fn mark_after(&mut self, frame: &[u8], mark: u32) -> io::Result<u32> {
+        Ok(self.run(INGRESS, frame, (mark, 1))?.1)
+    }
+
+    /// Runs a program on a frame: its verdict, and the mark that is left.
+    fn run(&mut self, program: &str, frame: &[u8], (mark, runs): (u32, u32)) -> io::Result<(u32, u32)> {
+        let (mut context, mut after) = ([0; 192], [0; 192]);
+        context[MARK_AT..MARK_AT + 4].copy_from_slice(&mark.to_ne_bytes());
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            ctx_in: Some(&context),
+            ctx_out: Some(&mut after),
+            repeat: runs,
+            ..Default::default()
+        };
+        let ran = classifier(&mut self.ebpf, program).and_then(|program| program.test_run(options));
+        let verdict = ran.map_err(io::Error::other)?.return_value;
+        let [.., a, b, c, d] = after[..MARK_AT + 4] else { return Ok((verdict, 0)) };
+        Ok((verdict, u32::from_ne_bytes([a, b, c, d])))
     }
 
     /// Takes one address out of the map and puts another in, as somebody else might: for tests.
@@ -327,8 +344,17 @@ impl Hold {
     }
 
     /// Sends a first packet on to a pod: connection tracking will translate it, and a refusal of the pod is kept from the
-    /// client.
-    pub fn send(
+    /// client. If it fails, nothing is left of it, nor of tries before.
+    pub fn send(&mut self, packet: (&Syn, Origin), held: Duration, translation: &Translation) -> Result<(), SendError> {
+        let sent = self.hand_over(packet, held, translation);
+        if sent.is_err() {
+            // Why it failed is what is told.
+            _ = self.forget(&packet.0.flow());
+        }
+        sent
+    }
+
+    fn hand_over(
         &mut self,
         (syn, origin): (&Syn, Origin),
         held: Duration,
@@ -365,12 +391,27 @@ impl Hold {
         }
     }
 
-    /// Forgets that a connection was tried, and takes its entry away.
-    pub fn forget(&mut self, flow: &Flow) -> Result<(), SendError> {
+    /// Whether a pod has answered a connection that [`send`](Self::send) has tried, also where nobody was told: then its entry is the
+    /// client's and the pod's own.
+    pub fn is_answered(&mut self, flow: &Flow, origin: Origin) -> Result<bool, SendError> {
+        match origin {
+            Origin::Device(_) => self.maps.is_tried(flow).map(|is_tried| !is_tried).map_err(SendError::Tried),
+            // What the rules saw is known here when it is read.
+            Origin::Node => Ok(self.conntrack.is_answered(flow)?),
+        }
+    }
+
+    /// Forgets that a connection was tried.
+    pub fn untried(&mut self, flow: &Flow) -> Result<(), SendError> {
         if let Some(node) = &mut self.node {
             node.untried(flow);
         }
-        self.maps.untried(flow).map_err(SendError::Tried)?;
+        self.maps.untried(flow).map_err(SendError::Tried)
+    }
+
+    /// Forgets that a connection was tried, and takes its entry away.
+    pub fn forget(&mut self, flow: &Flow) -> Result<(), SendError> {
+        self.untried(flow)?;
         Ok(self.conntrack.delete(flow)?)
     }
 

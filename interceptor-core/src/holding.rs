@@ -154,6 +154,11 @@ impl<K> Holding<K> {
         self.flows.values().map(|held| &held.kept)
     }
 
+    /// The connections that wait, and what is kept of them.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (&Flow, &mut K)> {
+        self.flows.iter_mut().map(|(flow, held)| (flow, &mut held.kept))
+    }
+
     /// How many connections wait for a Service.
     pub fn waiting(&self, upstream: UpstreamId) -> usize {
         self.services.get(&upstream).map_or(0, |service| service.flows.len())

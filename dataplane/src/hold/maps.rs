@@ -4,7 +4,7 @@ use std::{io, os::fd::AsFd, time::Duration};
 
 use aya::{
     Ebpf,
-    maps::{HashMap, MapData, PerCpuArray, RingBuf},
+    maps::{HashMap, MapData, MapError, PerCpuArray, RingBuf},
 };
 use interceptor_common::{
     AddrKey,
@@ -87,6 +87,15 @@ impl HoldMaps {
 
     pub(super) fn tried(&mut self, flow: &Flow) -> io::Result<()> {
         self.tried.insert(key(flow), 0, 0).map_err(os_error)
+    }
+
+    /// Whether a connection was tried and not answered yet.
+    pub(super) fn is_tried(&self, flow: &Flow) -> io::Result<bool> {
+        match self.tried.get(&key(flow), 0) {
+            Ok(_) => Ok(true),
+            Err(MapError::KeyNotFound) => Ok(false),
+            Err(error) => Err(os_error(error)),
+        }
     }
 
     pub(super) fn untried(&mut self, flow: &Flow) -> io::Result<()> {

@@ -6,6 +6,10 @@ use std::{
     time::Duration,
 };
 
+use crate::{
+    bench::{Bench, FRONTEND, FRONTEND6, OTHER, VIP, VIP6, cold},
+    clients::{PORT, ask, connect, listen},
+};
 use integration::{
     agent::Agent,
     eventually,
@@ -14,18 +18,6 @@ use integration::{
     world::NAMESPACE,
 };
 use serde_json::json;
-use tokio::{
-    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
-    net::{TcpSocket, TcpStream},
-    runtime,
-    sync::oneshot,
-    task::JoinSet,
-};
-
-use crate::{
-    bench::{Bench, FRONTEND, FRONTEND6, OTHER, VIP, VIP6, cold},
-    clients::{PORT, ask, connect, listen},
-};
 
 #[tokio::test]
 #[ignore = "needs root: run by cargo xtask test"]
@@ -110,61 +102,6 @@ async fn many_connections_of_several_clients_are_spread_over_the_pods() {
     }
     assert!((60..=140).contains(&at_first), "{at_first} of 200 at one of two pods");
     drop(pods);
-}
-
-/// How many of so many connections at once were answered with a line.
-fn connect_many(from: &Host, many: usize) -> oneshot::Receiver<usize> {
-    from.start(move || {
-        let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async move {
-            let mut connections = JoinSet::new();
-            for _ in 0..many {
-                connections.spawn(async {
-                    let stream = TcpStream::connect(FRONTEND).await?;
-                    BufReader::new(stream).lines().next_line().await
-                });
-            }
-            let answered = connections.join_all().await.into_iter();
-            answered.filter(|line| matches!(line, Ok(Some(line)) if line == "web")).count()
-        })
-    })
-}
-
-/// Listens in a pod, with as long a queue as servers ask for that expect many, and answers each connection with a line.
-fn answer_many(pod: &Host) {
-    drop(pod.start(|| {
-        let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let socket = TcpSocket::new_v4().unwrap();
-            socket.bind(([0, 0, 0, 0], PORT).into()).unwrap();
-            let listener = socket.listen(4096).unwrap();
-            while let Ok((mut stream, _)) = listener.accept().await {
-                // A client that has gone is missed at its end.
-                _ = stream.write_all(b"web\n").await;
-            }
-        });
-    }));
-}
-
-#[tokio::test]
-#[ignore = "needs root: run by cargo xtask test"]
-async fn thousands_of_connections_that_are_held_at_once_are_all_answered() {
-    const CLIENTS: usize = 10;
-    const EACH: usize = 400;
-    let mut bench = Bench::new();
-    let clients: Vec<_> = (0..CLIENTS).map(|_| bench.net.pod()).collect();
-    let agent = Agent::start(&bench.net, &bench.world).await;
-    agent.until("web", "cold").await;
-    let asking: Vec<_> = clients.iter().map(|client| connect_many(client, EACH)).collect();
-    let all = u64::try_from(CLIENTS * EACH).unwrap();
-    agent.until_held("web", all).await;
-    answer_many(&bench.pod);
-    bench.endpoints(&[&bench.pod]);
-    for client in asking {
-        assert_eq!(soon("a client's connections are answered", client).await.unwrap(), EACH);
-    }
-    assert_eq!(agent.metric("rouse_hold_connections_total{outcome=\"taken\"}").await, all);
-    agent.until_held("web", 0).await;
 }
 
 #[tokio::test]

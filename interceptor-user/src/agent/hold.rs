@@ -4,11 +4,11 @@
 //! ```text
 //! snapshot ─► Services ─► maps (addresses, heat)          devices ─► attach
 //! ring buffer ─► Holding ─ Guard, HeldGuard (counts: wake) ─ Subscription (probe)
-//!                   └─ due ─► Try: conntrack, replay · Expire: refuse · Leave: forget
+//!                   └─ due ─► Try: conntrack, replay · Expire: refuse · Leave: forget (`acts`)
 //! ```
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, VecDeque},
     future, io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -16,12 +16,11 @@ use std::{
 };
 
 use dataplane::{
-    Alarm, Changes, Devices, Hold, Origin, ROOM, SendError, Sighting, Syn, Translation, What, addresses, devices,
-    monotonic, uplinks,
+    Alarm, Changes, Devices, Hold, Origin, ROOM, Sighting, Syn, What, addresses, devices, monotonic, uplinks,
 };
 use interceptor_core::{
     RouteEntry, UpstreamId,
-    holding::{Act, Flow, Holding, Limits},
+    holding::{Flow, Holding, Limits},
     inflight::{Guard, HeldGuard, RouteCounters, Share},
 };
 use runtime::snapshot::{Reader, Subscription};
@@ -31,19 +30,20 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
+mod acts;
 mod metrics;
 mod node;
 mod report;
 mod services;
 
+use self::{
+    metrics::End,
+    services::{Change, Services},
+};
 pub(crate) use self::{
     metrics::HoldMetrics,
     report::{Known, Report, Way},
     services::{is_left_to_interceptors, leads_to, left_out, left_to_interceptors},
-};
-use self::{
-    metrics::{End, Failure},
-    services::{Change, Services, routes_of},
 };
 use super::{config::Holds, count::Seen};
 use crate::control::namespaces::Addresses;
@@ -75,6 +75,8 @@ pub(crate) struct Task {
     metrics: HoldMetrics,
     report: Report,
     holding: Holding<Kept>,
+    /// What was held at addresses that lead elsewhere now, to be looked at as if it had just come; no more than wait.
+    anew: VecDeque<(Syn, Origin, Duration)>,
     /// While connections of a Service wait, its pods are probed.
     probed: HashMap<UpstreamId, Subscription>,
     services: Services,
@@ -102,7 +104,9 @@ struct Kept {
     at: Duration,
     since: Duration,
     way: Way,
-    _counted: Vec<Counted>,
+    /// Whether it was sent on to a pod, by an entry of ours.
+    is_tried: bool,
+    counted: Vec<Counted>,
 }
 
 /// A connection that counts for a route while it waits.
@@ -141,6 +145,7 @@ impl Task {
             metrics,
             report,
             holding: Holding::new(LIMITS),
+            anew: VecDeque::new(),
             probed: HashMap::new(),
             services: Services::default(),
             devices: Devices::new(),
@@ -204,8 +209,8 @@ impl Task {
             if again.is_some_and(|at| at <= monotonic()) {
                 again = self.sync();
             }
-            more = self.read() == BATCH;
-            self.act();
+            let unread = self.read() == BATCH;
+            more = self.act() || unread;
         }
     }
 
@@ -216,12 +221,7 @@ impl Task {
             match what {
                 What::Syn(syn) => self.arrive(syn, origin, at),
                 What::Refused(flow) => self.holding.refused(&flow, monotonic()),
-                What::Taken(flow) => {
-                    if let Some(kept) = self.holding.taken(&flow) {
-                        self.metrics.waited(at.saturating_sub(kept.since).as_secs_f64());
-                        self.ended(&flow, End::Taken);
-                    }
-                }
+                What::Taken(flow) => self.taken(&flow, at),
             }
         }
         BATCH
@@ -239,8 +239,7 @@ impl Task {
             self.holding.again(&flow, at);
             return;
         }
-        let snapshot = self.reader.load();
-        let (routes, timeout) = routes_of(&snapshot, self.services.at(flow.service));
+        let (routes, timeout) = self.services.routes_at(flow.service);
         // Who is no demand wakes nobody, and meets the node's own rules as if nobody held.
         if self.is_ignored(&routes, flow.client.ip()) {
             self.metrics.ignored();
@@ -252,7 +251,8 @@ impl Task {
             at,
             since: at,
             way: Way::default(),
-            _counted: routes.iter().map(|entry| Counted::new(&entry.counters)).collect(),
+            is_tried: false,
+            counted: routes.iter().map(|entry| Counted::new(&entry.counters)).collect(),
         };
         match self.holding.arrive(flow, upstream, (at, timeout), keep) {
             Ok(()) => {
@@ -299,114 +299,15 @@ impl Task {
         self.holding.listens(addr, (at, monotonic()), |id| services.pods(id));
     }
 
-    /// Does for connections what is due.
-    fn act(&mut self) {
-        loop {
-            let now = monotonic();
-            let services = &self.services;
-            let acts = self.holding.due(now, BATCH, |id| services.pods(id));
-            let done = acts.len() < BATCH;
-            for act in acts {
-                match act {
-                    Act::Try(flow, pod) => self.send(&flow, pod),
-                    Act::Expire(flow) => self.give_up(&flow, End::Expired),
-                    Act::Leave(flow) => self.give_up(&flow, End::Left),
-                }
-            }
-            if done {
-                return;
-            }
-        }
-    }
-
-    fn send(&mut self, flow: &Flow, pod: SocketAddr) {
-        let passes_by = self.passes_by(flow, pod);
-        let (Ok(hold), Some(kept)) = (&mut self.hold, self.holding.get_mut(flow)) else { return };
-        let age = monotonic().saturating_sub(kept.at);
-        let packet = (&kept.syn, kept.origin);
-        let way = kept.way;
-        let sent = match way {
-            Way::Conntrack => {
-                let local = (&self.devices, self.node.as_slice());
-                let source = node::source((flow, kept.origin), pod, passes_by, local);
-                hold.send(packet, age, &Translation { pod, source })
-            }
-            Way::Rules if self.services.is_settled(flow.service, monotonic()) => hold.release(packet, age),
-            // The rules might refuse it yet.
-            Way::Rules => return,
-        };
-        self.metrics.tried();
-        let is_lost = matches!(sent, Err(SendError::Device { .. }));
-        let is_refused = matches!(sent, Err(SendError::Conntrack(_)));
-        if is_refused {
-            kept.way = Way::Rules;
-        }
-        self.note(flow, sent);
-        match way {
-            _ if is_lost => self.give_up(flow, End::Lost),
-            Way::Conntrack => self.report.goes_by(if is_refused { Way::Rules } else { Way::Conntrack }),
-            Way::Rules => {
-                // From here on it is the rules' own: they have known the pod for a while.
-                self.holding.forget(flow);
-                self.ended(flow, End::Released);
-            }
-        }
-    }
-
-    /// Whether answers would go past the node, to a client that knows nothing of the pod.
-    fn passes_by(&self, flow: &Flow, pod: SocketAddr) -> bool {
-        if !self.outside {
-            return false;
-        }
-        let snapshot = self.reader.load();
-        let upstreams = self.services.at(flow.service).iter().filter_map(|id| snapshot.upstream(*id));
-        let node: Vec<_> = self.node.iter().map(|(ip, _)| *ip).collect();
-        let mut directs = upstreams.filter_map(|upstream| upstream.direct.as_deref());
-        directs.any(|direct| direct.is_for_outside(flow.service, &node) && !direct.is_on(&self.name, pod))
-    }
-
-    fn give_up(&mut self, flow: &Flow, end: End) {
-        let Some(kept) = self.holding.forget(flow) else { return };
-        if let Ok(hold) = &mut self.hold {
-            if end == End::Expired && self.refuses {
-                let refused = hold.refuse((&kept.syn, kept.origin));
-                self.note(flow, refused);
-            }
-            if let Ok(hold) = &mut self.hold {
-                let forgotten = hold.forget(flow);
-                self.note(flow, forgotten);
-            }
-        }
-        drop(kept);
-        self.ended(flow, end);
-    }
-
-    fn ended(&mut self, flow: &Flow, end: End) {
-        self.metrics.ended(end);
-        self.metrics.waiting(self.holding.len());
-        let holding = &self.holding;
-        self.probed.retain(|upstream, _| holding.waiting(*upstream) > 0);
-        tracing::debug!(client = %flow.client, service = %flow.service, ?end, "hold of a connection ends");
-    }
-
-    fn note(&self, flow: &Flow, sent: Result<(), SendError>) {
-        let Err(error) = sent else { return };
-        self.metrics.failed(match &error {
-            SendError::Conntrack(_) => Failure::Conntrack,
-            SendError::Tried(_) => Failure::Tried,
-            SendError::Device { .. } => Failure::Device,
-            SendError::Node(_) => Failure::Node,
-        });
-        let cause = std::error::Error::source(&error).map(tracing::field::display);
-        tracing::debug!(client = %flow.client, service = %flow.service, %error, cause, "held packet is not sent on");
-    }
-
     /// Brings the maps in step with the last snapshot; when to do so again though nothing is published.
     fn sync(&mut self) -> Option<Duration> {
         let snapshot = self.counted.borrow_and_update().clone()?;
         let node: Vec<_> = self.node.iter().map(|(ip, _)| *ip).collect();
         let now = monotonic();
-        let Change { pods, settled, again } = self.services.update(&snapshot, &node, ROOM, now);
+        let Change { pods, settled, again, moved, recounted } = self.services.update(&snapshot, &node, ROOM, now);
+        // Before the maps say so: what passes then is not ours to touch.
+        self.begin_anew(&moved);
+        self.count_anew(&recounted);
         if self.services.has_outside() != self.outside {
             self.outside = !self.outside;
             self.look_at_devices();
@@ -430,6 +331,36 @@ impl Task {
             self.holding.wake(upstream, now);
         }
         again
+    }
+
+    /// Holds no longer for who was behind these addresses what waits there. It begins as new where they lead now; where they lead
+    /// nowhere, the client's next packet meets the node's own rules, which may have to learn first what is there.
+    fn begin_anew(&mut self, moved: &BTreeSet<SocketAddr>) {
+        if moved.is_empty() {
+            return;
+        }
+        let flows: Vec<_> = self.holding.iter_mut().map(|(flow, _)| *flow).collect();
+        for flow in flows.into_iter().filter(|flow| moved.contains(&flow.service)) {
+            if let Some(kept) = self.drop_from_hold(&flow, End::Moved)
+                && self.anew.len() < LIMITS.all
+                && !self.services.at(flow.service).is_empty()
+            {
+                self.anew.push_back((kept.syn, kept.origin, kept.at));
+            }
+        }
+    }
+
+    /// Counts what waits for these for their routes as they are now, of which one may be new.
+    fn count_anew(&mut self, recounted: &BTreeSet<UpstreamId>) {
+        if recounted.is_empty() {
+            return;
+        }
+        let services = &self.services;
+        let is_meant = |flow: &Flow| services.at(flow.service).iter().any(|id| recounted.contains(id));
+        for (flow, kept) in self.holding.iter_mut().filter(|(flow, _)| is_meant(flow)) {
+            kept.counted =
+                services.routes_at(flow.service).0.iter().map(|entry| Counted::new(&entry.counters)).collect();
+        }
     }
 
     fn look_at_devices(&mut self) {

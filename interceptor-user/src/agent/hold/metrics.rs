@@ -46,6 +46,8 @@ pub(crate) enum End {
     Left,
     /// The client's device went.
     Lost,
+    /// Its address leads elsewhere, where it began anew.
+    Moved,
 }
 
 /// What could not be done for a connection.
@@ -145,6 +147,7 @@ impl HoldMetrics {
             End::Expired => "expired",
             End::Left => "left",
             End::Lost => "lost",
+            End::Moved => "moved",
         };
         self.connections.get_or_create(&OfEnd { outcome }).inc();
     }

@@ -1,7 +1,7 @@
 //! Which direct Services are cold, and which pods their held connections may go to. Pure; owned by the hold's task.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -11,7 +11,7 @@ use interceptor_core::{
     Endpoints, ObjectKey, Route, RouteEntry, Snapshot, Upstream, UpstreamId,
     direct::Direct,
     frontends::{Claims, Full, Heat, Room, claim},
-    route::DataPath,
+    route::{DataPath, Target},
 };
 
 use crate::agent::settle::Settling;
@@ -21,6 +21,10 @@ use crate::agent::settle::Settling;
 pub(super) struct Services {
     settling: Settling,
     pods: BTreeMap<UpstreamId, Pods>,
+    /// What each is: ids are used again.
+    targets: BTreeMap<UpstreamId, Target>,
+    /// The direct routes that lead to each.
+    routes: HashMap<UpstreamId, Vec<Arc<RouteEntry>>>,
     claims: Claims,
     outside: bool,
 }
@@ -42,6 +46,10 @@ pub(super) struct Change {
     pub(super) settled: Vec<UpstreamId>,
     /// When to look again though nothing was published.
     pub(super) again: Option<Duration>,
+    /// Addresses that led to another upstream before, or to one that is another Service's now.
+    pub(super) moved: BTreeSet<SocketAddr>,
+    /// Upstreams that other routes lead to.
+    pub(super) recounted: BTreeSet<UpstreamId>,
 }
 
 // === impl Services ===
@@ -76,7 +84,23 @@ impl Services {
         let warm = |table: &Claims, id: &u32| table.table.services.get(id) == Some(&Heat::Warm);
         let settled = claims.table.services.keys().filter(|id| warm(&claims, id) && !warm(&self.claims, id));
         change.settled = settled.map(|id| UpstreamId(*id)).collect();
-        self.claims = claims;
+        let targets: BTreeMap<_, _> = direct().map(|upstream| (upstream.id, upstream.target.clone())).collect();
+        let is_same = |id: &UpstreamId| self.targets.get(id) == targets.get(id);
+        if self.claims.upstreams != claims.upstreams || !self.targets.keys().all(is_same) {
+            let first =
+                |claims: &Claims, addr: &SocketAddr| claims.upstreams.get(addr).and_then(|ids| ids.first()).copied();
+            let stays = |addr: &SocketAddr| {
+                let before = first(&self.claims, addr);
+                before == first(&claims, addr) && before.is_none_or(|id| is_same(&id))
+            };
+            change.moved = self.claims.upstreams.keys().filter(|addr| !stays(addr)).copied().collect();
+        }
+        let routes = routes_by_upstream(snapshot);
+        let ids = |routes: &[Arc<RouteEntry>]| routes.iter().map(|entry| entry.id).collect::<Vec<_>>();
+        let are_others =
+            |(id, of): &(&UpstreamId, &Vec<_>)| ids(of) != self.routes.get(id).map(|of| ids(of)).unwrap_or_default();
+        change.recounted = routes.iter().filter(are_others).map(|(id, _)| *id).collect();
+        (self.routes, self.targets, self.claims) = (routes, targets, claims);
         change
     }
 
@@ -93,6 +117,15 @@ impl Services {
     /// The upstreams that clients reach at an address; the first is the one that connections are held for.
     pub(super) fn at(&self, address: SocketAddr) -> &[UpstreamId] {
         self.claims.upstreams.get(&address).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// The routes that clients at an address are counted for, and how long a connection of theirs may wait: the longest that
+    /// any of them allows; for ever, if one does not say.
+    pub(super) fn routes_at(&self, address: SocketAddr) -> (Vec<&Arc<RouteEntry>>, Option<Duration>) {
+        let routes: Vec<_> = self.at(address).iter().filter_map(|id| self.routes.get(id)).flatten().collect();
+        let waits = routes.iter().map(|entry| entry.route.timeouts.readiness.filter(|wait| !wait.is_zero()));
+        let longest = waits.reduce(|a, b| a.zip(b).map(|(a, b)| a.max(b))).flatten();
+        (routes, longest)
     }
 
     /// The ready pods of an upstream.
@@ -144,20 +177,13 @@ pub(crate) fn leads_to(upstream: &Upstream, addresses: &BTreeSet<SocketAddr>) ->
     upstream.direct.as_ref().is_some_and(|direct| direct.frontends.iter().any(|addr| addresses.contains(addr)))
 }
 
-/// The routes that clients at an address are counted for, and how long a connection of theirs may wait: the longest that
-/// any of them allows; for ever, if one does not say.
-pub(super) fn routes_of<'a>(
-    snapshot: &'a Snapshot,
-    upstreams: &[UpstreamId],
-) -> (Vec<&'a Arc<RouteEntry>>, Option<Duration>) {
-    let routes: Vec<_> = snapshot
-        .routes
-        .values()
-        .filter(|entry| entry.route.data_path == DataPath::Direct && upstreams.contains(&entry.upstream))
-        .collect();
-    let waits = routes.iter().map(|entry| entry.route.timeouts.readiness.filter(|wait| !wait.is_zero()));
-    let longest = waits.reduce(|a, b| a.zip(b).map(|(a, b)| a.max(b))).flatten();
-    (routes, longest)
+/// The direct routes by where they lead.
+fn routes_by_upstream(snapshot: &Snapshot) -> HashMap<UpstreamId, Vec<Arc<RouteEntry>>> {
+    let mut routes = HashMap::<_, Vec<_>>::new();
+    for entry in snapshot.routes.values().filter(|entry| entry.route.data_path == DataPath::Direct) {
+        routes.entry(entry.upstream).or_default().push(Arc::clone(entry));
+    }
+    routes
 }
 
 /// Names of the Services that the maps have no room for, and why.
@@ -184,6 +210,7 @@ mod tests {
     use crate::agent::settle::SETTLE;
 
     const ROOM: Room = Room { frontends: 10, services: 10 };
+    const ADDRESS: &str = "10.96.0.1:80";
 
     fn key(name: &str) -> ObjectKey {
         ObjectKey::new("shop", name)
@@ -268,13 +295,13 @@ mod tests {
         assert_eq!((change.again, services.claims().table.services[&0]), (None, Heat::Cold));
         index.apply(slice(&["10.0.0.1"]));
         let change = services.update(&index.snapshot(), &[], ROOM, secs(10));
-        assert_eq!(change, Change { pods: vec![id], settled: Vec::new(), again: Some(secs(10) + SETTLE) });
+        assert_eq!(change, Change { pods: vec![id], again: Some(secs(10) + SETTLE), ..Change::default() });
         assert_eq!(services.claims().table.services[&0], Heat::Cold);
         assert_eq!(services.pods(id).len(), 1);
-        let address = "10.96.0.1:80".parse().unwrap();
+        let address = ADDRESS.parse().unwrap();
         assert!(!services.is_settled(address, secs(10)));
         let change = services.update(&index.snapshot(), &[], ROOM, secs(10) + SETTLE);
-        assert_eq!(change, Change { pods: Vec::new(), settled: vec![id], again: None });
+        assert_eq!(change, Change { settled: vec![id], ..Change::default() });
         assert!(services.is_settled(address, secs(10) + SETTLE));
         assert_eq!(services.claims().table.services[&0], Heat::Warm);
         index.apply(slice(&[]));
@@ -282,12 +309,73 @@ mod tests {
         assert_eq!(services.claims().table.services[&0], Heat::Cold, "at once");
     }
 
+    /// A direct route to a Service of this name, which has this address.
+    fn other(index: &mut Index, name: &str, address: &str) {
+        index.apply(Event::Route(Route {
+            data_path: DataPath::Direct,
+            traffic: Traffic::Tcp,
+            ..Route::new(
+                RouteKind::InterceptorRoute,
+                key(name),
+                Target { service: key(name), port: PortRef::Number(80) },
+            )
+        }));
+        let port = ServicePort { name: "".into(), port: 80, app_protocol: None, node_port: None };
+        let addresses = vec![address.parse().unwrap()];
+        index.apply(Event::Service(Service { key: key(name), ports: vec![port], addresses, reach: Reach::default() }));
+    }
+
+    #[test]
+    fn an_address_whose_route_has_gone_leads_elsewhere_also_when_its_id_is_used_again() {
+        let mut index = index(vec![route("direct", DataPath::Direct, None)]);
+        index.apply(slice(&["10.0.0.1"]));
+        let mut services = Services::default();
+        services.update(&index.snapshot(), &[], ROOM, secs(1));
+        services.update(&index.snapshot(), &[], ROOM, secs(1) + SETTLE);
+        let address = ADDRESS.parse().unwrap();
+        assert!(services.is_settled(address, secs(1) + SETTLE));
+        index.apply(Event::RouteGone(RouteKind::InterceptorRoute, key("direct")));
+        other(&mut index, "other", "10.96.0.1");
+        let change = services.update(&index.snapshot(), &[], ROOM, secs(10));
+        assert_eq!(services.at(address), [UpstreamId(0)], "the same id, and the same address");
+        assert_eq!(change.moved, BTreeSet::from([address]));
+        assert!(services.pods(UpstreamId(0)).is_empty());
+        assert!(!services.is_settled(address, secs(10)), "another Service's pods have settled");
+        index.apply(Event::RouteGone(RouteKind::InterceptorRoute, key("other")));
+        let change = services.update(&index.snapshot(), &[], ROOM, secs(11));
+        assert_eq!(change.moved, BTreeSet::from([address]), "it leads nowhere");
+    }
+
+    #[test]
+    fn a_route_that_is_made_anew_is_another_that_is_to_be_counted_for() {
+        let mut index = index(vec![route("direct", DataPath::Direct, None)]);
+        let mut services = Services::default();
+        services.update(&index.snapshot(), &[], ROOM, secs(1));
+        let recounted = |change: Change| {
+            assert!(change.moved.is_empty());
+            change.recounted
+        };
+        index.apply(route("direct", DataPath::Direct, Some(5)));
+        assert!(
+            recounted(services.update(&index.snapshot(), &[], ROOM, secs(2))).is_empty(),
+            "an edit keeps its counters"
+        );
+        index.apply(Event::RouteGone(RouteKind::InterceptorRoute, key("direct")));
+        index.apply(route("direct", DataPath::Direct, None));
+        let id = BTreeSet::from([UpstreamId(0)]);
+        assert_eq!(recounted(services.update(&index.snapshot(), &[], ROOM, secs(3))), id);
+        index.apply(route("second", DataPath::Direct, None));
+        assert_eq!(recounted(services.update(&index.snapshot(), &[], ROOM, secs(4))), id);
+    }
+
     #[test]
     fn only_direct_routes_count_and_the_longest_wait_that_any_allows_holds() {
         let direct = |name, wait| route(name, DataPath::Direct, wait);
         let waits = |routes: Vec<Event>| {
             let snapshot = index(routes).snapshot();
-            let (routes, wait) = routes_of(&snapshot, &[UpstreamId(0)]);
+            let mut services = Services::default();
+            services.update(&snapshot, &[], ROOM, secs(1));
+            let (routes, wait) = services.routes_at(ADDRESS.parse().unwrap());
             (routes.len(), wait)
         };
         assert_eq!(waits(vec![route("p", DataPath::Proxy, Some(5))]), (0, None));
