@@ -206,7 +206,9 @@ impl Task {
         }
         let Ok(count) = &self.count else {
             loop {
-                self.seen.send_replace(Some(self.reader.load()));
+                let snapshot = self.reader.load();
+                self.taken.set(BTreeMap::new(), Arc::clone(&snapshot));
+                self.seen.send_replace(Some(snapshot));
                 self.reader.published().await;
             }
         };
@@ -284,7 +286,12 @@ impl Task {
             self.follow();
         }
         self.leave_out();
-        self.seen.send_replace(Some(snapshot));
+        let routes = snapshot.routes.clone();
+        let before = self.seen.send_replace(Some(snapshot));
+        // Scalers are told of a route once there was a reading for it.
+        if before.is_none_or(|before| !before.routes.ptr_eq(&routes)) {
+            self.read();
+        }
     }
 
     /// Looks for pods, and at the machine's own addresses, which change with the first and the last of them.
@@ -327,8 +334,8 @@ impl Task {
 
     fn read(&mut self) {
         let Ok(count) = &mut self.count else { return };
+        let Some(snapshot) = self.seen.borrow().clone() else { return };
         let began = Instant::now();
-        let snapshot = self.reader.load();
         let (now_ns, counters) = count.counters();
         let mut taken = BTreeMap::new();
         let mut rests = Vec::new();
@@ -342,7 +349,7 @@ impl Task {
             }
             taken.insert(id, Pods { load, connections: connections(&served, now_ns), served });
         }
-        self.taken.set(taken);
+        self.taken.set(taken, Arc::clone(&snapshot));
         self.rest(&rests);
         if !self.busy.is_empty() {
             let busy = std::mem::take(&mut self.busy);

@@ -71,15 +71,18 @@ impl Kernel {
         self.taken.is_none() || self.uncounted.is_known()
     }
 
-    /// Whether a route is told of at all. Agents have nothing to do with those that all go through interceptors.
+    /// Whether a route is told of. Agents have nothing to do with those that all go through interceptors, and tell of others once
+    /// they have read what was counted before.
     pub(crate) fn tells_of(&self, entry: &RouteEntry) -> bool {
-        self.taken.is_none() || entry.route.data_path == DataPath::Direct
+        let is_known = |taken: &Taken| entry.route.data_path == DataPath::Direct && taken.knows(entry);
+        self.taken.as_ref().is_none_or(is_known)
     }
 
     /// Whether a route's totals are others than before: those of an agent are of the Service that a direct route leads to.
     pub(crate) fn tells_otherwise(&self, before: &RouteEntry, now: &RouteEntry) -> bool {
-        let is_of_pods = self.taken.is_some() && self.tells_of(before);
-        is_of_pods && (!self.tells_of(now) || before.upstream != now.upstream)
+        let is_direct = |entry: &RouteEntry| entry.route.data_path == DataPath::Direct;
+        let is_of_pods = self.taken.is_some() && is_direct(before);
+        is_of_pods && (!is_direct(now) || before.upstream != now.upstream)
     }
 
     /// Whether pods of a route are ready on this node of which nobody counts what they take.

@@ -7,14 +7,19 @@ use dataplane::{
     ConnectionCounters,
     count::{Load, Served},
 };
-use interceptor_core::UpstreamId;
+use interceptor_core::{RouteEntry, Snapshot, UpstreamId};
 use parking_lot::Mutex;
 
 /// The last reading; nothing before there was one. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Taken(Arc<Mutex<Option<Reading>>>);
 
-type Reading = Arc<BTreeMap<UpstreamId, Pods>>;
+/// What was read, and by which routes.
+#[derive(Debug)]
+struct Reading {
+    pods: Arc<BTreeMap<UpstreamId, Pods>>,
+    snapshot: Arc<Snapshot>,
+}
 
 /// What the pods of one upstream took.
 #[derive(Clone, Copy, Debug)]
@@ -27,8 +32,17 @@ pub(crate) struct Pods {
 // === impl Taken ===
 
 impl Taken {
-    pub(crate) fn set(&self, taken: BTreeMap<UpstreamId, Pods>) {
-        *self.0.lock() = Some(Arc::new(taken));
+    /// What was read of the upstreams of a snapshot that are counted.
+    pub(crate) fn set(&self, pods: BTreeMap<UpstreamId, Pods>, snapshot: Arc<Snapshot>) {
+        *self.0.lock() = Some(Reading { pods: Arc::new(pods), snapshot });
+    }
+
+    /// Whether there was a reading by which a route led where it does now. What is told of it before that begins at a total that it may
+    /// never have had.
+    pub(crate) fn knows(&self, entry: &RouteEntry) -> bool {
+        let reading = self.0.lock();
+        let known = reading.as_ref().and_then(|reading| reading.snapshot.route(entry.id));
+        known.is_some_and(|known| known.route.data_path == entry.route.data_path && known.upstream == entry.upstream)
     }
 
     /// Whether there was a reading.
@@ -37,10 +51,10 @@ impl Taken {
     }
 
     pub(crate) fn all(&self) -> Arc<BTreeMap<UpstreamId, Pods>> {
-        self.0.lock().clone().unwrap_or_default()
+        self.0.lock().as_ref().map(|reading| Arc::clone(&reading.pods)).unwrap_or_default()
     }
 
     pub(crate) fn of(&self, upstream: UpstreamId) -> Option<Pods> {
-        self.0.lock().as_ref()?.get(&upstream).copied()
+        self.0.lock().as_ref()?.pods.get(&upstream).copied()
     }
 }
