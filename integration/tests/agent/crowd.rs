@@ -85,6 +85,8 @@ async fn more_connections_than_the_kernel_can_tell_of_at_once_are_all_held_and_a
     for client in asking {
         assert_eq!(soon("a client's connections are answered", client).await.unwrap(), EACH);
     }
-    assert_eq!(agent.metric("rouse_hold_connections_total{outcome=\"taken\"}").await, all);
+    // Clients have their answers before the agent has read that they were given.
     agent.until_held("web", 0).await;
+    // With so many at once an answer may be lost on its way: then the client begins again, and is answered again.
+    assert!(agent.metric("rouse_hold_connections_total{outcome=\"taken\"}").await >= all);
 }
