@@ -378,7 +378,7 @@ async fn a_client_that_the_route_ignores_wakes_nobody_and_meets_the_nodes_own_ru
     let agent = Agent::start(&bench.net, &bench.world).await;
     agent.until("web", "cold").await;
     let refused = soon("the client is refused", connect(&bench.client, FRONTEND)).await.unwrap().unwrap_err();
-    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{refused}");
     assert_eq!(agent.metric("rouse_hold_packets_ignored_total").await, 1);
     let held = connect(&bench.pod, FRONTEND);
     agent.until_held("web", 1).await;
