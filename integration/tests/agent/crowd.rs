@@ -1,9 +1,6 @@
 //! Thousands of connections that wait for one pod.
 
-use std::{
-    io,
-    process::{self, Command},
-};
+use std::io;
 
 use integration::{agent::Agent, net::Host, soon};
 use tokio::{
@@ -70,19 +67,12 @@ fn answer_many(pod: &Host) {
     }));
 }
 
-/// Room for both ends of all connections in this process, and for other tests.
-fn allow_many_files() {
-    let (pid, many) = (process::id().to_string(), "--nofile=131072:131072");
-    assert!(Command::new("prlimit").args(["--pid", &pid, many]).status().unwrap().success());
-}
-
 #[tokio::test]
 #[ignore = "needs root: run by cargo xtask test"]
 async fn more_connections_than_the_kernel_can_tell_of_at_once_are_all_held_and_all_answered() {
-    // The ring buffer has room for 5,242.
-    const CLIENTS: usize = 13;
+    // The ring buffer has room for 5,242. Both ends are files of this process, of which it may have no more than some thousands.
+    const CLIENTS: usize = 11;
     const EACH: usize = 500;
-    allow_many_files();
     let mut bench = Bench::new();
     let clients: Vec<_> = (0..CLIENTS).map(|_| bench.net.pod()).collect();
     let agent = Agent::start(&bench.net, &bench.world).await;
