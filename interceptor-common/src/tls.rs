@@ -42,8 +42,8 @@ pub const fn length(head: &[u8; HEAD]) -> u16 {
     u16::from_be_bytes([head[3], head[4]])
 }
 
-/// What a client's segment says that begins with `head`; `load` shows what is at an offset. The end of a handshake looks like application data in TLS
-/// 1.3: whether it has been seen, `done`, tells.
+/// What a client's segment says that begins with `head`; `load` shows what is at an offset. The end of a handshake looks like application
+/// data in TLS 1.3, and is that only until it has been seen, of which `done` tells.
 #[inline(always)]
 #[must_use]
 pub fn client(done: bool, head: &[u8; HEAD], load: impl Fn(u32) -> [u8; HEAD]) -> Client {

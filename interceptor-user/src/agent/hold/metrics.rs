@@ -40,7 +40,7 @@ pub(crate) enum End {
     Taken,
     /// It was given to the node's own rules.
     Released,
-    /// It waited for as long as it may, and was refused.
+    /// It waited for as long as it may, and was refused or dropped.
     Expired,
     /// The client went.
     Left,
