@@ -12,16 +12,18 @@ use imbl::OrdMap;
 use crate::{
     Endpoints,
     route::Target,
-    service::{Service, ServicePort, SliceEndpoint},
+    service::{Service, ServicePort, SliceEndpoint, Sources},
 };
 
 /// One port of one Service, as clients and the kernel see it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Direct {
     /// Where clients connect, but for node ports; sorted.
     pub frontends: Vec<SocketAddr>,
     /// Those of them that are for clients outside of the cluster.
     pub external: Vec<SocketAddr>,
+    /// Whom those of its load balancer take.
+    pub sources: Sources,
     /// The port on every node, if it has one.
     pub node_port: Option<u16>,
     /// Every pod that has the port, whatever its state, by its address and target port.
@@ -67,7 +69,8 @@ impl Direct {
             let at = |addresses: &[IpAddr]| addresses.iter().map(|ip| (*ip, port.port).into()).collect();
             (at(&service.addresses), at(&service.reach.external))
         });
-        Self { frontends, external, node_port: port.and_then(|port| port.node_port), pods }
+        let sources = service.map(|service| service.reach.sources.clone()).unwrap_or_default();
+        Self { frontends, external, sources, node_port: port.and_then(|port| port.node_port), pods }
     }
 
     /// Whether clients of this address of the Service may be outside of the cluster; `node` are the addresses of the node that they come
@@ -75,6 +78,12 @@ impl Direct {
     pub fn is_for_outside(&self, address: SocketAddr, node: &[IpAddr]) -> bool {
         let at_node = || self.node_port == Some(address.port()) && node.contains(&address.ip());
         self.external.contains(&address) || at_node()
+    }
+
+    /// Whether a client may connect to this address of the Service at a node with these.
+    pub fn takes(&self, (address, client): (SocketAddr, IpAddr), node: impl IntoIterator<Item = IpAddr>) -> bool {
+        // Node ports are for everybody, also at an address that is a load balancer's.
+        !self.frontends.contains(&address) || self.sources.allow(address.ip(), client, node)
     }
 
     /// Where the pods are reached that are an upstream's endpoints, beside those: of a Service with two families, endpoints are of one.

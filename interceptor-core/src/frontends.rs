@@ -112,7 +112,10 @@ pub fn claim<'a, S>(
     direct.sort_unstable_by_key(|(id, _)| *id);
     let mut claims = Claims::default();
     for (id, direct) in direct {
-        let node_ports = direct.node_port.into_iter().flat_map(|port| node.iter().map(move |ip| (*ip, port).into()));
+        // A Service without an address of a family is not there for its clients at all.
+        let has_family = |ip: &&IpAddr| direct.frontends.iter().any(|addr| addr.is_ipv4() == ip.is_ipv4());
+        let at_node = |port| node.iter().filter(has_family).map(move |ip| (*ip, port).into());
+        let node_ports = direct.node_port.into_iter().flat_map(at_node);
         let addresses: BTreeSet<_> = direct.frontends.iter().copied().chain(node_ports).map(canonical).collect();
         let new = addresses.iter().filter(|addr| !claims.upstreams.contains_key(*addr)).count();
         if id.0 >= room.services {
@@ -159,8 +162,6 @@ mod tests {
 
     use proptest::{collection::btree_map, prelude::*, sample::select};
 
-    use imbl::OrdMap;
-
     use super::*;
     use crate::{
         Endpoints, ObjectKey,
@@ -188,7 +189,7 @@ mod tests {
             early: [].into(),
             pending: Endpoints::new(),
             probe: None,
-            direct: Some(Arc::new(Direct { frontends, external: Vec::new(), node_port, pods: OrdMap::new() })),
+            direct: Some(Arc::new(Direct { frontends, node_port, ..Direct::default() })),
         }
     }
 
@@ -197,8 +198,8 @@ mod tests {
     }
 
     #[test]
-    fn a_node_port_is_held_at_every_address_of_the_node() {
-        let node: [IpAddr; 2] = [[192, 0, 2, 1].into(), "fd00::1".parse().unwrap()];
+    fn a_node_port_is_held_at_every_address_of_the_node_of_a_family_of_the_services() {
+        let node: [IpAddr; 3] = [[192, 0, 2, 1].into(), [10, 0, 0, 1].into(), "fd00::1".parse().unwrap()];
         let claims = cold(&[upstream(3, &[1], Some(30_080))], &node, ROOM);
         let expected: BTreeMap<SocketAddr, u32> =
             [(addr(1), 3), ((node[0], 30_080).into(), 3), ((node[1], 30_080).into(), 3)].into();

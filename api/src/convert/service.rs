@@ -2,7 +2,10 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use interceptor_core::service::{Reach, Service, ServicePort};
+use interceptor_core::{
+    network::Network,
+    service::{Reach, Service, ServicePort, Sources},
+};
 use k8s_openapi::api::core::v1::{Service as Object, ServiceSpec};
 
 use super::{ConvertError, key, parts};
@@ -23,11 +26,20 @@ pub fn service(object: &Object) -> Result<Service, ConvertError> {
             node_port: port.node_port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0),
         })
     });
+    let (cluster, listed, balancers) = (cluster(object), listed(object), balancers(object));
+    // As kube-proxy has it: a Service without a cluster IP of a family is reached nowhere else by that family.
+    let of_family = |ip: &IpAddr| cluster.iter().any(|own| own.is_ipv4() == ip.is_ipv4());
+    let external = sorted(listed.iter().chain(&balancers).copied().filter(of_family));
+    // An address that is listed, too, is everybody's.
+    let guarded = sorted(balancers.iter().copied().filter(|ip| of_family(ip) && !listed.contains(ip)));
+    let spec = object.spec.as_ref();
+    let networks = spec.map(sources).unwrap_or_default();
+    let sources = if networks.is_empty() { Sources::default() } else { Sources { addresses: guarded, networks } };
     Ok(Service {
         key: key(&object.metadata)?,
         ports: ports.collect::<Result<_, _>>()?,
-        addresses: addresses(object),
-        reach: Reach { external: sorted(external(object)), ..object.spec.as_ref().map(reach).unwrap_or_default() },
+        addresses: sorted(cluster.iter().chain(&external).copied()),
+        reach: Reach { external, sources, ..spec.map(reach).unwrap_or_default() },
     })
 }
 
@@ -41,30 +53,45 @@ fn reach(spec: &ServiceSpec) -> Reach {
         external_name: name.map(Into::into),
         prefers_v6: family.map(|family| family == "IPv6"),
         external: Vec::new(),
+        sources: Sources::default(),
         affinity: is(&spec.session_affinity, "ClientIP").then(|| Duration::from_secs(seconds)),
     }
 }
 
-/// Cluster IPs, external IPs and those of the load balancer. What is no address, such as the `None` of a headless Service,
-/// leads no client anywhere.
-fn addresses(object: &Object) -> Vec<IpAddr> {
+/// What is no address, such as the `None` of a headless Service, leads no client anywhere.
+fn cluster(object: &Object) -> Vec<IpAddr> {
     let spec = object.spec.as_ref();
     let cluster = spec.and_then(|spec| spec.cluster_ip.as_ref()).into_iter();
-    let cluster = cluster.chain(spec.and_then(|spec| spec.cluster_ips.as_ref()).into_iter().flatten());
-    sorted(cluster.chain(external(object)))
+    read(cluster.chain(spec.and_then(|spec| spec.cluster_ips.as_ref()).into_iter().flatten()))
 }
 
-/// Addresses for clients outside of the cluster.
-fn external(object: &Object) -> impl Iterator<Item = &String> {
-    let listed = object.spec.as_ref().and_then(|spec| spec.external_ips.as_ref());
+/// External IPs.
+fn listed(object: &Object) -> Vec<IpAddr> {
+    read(object.spec.as_ref().and_then(|spec| spec.external_ips.as_ref()).into_iter().flatten())
+}
+
+/// Those of the load balancer at which packets come to a node as clients have sent them. With another `ipMode` the balancer is a
+/// proxy, which even pods have to go through.
+fn balancers(object: &Object) -> Vec<IpAddr> {
     let status = object.status.as_ref().and_then(|status| status.load_balancer.as_ref());
     let ingress = status.and_then(|balancer| balancer.ingress.as_ref()).into_iter().flatten();
-    listed.into_iter().flatten().chain(ingress.filter_map(|ingress| ingress.ip.as_ref()))
+    let as_sent = ingress.filter(|ingress| ingress.ip_mode.as_deref().is_none_or(|mode| mode == "VIP"));
+    read(as_sent.filter_map(|ingress| ingress.ip.as_ref()))
+}
+
+/// Whom the load balancer is for, if not for all. The API server lets spaces pass.
+fn sources(spec: &ServiceSpec) -> Vec<Network> {
+    let texts = spec.load_balancer_source_ranges.as_ref().into_iter().flatten();
+    texts.filter_map(|text| text.trim().parse().ok()).collect()
 }
 
 /// What of these can be read.
-fn sorted<'a>(texts: impl Iterator<Item = &'a String>) -> Vec<IpAddr> {
-    let mut addresses: Vec<IpAddr> = texts.filter_map(|text| text.parse().ok()).collect();
+fn read<'a>(texts: impl Iterator<Item = &'a String>) -> Vec<IpAddr> {
+    texts.filter_map(|text| text.parse().ok()).collect()
+}
+
+fn sorted(addresses: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
+    let mut addresses: Vec<_> = addresses.collect();
     addresses.sort_unstable();
     addresses.dedup();
     addresses

@@ -1,6 +1,7 @@
 //! Objects as users write them, good and bad.
 
 use std::{
+    net::IpAddr,
     num::{NonZeroU32, NonZeroU64},
     time::Duration,
 };
@@ -361,8 +362,42 @@ fn a_service_tells_every_address_that_clients_reach_it_at() {
     let addresses: Vec<_> = service.addresses.iter().map(ToString::to_string).collect();
     assert_eq!(addresses, ["10.96.0.7", "192.0.2.1", "198.51.100.1", "fd00::7"]);
     assert_eq!(service.ports.iter().map(|port| port.node_port).collect::<Vec<_>>(), [Some(30_080), None]);
-    let headless = object("{metadata: {name: web}, spec: {clusterIP: None, clusterIPs: [None]}}");
+    let headless =
+        object("{metadata: {name: web}, spec: {clusterIP: None, clusterIPs: [None], externalIPs: [192.0.2.1]}}");
     assert!(super::service(&headless).unwrap().addresses.is_empty());
+}
+
+#[test]
+fn of_addresses_for_clients_outside_those_are_told_at_which_a_nodes_rules_lead_to_pods() {
+    let service = service(&object(
+        "
+        metadata: {name: web}
+        spec:
+          clusterIP: 10.96.0.7
+          externalIPs: [192.0.2.1, '2001:db8::1']
+          loadBalancerSourceRanges: [' 198.51.100.0/24', '2001:db8::/64']
+        status:
+          loadBalancer:
+            ingress:
+            - {ip: 203.0.113.1, ipMode: VIP}
+            - {ip: 203.0.113.2, ipMode: Proxy}
+            - {ip: 203.0.113.3}
+            - {ip: 192.0.2.1}
+            - {ip: '2001:db8::2'}
+        ",
+    ))
+    .unwrap();
+    let texts = |addresses: &[IpAddr]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let external = ["192.0.2.1", "203.0.113.1", "203.0.113.3"];
+    assert_eq!(
+        texts(&service.reach.external),
+        external,
+        "neither a proxy's nor those of a family without a cluster IP"
+    );
+    assert_eq!(texts(&service.addresses), [&["10.96.0.7"], &external[..]].concat());
+    assert_eq!(texts(&service.reach.sources.addresses), external[1..], "one that is listed is everybody's");
+    let networks: Vec<_> = service.reach.sources.networks.iter().map(ToString::to_string).collect();
+    assert_eq!(networks, ["198.51.100.0/24", "2001:db8::/64"]);
 }
 
 #[test]

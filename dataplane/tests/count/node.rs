@@ -186,7 +186,7 @@ impl Node {
             early: [].into(),
             pending: Endpoints::new(),
             probe: None,
-            direct: Some(Arc::new(Direct { frontends: Vec::new(), external: Vec::new(), node_port: None, pods })),
+            direct: Some(Arc::new(Direct { pods, ..Direct::default() })),
         })
     }
 

@@ -8,6 +8,7 @@ mod bench;
 mod clients;
 mod count;
 mod crowd;
+mod external;
 mod flaps;
 mod foreign;
 mod hold;

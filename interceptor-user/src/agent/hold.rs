@@ -240,8 +240,9 @@ impl Task {
             return;
         }
         let (routes, timeout) = self.services.routes_at(flow.service);
-        // Who is no demand wakes nobody, and meets the node's own rules as if nobody held.
-        if self.is_ignored(&routes, flow.client.ip()) {
+        // Who is no demand wakes nobody, and meets the node's own rules as if nobody held. So does whom the address is not for: what is
+        // sent on by an entry of ours would get past the rules that refuse it.
+        if self.is_ignored(&routes, flow.client.ip()) || !self.services.takes(&flow, &self.node) {
             self.metrics.ignored();
             return self.release(&syn, origin, at);
         }

@@ -308,8 +308,8 @@ impl RouteReport {
     fn new(entry: &RouteEntry, upstream: Option<&Upstream>, heat: &'static str) -> Self {
         let key = &entry.route.key;
         let direct = upstream.and_then(|upstream| upstream.direct.as_deref());
-        let none = Direct { frontends: Vec::new(), external: Vec::new(), node_port: None, pods: imbl::OrdMap::new() };
-        let Direct { frontends, external: _, node_port, pods } = direct.unwrap_or(&none);
+        let none = Direct::default();
+        let Direct { frontends, external: _, sources: _, node_port, pods } = direct.unwrap_or(&none);
         Self {
             namespace: key.namespace().to_owned(),
             name: key.name().to_owned(),

@@ -116,7 +116,11 @@ impl HoldMetrics {
             all.untold,
         );
         ours.register("connections_rejected", "First packets dropped at a limit; clients repeat them", all.rejected);
-        ours.register("packets_ignored", "First packets let go on because their clients are no demand", all.ignored);
+        ours.register(
+            "packets_ignored",
+            "First packets let go on because their clients are no demand, or not the address's",
+            all.ignored,
+        );
         ours.register("failures", "Held packets that could not be sent on, by step", all.failures);
         ours.register_with_unit(
             "wait",

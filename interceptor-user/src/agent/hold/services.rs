@@ -11,6 +11,7 @@ use interceptor_core::{
     Endpoints, ObjectKey, Route, RouteEntry, Snapshot, Upstream, UpstreamId,
     direct::Direct,
     frontends::{Claims, Full, Heat, Room, claim},
+    holding::Flow,
     route::{DataPath, Target},
 };
 
@@ -126,6 +127,13 @@ impl Services {
         let waits = routes.iter().map(|entry| entry.route.timeouts.readiness.filter(|wait| !wait.is_zero()));
         let longest = waits.reduce(|a, b| a.zip(b).map(|(a, b)| a.max(b))).flatten();
         (routes, longest)
+    }
+
+    /// Whether an address takes this client's connections, at a node with these: a load balancer's may be for some networks alone.
+    pub(super) fn takes(&self, flow: &Flow, node: &[(IpAddr, String)]) -> bool {
+        let known = self.at(flow.service).first().and_then(|id| self.pods.get(id));
+        let of_client = (flow.service, flow.client.ip());
+        known.is_none_or(|known| known.direct.takes(of_client, node.iter().map(|(ip, _)| *ip)))
     }
 
     /// The ready pods of an upstream.
