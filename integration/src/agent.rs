@@ -32,7 +32,11 @@ impl Agent {
 
     /// Starts one by a command that runs it in its turn, and waits until it is ready.
     pub async fn start_by(net: &Net, world: &World, by: &[&str]) -> Self {
-        let node = net.node();
+        Self::start_at(&net.node(), world, by).await
+    }
+
+    /// The same, on a machine that is a node, too.
+    pub async fn start_at(node: &Host, world: &World, by: &[&str]) -> Self {
         let agent = under_test();
         let words: Vec<_> = by.iter().copied().chain([agent.to_str().unwrap()]).collect();
         let mut command = node.command(words[0]);
@@ -42,7 +46,7 @@ impl Agent {
         command.env("ROUSE_LOG", "info,interceptor_user=debug").env_remove("KUBECONFIG");
         let mut process = Process::start(command, None);
         process.says("agent starts").await;
-        let agent = Self { process, node };
+        let agent = Self { process, node: node.clone() };
         eventually("the agent is ready", async || (agent.state().await["ready"] == true).then_some(())).await;
         agent
     }

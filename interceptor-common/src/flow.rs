@@ -336,7 +336,7 @@ impl Flow {
         self.kind = if http1::begins_request(&segment.head, segment.len) {
             if segment.probe { Kind::IGNORED } else { Kind::HTTP1 }
         } else if tls::is_record(&segment.head) {
-            Kind::TLS
+            if segment.probe { Kind::IGNORED } else { Kind::TLS }
         } else if adopted {
             Kind::UNKNOWN
         } else if is_preface(&segment.head) {

@@ -5,7 +5,7 @@
 
 use crate::{
     http1::{self, HEAD},
-    http2,
+    http2, tls,
 };
 
 /// The header that a request of HTTP/1.1 ends with, in lower case, as hyper writes it.
@@ -22,11 +22,22 @@ const SETTINGS_AT: u32 = http2::PREFACE + http2::HEADER;
 /// As hyper writes them (RFC 9113, 6.5.1): no pushes (2), the window (4), and the beginning of the largest frame (5).
 const SETTINGS: [u8; HEAD] = *b"\0\x02\0\0\0\0\0\x04\0rou\0\x05\0\0";
 
+/// What the random of a client's hello begins with (RFC 8446, 4.1.2).
+pub const HELLO: [u8; HEAD] = *b"rouse: readiness";
+/// Where that is: behind the headers of the record (5) and of the message (4), and a version (2).
+const HELLO_AT: u32 = tls::HEADER + 4 + 2;
+
 /// Where to look in a client's first segment of `len` bytes, which begins with `head`, for [`is_ours`].
 #[inline(always)]
 #[must_use]
 pub const fn place(head: &[u8; HEAD], len: u32) -> u32 {
-    if http1::begins_request(head, len) { len.saturating_sub(HEAD as u32) } else { SETTINGS_AT }
+    if http1::begins_request(head, len) {
+        len.saturating_sub(HEAD as u32)
+    } else if head[0] == tls::HANDSHAKE {
+        HELLO_AT
+    } else {
+        SETTINGS_AT
+    }
 }
 
 /// Whether what is at that [`place`] shows that an agent asks.
@@ -34,7 +45,7 @@ pub const fn place(head: &[u8; HEAD], len: u32) -> u32 {
 #[must_use]
 pub const fn is_ours(there: &[u8; HEAD]) -> bool {
     let there = u128::from_ne_bytes(*there);
-    there == u128::from_ne_bytes(END) || there == u128::from_ne_bytes(SETTINGS)
+    there == u128::from_ne_bytes(END) || there == u128::from_ne_bytes(SETTINGS) || there == u128::from_ne_bytes(HELLO)
 }
 
 #[cfg(test)]
@@ -44,6 +55,14 @@ mod tests {
     #[test]
     fn a_request_of_ours_ends_with_our_header() {
         assert_eq!(END, *format!("{HEADER}: {VALUE}\r\n\r\n").as_bytes());
+    }
+
+    #[test]
+    fn each_protocols_mark_has_a_place_of_its_own() {
+        let place = |first: &[u8]| place(&http1::head_of(first), 100);
+        assert_eq!(place(b"GET / HTTP/1.1\r\n"), 84);
+        assert_eq!(place(&[22, 3, 1, 0, 200, 1, 0, 0, 196, 3, 3]), 11);
+        assert_eq!(place(b"PRI * HTTP/2.0\r\n"), 33);
     }
 
     #[test]

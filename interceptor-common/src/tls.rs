@@ -6,7 +6,7 @@ use crate::http1::HEAD;
 /// Bytes of a record's header.
 pub const HEADER: u32 = 5;
 const CHANGE_CIPHER_SPEC: u8 = 20;
-const HANDSHAKE: u8 = 22;
+pub(crate) const HANDSHAKE: u8 = 22;
 const APPLICATION_DATA: u8 = 23;
 /// An encrypted alert of TLS 1.3 is application data to look at: two bytes, the inner type, a tag of 16. Nothing that begins
 /// a request is as short.

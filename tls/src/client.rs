@@ -22,9 +22,10 @@ use crate::{
 };
 
 mod identity;
+mod marked;
 
-pub use self::identity::Identity;
 use self::identity::Shown;
+pub use self::{identity::Identity, marked::Marked};
 
 /// Which protocols are offered to a pod by ALPN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,9 +120,9 @@ impl Client {
     }
 }
 
-/// For a connection on which nothing secret is said: whatever the pod's certificate, and HTTP/1.1.
-pub fn unverified() -> Arc<ClientConfig> {
-    let provider = Arc::new(ring::default_provider());
+/// For a connection on which nothing secret is said, and which is known by its mark: whatever the pod's certificate, and HTTP/1.1.
+pub fn unverified(marked: &'static Marked) -> Arc<ClientConfig> {
+    let provider = Arc::new(CryptoProvider { secure_random: marked, ..ring::default_provider() });
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .expect("the provider has what these versions need");

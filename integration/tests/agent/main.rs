@@ -17,6 +17,7 @@ mod listens;
 mod moved;
 mod peers;
 mod pins;
+mod probes;
 mod refused;
 mod steer;
 mod telemetry;

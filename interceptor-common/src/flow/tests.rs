@@ -310,6 +310,25 @@ fn what_agents_ask_does_not_count_on_any_machine() {
 }
 
 #[test]
+fn what_agents_ask_by_tls_does_not_count_on_any_machine() {
+    let hello = |random: [u8; 16]| [&[22, 3, 1, 0, 200, 1, 0, 0, 196, 3, 3][..], &random, &[7; 178]].concat();
+    let request = [&[20, 3, 3, 0, 1, 1, 23, 3, 3, 0, 53][..], &[9; 53], &[23, 3, 3, 0, 80], &[9; 80]].concat();
+    let counted = |host: bool, hello: &[u8]| {
+        let mut peers = Peers::with(host, 0);
+        peers.client(hello);
+        peers.server(&[22, 3, 3, 0, 90, 2]);
+        peers.client(&request);
+        peers.server(&[23, 3, 3, 0, 80, 9]);
+        peers.close();
+        (peers.requests(), peers.sum.opened, peers.sum.closed, peers.outstanding())
+    };
+    assert_eq!(counted(false, &hello(probe::HELLO)), (0, 1, 1, 0));
+    assert_eq!(counted(true, &hello(probe::HELLO)), (0, 0, 0, 0));
+    assert_eq!(counted(false, &hello([5; 16])), (1, 1, 1, 0), "another's random");
+    assert_eq!(counted(false, &hello(probe::HELLO)[..20]), (1, 1, 1, 0), "not all of it can be seen");
+}
+
+#[test]
 fn of_its_machines_encrypted_requests_the_first_may_be_a_probe() {
     let mut peers = Peers::with(true, 0);
     peers.client(&[22, 3, 1, 2, 0, 1]);

@@ -112,7 +112,8 @@ async fn agents_of_other_nodes_know_by_the_first_segment_that_it_is_no_demand() 
         (header::USER_AGENT, HeaderValue::from_static("mine")),
     ];
     let http = Action::Http(HttpGet { headers, ..get(port, false) });
-    for action in [http, Action::Grpc { port, service: "shop".to_owned() }] {
+    let https = Action::Http(get(port, true));
+    for action in [http, https, Action::Grpc { port, service: "shop".to_owned() }] {
         let asked = probe(action);
         let (_, first) = tokio::join!(ask(LOCALHOST, &asked), async {
             let (mut stream, _) = listener.accept().await.unwrap();
