@@ -2,9 +2,8 @@
 #![no_main]
 
 use interceptor_common::{
-    flow::{Flow, Segment, Trait},
-    http1::{self, head_of},
-    tls,
+    flow::{Flow, Says, Segment, Trait},
+    http1::head_of,
 };
 use libfuzzer_sys::{arbitrary, fuzz_target};
 
@@ -46,10 +45,15 @@ fuzz_target!(|input: Input| {
         let seq = at.wrapping_add_signed(gap.into());
         *at = seq.wrapping_add(len);
         let head = head_of(&payload);
-        let shaken = flow.traits & Trait::SHAKEN != 0;
-        let tls = tls::client(shaken, &head, |at| head_of(payload.get(at as usize..).unwrap_or_default()));
-        let probe = is_clients && probe && http1::begins_request(&head, len);
-        let segment = Segment { seq, len, head, tls, probe };
+        let says = if is_clients {
+            let shaken = flow.traits & Trait::SHAKEN != 0;
+            let says =
+                Says::client(shaken, &head, len, |at| head_of(payload.get(at as usize..).unwrap_or_default()));
+            if probe { says | Says::PROBE } else { says }
+        } else {
+            Says::server(&head, len)
+        };
+        let segment = Segment { seq, len, says };
         moved.push(if is_clients { flow.received(&segment, now) } else { flow.sent(&segment, now) });
         assert!(is_balanced(&moved), "nothing ends that has not begun: {moved:?}");
     }

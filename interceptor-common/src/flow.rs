@@ -6,15 +6,13 @@
 //! goes out. Sequence numbers tell new bytes from repeated ones. Any other protocol has no requests: its connection counts
 //! as one while bytes move.
 
-use crate::{
-    http1::{self, Answer, HEAD},
-    http2, tls,
-};
+use crate::http2;
 
 mod change;
 mod moved;
+mod says;
 
-pub use self::moved::Moved;
+pub use self::{moved::Moved, says::Says};
 
 /// The kernel's lock on a map's value; the kernel knows it by this name in the type information.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,12 +75,8 @@ pub struct Segment {
     pub seq: u32,
     /// How many bytes it has; never zero.
     pub len: u32,
-    /// Its first bytes, zero where it has fewer.
-    pub head: [u8; HEAD],
-    /// What it says if the client speaks TLS.
-    pub tls: tls::Client,
-    /// Whether it asks the pod how it is, for the kubelet of this machine or for an agent.
-    pub probe: bool,
+    /// What it says; some of [`Says`].
+    pub says: u32,
 }
 
 impl Kind {
@@ -201,12 +195,12 @@ impl Flow {
             self.classify(segment);
         }
         match self.kind {
-            Kind::HTTP1 => self.method(segment, now_ns, &mut moved),
+            Kind::HTTP1 if segment.says & Says::REQUEST != 0 => self.begin_at(segment.seq, now_ns, &mut moved),
             Kind::TLS => {
-                if segment.tls.done {
+                if segment.says & Says::DONE != 0 {
                     self.traits |= Trait::SHAKEN;
                 }
-                if segment.tls.data {
+                if segment.says & Says::DATA != 0 {
                     self.begin_at(segment.seq, now_ns, &mut moved);
                 }
             }
@@ -234,9 +228,9 @@ impl Flow {
             self.classify_by_answer(segment, now_ns, &mut moved);
         }
         match self.kind {
-            Kind::HTTP1 => self.status(http1::answer(&segment.head, segment.len), now_ns, &mut moved),
+            Kind::HTTP1 => self.status(segment.says, now_ns, &mut moved),
             Kind::TLS => match self.phase {
-                Phase::WAITING if tls::is_data(&segment.head) => self.answer(now_ns, &mut moved),
+                Phase::WAITING if segment.says & Says::DATA != 0 => self.answer(now_ns, &mut moved),
                 Phase::ANSWERING => self.goes_on(now_ns, &mut moved),
                 _ => {}
             },
@@ -333,14 +327,14 @@ impl Flow {
         if segment.seq != self.rx_first && !adopted {
             return;
         }
-        self.kind = if http1::begins_request(&segment.head, segment.len) {
-            if segment.probe { Kind::IGNORED } else { Kind::HTTP1 }
-        } else if tls::is_record(&segment.head) {
-            if segment.probe { Kind::IGNORED } else { Kind::TLS }
+        self.kind = if segment.says & Says::REQUEST != 0 {
+            if segment.says & Says::PROBE != 0 { Kind::IGNORED } else { Kind::HTTP1 }
+        } else if segment.says & Says::RECORD != 0 {
+            if segment.says & Says::PROBE != 0 { Kind::IGNORED } else { Kind::TLS }
         } else if adopted {
             Kind::UNKNOWN
-        } else if is_preface(&segment.head) {
-            if segment.probe { Kind::IGNORED } else { Kind::HTTP2 }
+        } else if segment.says & Says::PREFACE != 0 {
+            if segment.says & Says::PROBE != 0 { Kind::IGNORED } else { Kind::HTTP2 }
         } else {
             Kind::OTHER
         };
@@ -348,7 +342,7 @@ impl Flow {
 
     #[inline(always)]
     fn classify_by_answer(&mut self, segment: &Segment, now_ns: u64, moved: &mut Moved) {
-        let http1 = http1::answer(&segment.head, segment.len) != Answer::None;
+        let http1 = segment.says & Says::ANSWER != 0;
         if self.traits & Trait::UNSEEN != 0 {
             if http1 {
                 self.kind = Kind::HTTP1;
@@ -360,38 +354,32 @@ impl Flow {
                 moved.end(1, now_ns);
                 moved.add(Moved::UNDONE);
             }
-            self.kind = if tls::is_record(&segment.head) {
+            self.kind = if segment.says & Says::RECORD != 0 {
                 Kind::TLS
-            } else if is_settings(&segment.head) {
+            } else if segment.says & Says::SETTINGS != 0 {
                 Kind::HTTP2
             } else {
                 Kind::OTHER
             };
         } else if self.traits & Trait::ADOPTED == 0 {
             // The server speaks first, as many servers of HTTP/2 do.
-            self.kind = if is_settings(&segment.head) { Kind::HTTP2 } else { Kind::OTHER };
+            self.kind = if segment.says & Says::SETTINGS != 0 { Kind::HTTP2 } else { Kind::OTHER };
         } else if http1 {
             self.kind = Kind::HTTP1;
         }
     }
 
     #[inline(always)]
-    fn method(&mut self, segment: &Segment, now_ns: u64, moved: &mut Moved) {
-        if http1::begins_request(&segment.head, segment.len) {
-            self.begin_at(segment.seq, now_ns, moved);
+    fn status(&mut self, says: u32, now_ns: u64, moved: &mut Moved) {
+        let says = says & (Says::ANSWER | Says::INTERIM | Says::SWITCHING);
+        if says == Says::ANSWER | Says::SWITCHING && self.phase == Phase::WAITING {
+            moved.first_byte(self.begun_ns, now_ns);
+            self.phase = Phase::SWITCHED;
         }
-    }
-
-    #[inline(always)]
-    fn status(&mut self, answer: Answer, now_ns: u64, moved: &mut Moved) {
-        match (answer, self.phase) {
-            (Answer::Final, Phase::WAITING) => self.answer(now_ns, moved),
-            (Answer::Switching, Phase::WAITING) => {
-                moved.first_byte(self.begun_ns, now_ns);
-                self.phase = Phase::SWITCHED;
-            }
+        match (says, self.phase) {
+            (Says::ANSWER, Phase::WAITING) => self.answer(now_ns, moved),
             // The request's head was not seen: it came behind the end of a body in one segment.
-            (Answer::Final, Phase::IDLE | Phase::ANSWERING)
+            (Says::ANSWER, Phase::IDLE | Phase::ANSWERING)
                 if self.traits & (Trait::HOST | Trait::OPEN) != Trait::HOST =>
             {
                 moved.add(Moved::STARTED);
@@ -400,7 +388,7 @@ impl Flow {
                 self.answered_ns = now_ns;
                 self.sent_ns = now_ns;
             }
-            (Answer::None, Phase::ANSWERING) => self.goes_on(now_ns, moved),
+            (0, Phase::ANSWERING) => self.goes_on(now_ns, moved),
             _ => {}
         }
     }
@@ -481,18 +469,6 @@ impl Flow {
 #[must_use]
 pub const fn before(a: u32, b: u32) -> bool {
     (a.wrapping_sub(b) as i32) < 0
-}
-
-/// Whether these are the first bytes of HTTP/2's preface (RFC 9113 §3.4).
-#[inline(always)]
-const fn is_preface(head: &[u8; HEAD]) -> bool {
-    u32::from_le_bytes([head[0], head[1], head[2], head[3]]) == u32::from_le_bytes(*b"PRI ")
-}
-
-/// Whether these bytes are the header of a SETTINGS frame, with which a server of HTTP/2 begins.
-#[inline(always)]
-const fn is_settings(head: &[u8; HEAD]) -> bool {
-    head[0] == 0 && head[1] == 0 && head[3] == 4 && head[5] == 0 && head[6] == 0 && head[7] == 0 && head[8] == 0
 }
 
 #[cfg(test)]

@@ -41,14 +41,15 @@ pub const fn begins_request(head: &[u8; HEAD], len: u32) -> bool {
         }
         return len > 0;
     }
-    let word = u32::from_le_bytes([head[0], head[1], head[2], head[3]]);
-    let mut found = false;
+    let word = word::<0>(head);
     let mut at = 0;
     while at < METHODS.len() {
-        found |= word == u32::from_le_bytes(METHODS[at]);
+        if word == u32::from_le_bytes(METHODS[at]) {
+            return true;
+        }
         at += 1;
     }
-    found
+    false
 }
 
 /// Which answer a segment of `len` bytes that begins with `head` begins. A status that the segment does not show whole is
@@ -56,16 +57,23 @@ pub const fn begins_request(head: &[u8; HEAD], len: u32) -> bool {
 #[inline(always)]
 #[must_use]
 pub const fn answer(head: &[u8; HEAD], len: u32) -> Answer {
-    if len < 4 || head[0] != b'H' || head[1] != b'T' || head[2] != b'T' || head[3] != b'P' {
+    if len < 4 || word::<0>(head) != u32::from_le_bytes(*b"HTTP") {
         return Answer::None;
     }
-    if len < 12 || head[8] != b' ' || head[9] != b'1' {
+    let status = word::<8>(head);
+    if len < 12 || status & 0xffff != u32::from_le_bytes(*b" 1\0\0") {
         Answer::Final
-    } else if head[10] == b'0' && head[11] == b'1' {
+    } else if status == u32::from_le_bytes(*b" 101") {
         Answer::Switching
     } else {
         Answer::Interim
     }
+}
+
+/// Four bytes at once, the first one lowest: the verifier goes both ways at each comparison, so that there should be few.
+#[inline(always)]
+pub(crate) const fn word<const AT: usize>(head: &[u8; HEAD]) -> u32 {
+    u32::from_le_bytes([head[AT], head[AT + 1], head[AT + 2], head[AT + 3]])
 }
 
 /// The bytes of a segment as the programs load them: the first ones, the rest zero.

@@ -3,10 +3,7 @@
 //!
 //! Whoever can send to the pod can write the same. All it gains is that what it asked for itself does not count.
 
-use crate::{
-    http1::{self, HEAD},
-    http2, tls,
-};
+use crate::{flow::Says, http1::HEAD, http2, tls};
 
 /// The header that a request of HTTP/1.1 ends with, in lower case, as hyper writes it.
 pub const HEADER: &str = "rouse";
@@ -27,13 +24,13 @@ pub const HELLO: [u8; HEAD] = *b"rouse: readiness";
 /// Where that is: behind the headers of the record (5) and of the message (4), and a version (2).
 const HELLO_AT: u32 = tls::HEADER + 4 + 2;
 
-/// Where to look in a client's first segment of `len` bytes, which begins with `head`, for [`is_ours`].
+/// Where to look in a client's first segment of `len` bytes, which [`Says`] this, for [`is_ours`].
 #[inline(always)]
 #[must_use]
-pub const fn place(head: &[u8; HEAD], len: u32) -> u32 {
-    if http1::begins_request(head, len) {
+pub const fn place(says: u32, len: u32) -> u32 {
+    if says & Says::REQUEST != 0 {
         len.saturating_sub(HEAD as u32)
-    } else if head[0] == tls::HANDSHAKE {
+    } else if says & Says::RECORD != 0 {
         HELLO_AT
     } else {
         SETTINGS_AT
@@ -59,10 +56,9 @@ mod tests {
 
     #[test]
     fn each_protocols_mark_has_a_place_of_its_own() {
-        let place = |first: &[u8]| place(&http1::head_of(first), 100);
-        assert_eq!(place(b"GET / HTTP/1.1\r\n"), 84);
-        assert_eq!(place(&[22, 3, 1, 0, 200, 1, 0, 0, 196, 3, 3]), 11);
-        assert_eq!(place(b"PRI * HTTP/2.0\r\n"), 33);
+        assert_eq!(place(Says::REQUEST, 100), 84);
+        assert_eq!(place(Says::RECORD, 100), 11);
+        assert_eq!(place(Says::PREFACE, 100), 33);
     }
 
     #[test]

@@ -108,10 +108,8 @@ impl Served {
     #[must_use]
     pub const fn class(first_byte_ns: u64) -> usize {
         let mut class = 0;
-        let mut at = 0;
-        while at < FIRST_BYTE_NS.len() {
-            class += (first_byte_ns > FIRST_BYTE_NS[at]) as usize;
-            at += 1;
+        while class < FIRST_BYTE_NS.len() && first_byte_ns > FIRST_BYTE_NS[class] {
+            class += 1;
         }
         class
     }

@@ -1,7 +1,7 @@
 //! What TLS records tell without being decrypted: their types and lengths (RFC 8446 §5.1). Pure; shared by the programs and
 //! the tests on the host.
 
-use crate::http1::HEAD;
+use crate::http1::{HEAD, word};
 
 /// Bytes of a record's header.
 pub const HEADER: u32 = 5;
@@ -32,7 +32,9 @@ pub struct Client {
 #[inline(always)]
 #[must_use]
 pub const fn is_record(head: &[u8; HEAD]) -> bool {
-    head[0] >= CHANGE_CIPHER_SPEC && head[0] <= APPLICATION_DATA && head[1] == 3 && head[2] <= 4
+    // Types from 20 to 23, of which the lowest two bits are any; version 3.
+    const { assert!(CHANGE_CIPHER_SPEC.trailing_zeros() >= 2 && APPLICATION_DATA == CHANGE_CIPHER_SPEC | 3) };
+    word::<0>(head) & 0xfffc == u32::from_le_bytes([CHANGE_CIPHER_SPEC, 3, 0, 0]) && head[2] <= 4
 }
 
 /// The length of a record without its header.

@@ -43,3 +43,21 @@ pub unsafe fn store<const OFFSET: usize, T>(to: *mut T, word: u32) {
         );
     }
 }
+
+/// The same number, of which the verifier knows nothing. Without CAP_PERFMON it also goes the way that a branch on a known number would
+/// not take, and refuses pointers that differ by a known number from way to way. `any` is one that it does not know.
+#[inline(always)]
+pub fn unknown(number: u64, any: u64) -> u64 {
+    let mut word = number;
+    // SAFETY: changes a register twice, back to what it was.
+    unsafe {
+        asm!(
+            "{word} ^= {any}",
+            "{word} ^= {any}",
+            word = inout(reg) word,
+            any = in(reg) any,
+            options(nomem, nostack, preserves_flags),
+        );
+    }
+    word
+}

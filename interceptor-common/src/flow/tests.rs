@@ -66,16 +66,19 @@ impl Peers {
         sum.busy_ns = sum.busy_ns.wrapping_add(moved.busy_ns);
     }
 
-    fn segment(&self, seq: u32, payload: &[u8]) -> Segment {
+    fn clients(&self, seq: u32, payload: &[u8]) -> Segment {
         let head = head_of(payload);
         let len = u32::try_from(payload.len()).unwrap();
         let shaken = self.flow.traits & Trait::SHAKEN != 0;
-        let tls = tls::client(shaken, &head, |at| head_of(payload.get(at as usize..).unwrap_or_default()));
-        let at = usize::try_from(probe::place(&head, len)).unwrap();
+        let mut says = Says::client(shaken, &head, len, |at| head_of(payload.get(at as usize..).unwrap_or_default()));
+        let at = usize::try_from(probe::place(says, len)).unwrap();
         let kubelets = payload.windows(11).any(|bytes| bytes == b"kube-probe/");
-        let probe = probe::is_ours(&head_of(payload.get(at..).unwrap_or_default()))
-            || (self.flow.traits & Trait::HOST != 0 && kubelets);
-        Segment { seq, len, head, tls, probe }
+        if probe::is_ours(&head_of(payload.get(at..).unwrap_or_default()))
+            || (self.flow.traits & Trait::HOST != 0 && kubelets)
+        {
+            says |= Says::PROBE;
+        }
+        Segment { seq, len, says }
     }
 
     fn client(&mut self, payload: &[u8]) {
@@ -84,7 +87,7 @@ impl Peers {
     }
 
     fn client_at(&mut self, seq: u32, payload: &[u8]) {
-        let moved = self.flow.received(&self.segment(seq, payload), self.now);
+        let moved = self.flow.received(&self.clients(seq, payload), self.now);
         self.add(moved);
     }
 
@@ -94,7 +97,8 @@ impl Peers {
     }
 
     fn server_at(&mut self, seq: u32, payload: &[u8]) {
-        let moved = self.flow.sent(&self.segment(seq, payload), self.now);
+        let len = u32::try_from(payload.len()).unwrap();
+        let moved = self.flow.sent(&Segment { seq, len, says: Says::server(&head_of(payload), len) }, self.now);
         self.add(moved);
     }
 

@@ -9,7 +9,6 @@
 //! | `STREAMS` | socket → HTTP/2 streams | programs | programs | one per socket that speaks HTTP/2, freed with it | as above |
 //! | `VERSION` | 0 → version of `SLOT_OF` | user space | programs | 1 | cannot be |
 //! | `GO_ON_RECEIVED`, `GO_ON_SENT` | 0 → program that goes on with a segment of HTTP/2; the kernel wants one map a direction | user space, once | programs | 1 | cannot be |
-//! | `NUMBER` | 0 → one number of a program under way, per CPU | programs | programs | 1 | cannot be |
 //! | `USES` | slot → whose it is, and what it had counted before | user space | user space that comes later | `SLOTS`, replaced at load | as `SERVED` |
 //! | `RUN` | 0 → since when is counted | user space | user space that comes later | 1 | cannot be |
 //! | `RESTS` | slot → 1 if user space knows that it has nothing to do and wants to be told when it has | both | programs | `SLOTS`, replaced at load | as `SERVED` |
@@ -37,6 +36,7 @@ use interceptor_common::{
     flow::{Flow, Moved},
     http2::Streams,
 };
+use interceptor_ebpf::word::unknown;
 
 /// Replaced at load.
 const ADDRESSES: u32 = 65_536;
@@ -54,8 +54,6 @@ static ORIGINS: LpmTrie<Origin, u32> = LpmTrie::with_max_entries(ORIGINS_MAX, BP
 static SERVED: PerCpuArray<Served> = PerCpuArray::with_max_entries(SLOTS, 0);
 #[map]
 static VERSION: Array<u32> = Array::with_max_entries(1, 0);
-#[map]
-static NUMBER: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static RESTS: Array<u32> = Array::with_max_entries(SLOTS, 0);
 #[map]
@@ -227,9 +225,9 @@ pub(crate) fn count(slot: u32, moved: &Moved, now_ns: u64) {
         }
         if moved.has(Moved::FIRST_BYTE) {
             add(&raw mut (*served).first_byte_ns, moved.first_byte_ns);
-            if let Some(class) = forgotten(Served::class(moved.first_byte_ns)) {
-                add((&raw mut (*served).first_bytes).cast::<u64>().add(class & 7), 1);
-            }
+            let any = read_volatile(&raw const (*served).last_ns);
+            let class = unknown(Served::class(moved.first_byte_ns) as u64, any) & 7;
+            add((&raw mut (*served).first_bytes).cast::<u64>().add(class as usize), 1);
         }
         (*served).last_ns = now_ns;
     }
@@ -286,18 +284,6 @@ fn tell(at_ns: u64, subject: u32, slot: u32, (addr_be, port_be): ([u32; 4], u16)
         write_volatile(&raw mut (*notice).reserved, 0);
     }
     entry.submit(0);
-}
-
-/// The same number, of which the verifier knows nothing: where it may not trust (without CAP_PERFMON) it refuses to compute a
-/// pointer from one of which it knows different things on different paths.
-#[inline(always)]
-fn forgotten(number: usize) -> Option<usize> {
-    let place = element::<u64>(addr_of!(NUMBER).cast(), 0)?;
-    // SAFETY: this CPU's value of an array that lives as long as the program.
-    unsafe {
-        write_volatile(place, number as u64);
-        Some(read_volatile(place) as usize)
-    }
 }
 
 /// Takes a connection's smoothed round-trip time into its slot's.

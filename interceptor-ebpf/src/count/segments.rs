@@ -3,12 +3,14 @@
 use aya_ebpf::{bindings::bpf_sock, programs::SkBuffContext};
 use interceptor_common::{
     Origin,
-    flow::{Flow, Kind, Segment, Trait},
+    flow::{Flow, Kind, Says, Segment, Trait},
     http1::{self, Answer},
     probe::{is_ours, place},
-    tls,
 };
-use interceptor_ebpf::segment::{self, Payload, Tcp};
+use interceptor_ebpf::{
+    segment::{self, Payload, Tcp},
+    word::unknown,
+};
 
 use crate::{maps, probe, streams};
 
@@ -19,9 +21,10 @@ pub(crate) fn try_ingress(ctx: &SkBuffContext) {
     if sk.is_null() {
         return;
     }
-    let known = maps::flow(sk);
     let Some(tcp) = Tcp::read(ctx) else { return };
     let version = maps::version();
+    // Looked for last and looked at once: of an `Option` that is asked twice, the verifier follows the wrong guess to what is not there.
+    let known = maps::flow(sk);
     let flow = match known {
         Some(flow) if !flow.is_outdated(version) => flow,
         Some(flow) if flow.slot != 0 => {
@@ -52,15 +55,12 @@ pub(crate) fn try_egress(ctx: &SkBuffContext) {
     if sk.is_null() {
         return;
     }
-    let known = maps::flow(sk);
-    if let Some(flow) = &known
-        && flow.kind == Kind::IGNORED
-    {
-        return;
-    }
     let Some(tcp) = Tcp::read(ctx) else { return };
-    let version = maps::version();
+    let (version, now) = (maps::version(), maps::now());
+    let says = server_says(ctx, &tcp, now);
+    let known = maps::flow(sk);
     let flow = match known {
+        Some(flow) if flow.kind == Kind::IGNORED => return,
         Some(flow) => {
             if flow.is_outdated(version) {
                 follow(sk, flow, version);
@@ -69,18 +69,16 @@ pub(crate) fn try_egress(ctx: &SkBuffContext) {
         }
         // What is answered here may have been asked before the programs were there. Of other protocols the first bytes do not tell whether
         // they answer anything.
-        None if http1::answer(&Payload { ctx, at: tcp.at }.head(0, tcp.len), tcp.len) != Answer::None => {
-            match adopt(sk, &tcp, Way::Out) {
-                Some(flow) => flow,
-                None => return,
-            }
-        }
+        None if says & Says::ANSWER != 0 => match adopt(sk, &tcp, Way::Out) {
+            Some(flow) => flow,
+            None => return,
+        },
         None => return,
     };
     // Of a connection that is older than the programs the kernel does not tell that it ends. Of HTTP/2 none is old.
     let ends = (tcp.is_reset() || tcp.is_last()) && flow.traits & Trait::ADOPTED != 0;
     if tcp.len > 0 {
-        sent(ctx, sk, flow, &tcp);
+        sent(ctx, sk, flow, (&tcp, says, now));
     }
     if ends {
         maps::ended(sk, flow);
@@ -114,17 +112,9 @@ fn follow(sk: *mut bpf_sock, flow: &mut Flow, version: u32) {
 
 #[inline(always)]
 fn received(ctx: &SkBuffContext, sk: *mut bpf_sock, flow: &mut Flow, tcp: &Tcp) {
-    let payload = Payload { ctx, at: tcp.at };
-    let head = payload.head(0, tcp.len);
     if flow.kind != Kind::HTTP2 {
-        let segment = Segment {
-            seq: tcp.seq,
-            len: tcp.len,
-            head,
-            tls: tls::client(flow.traits & Trait::SHAKEN != 0, &head, |at| payload.head(at, tcp.len)),
-            probe: flow.kind == Kind::UNKNOWN && is_probe(ctx, flow, tcp, &head),
-        };
         let now = maps::now();
+        let segment = Segment { seq: tcp.seq, len: tcp.len, says: client_says(ctx, flow, tcp, now) };
         let (slot, kind, first, moved) = maps::locked(flow, |flow| {
             let moved = flow.received(&segment, now);
             (flow.slot, flow.kind, (flow.first_frame(), flow.tx_next), moved)
@@ -139,11 +129,9 @@ fn received(ctx: &SkBuffContext, sk: *mut bpf_sock, flow: &mut Flow, tcp: &Tcp) 
 }
 
 #[inline(always)]
-fn sent(ctx: &SkBuffContext, sk: *mut bpf_sock, flow: &mut Flow, tcp: &Tcp) {
+fn sent(ctx: &SkBuffContext, sk: *mut bpf_sock, flow: &mut Flow, (tcp, says, now): (&Tcp, u32, u64)) {
     if flow.kind != Kind::HTTP2 {
-        let head = answer(&Payload { ctx, at: tcp.at }, tcp.len);
-        let segment = Segment { seq: tcp.seq, len: tcp.len, head, tls: tls::Client::default(), probe: false };
-        let now = maps::now();
+        let segment = Segment { seq: tcp.seq, len: tcp.len, says };
         let (slot, kind, first, moved) = maps::locked(flow, |flow| {
             let moved = flow.sent(&segment, now);
             (flow.slot, flow.kind, flow.first_frame(), moved)
@@ -157,17 +145,34 @@ fn sent(ctx: &SkBuffContext, sk: *mut bpf_sock, flow: &mut Flow, tcp: &Tcp) {
     without_streams(flow);
 }
 
-/// The first bytes of an answer: of the final one, where it follows another in the same segment.
+/// What a client's segment says.
 #[inline(always)]
-fn answer(payload: &Payload<'_>, len: u32) -> [u8; http1::HEAD] {
-    let head = payload.head(0, len);
-    if http1::answer(&head, len) == Answer::Interim {
-        let next = payload.head(http1::CONTINUE, len);
-        if http1::answer(&next, len.saturating_sub(http1::CONTINUE)) != Answer::None {
-            return next;
+fn client_says(ctx: &SkBuffContext, flow: &Flow, tcp: &Tcp, now: u64) -> u32 {
+    let payload = Payload { ctx, at: tcp.at };
+    let head = payload.head(0, tcp.len);
+    let shaken = flow.traits & Trait::SHAKEN != 0;
+    let says = unknown(Says::client(shaken, &head, tcp.len, |at| payload.head(at, tcp.len)).into(), now) as u32;
+    if flow.kind != Kind::UNKNOWN
+        || says & (Says::REQUEST | Says::RECORD | Says::PREFACE) == 0
+        || !is_probe(ctx, flow, tcp, says)
+    {
+        return says;
+    }
+    says | Says::PROBE
+}
+
+/// What a pod's segment says: of the final answer, where it follows another in the same segment.
+#[inline(always)]
+fn server_says(ctx: &SkBuffContext, tcp: &Tcp, now: u64) -> u32 {
+    let payload = Payload { ctx, at: tcp.at };
+    let mut head = payload.head(0, tcp.len);
+    if http1::answer(&head, tcp.len) == Answer::Interim {
+        let next = payload.head(http1::CONTINUE, tcp.len);
+        if http1::answer(&next, tcp.len.saturating_sub(http1::CONTINUE)) != Answer::None {
+            head = next;
         }
     }
-    head
+    unknown(Says::server(&head, tcp.len).into(), now) as u32
 }
 
 /// What the kernel has no program for counts as well as it can.
@@ -180,12 +185,10 @@ fn without_streams(flow: &mut Flow) {
 
 /// Whether a client's first segment asks for an agent how the pod is, or for the kubelet of this machine.
 #[inline(always)]
-fn is_probe(ctx: &SkBuffContext, flow: &Flow, tcp: &Tcp, head: &[u8; http1::HEAD]) -> bool {
+fn is_probe(ctx: &SkBuffContext, flow: &Flow, tcp: &Tcp, says: u32) -> bool {
     let payload = Payload { ctx, at: tcp.at };
-    is_ours(&payload.head(place(head, tcp.len), tcp.len))
-        || (flow.traits & Trait::HOST != 0
-            && http1::begins_request(head, tcp.len)
-            && probe::is_kubelets(ctx, tcp.at, tcp.len))
+    is_ours(&payload.head(place(says, tcp.len), tcp.len))
+        || (flow.traits & Trait::HOST != 0 && says & Says::REQUEST != 0 && probe::is_kubelets(ctx, tcp.at, tcp.len))
 }
 
 /// Which way a segment goes, seen from the pod.
@@ -204,8 +207,9 @@ fn adopt<'a>(sk: *mut bpf_sock, tcp: &Tcp, way: Way) -> Option<&'a mut Flow> {
     }
     let (local, client) = segment::peers(sk)?;
     let version = maps::version();
-    let slot = maps::slot_of(&local);
-    let origin = slot.map_or(0, |slot| maps::origin(slot, &client));
+    // Zero for none: of an `Option` that is asked twice, the verifier follows the wrong guess to the number that is not there.
+    let slot = maps::slot_of(&local).unwrap_or(0);
+    let origin = if slot == 0 { 0 } else { maps::origin(slot, &client) };
     if way == Way::Out && origin == Origin::HOST {
         return None;
     }
@@ -213,10 +217,10 @@ fn adopt<'a>(sk: *mut bpf_sock, tcp: &Tcp, way: Way) -> Option<&'a mut Flow> {
         maps::count_missed();
         return None;
     };
-    let Some(slot) = slot.filter(|_| origin != Origin::OUT) else {
+    if slot == 0 || origin == Origin::OUT {
         maps::locked(flow, |flow| flow.foreign(version));
         return None;
-    };
+    }
     let now = maps::now();
     let (rx_first, tx_next) = if way == Way::In { (tcp.seq, tcp.ack) } else { (tcp.ack, tcp.seq) };
     let moved = maps::locked(flow, |flow| {
