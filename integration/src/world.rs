@@ -118,6 +118,14 @@ impl World {
         self.endpoints(INTERCEPTORS, admin);
     }
 
+    /// The only one that a scaler can find is about to end.
+    pub fn last_interceptor_leaves(&self, admin: SocketAddr) {
+        let mut slice = slice(INTERCEPTORS, 0, admin);
+        slice["endpoints"][0]["conditions"] = json!({ "ready": false, "serving": true, "terminating": true });
+        let list = json!({ "apiVersion": "v1", "kind": "List", "items": [slice] });
+        self.file(&format!("endpoints-{INTERCEPTORS}.json"), &list.to_string());
+    }
+
     /// Any object, in a file of its own.
     pub fn object(&self, object: &Value) {
         let kind = object["kind"].as_str().unwrap();

@@ -1,6 +1,7 @@
 //! From a client's request to what KEDA is told, through the real interceptor and the real scaler.
 
 use integration::{Pod, Scaler, eventually, soon};
+use nix::sys::signal::Signal;
 use tokio::time::Instant;
 
 use crate::{HOST, cold};
@@ -29,6 +30,43 @@ async fn a_client_that_gives_up_leaves_nothing_active() {
     scaler.active_is("app", true).await;
     drop(client);
     scaler.active_is("app", false).await;
+}
+
+#[tokio::test]
+async fn the_first_request_that_a_draining_interceptor_takes_makes_the_route_active() {
+    let (world, interceptor) = cold(&[("KEDA_HTTP_SHUTDOWN_DELAY", "1h")]).await;
+    let mut scaler = Scaler::start(&world, &interceptor).await;
+    scaler.active_is("app", false).await;
+    interceptor.signal(Signal::SIGTERM);
+    eventually("not ready", async || (interceptor.ready().await.status() == 503).then_some(())).await;
+    world.last_interceptor_leaves(interceptor.admin);
+    let mut client = interceptor.client().await;
+    client.get(HOST, "/").await;
+    scaler.active_is("app", true).await;
+    let pod = Pod::start().await.answering("awake");
+    world.endpoints("app", &[pod.addr]);
+    assert_eq!(client.response().await.body, "awake");
+    scaler.active_is("app", false).await;
+}
+
+#[tokio::test]
+async fn what_an_interceptor_holds_whose_listeners_are_closed_keeps_the_route_active_also_for_a_scaler_that_starts() {
+    let (world, mut interceptor) = cold(&[]).await;
+    let mut client = interceptor.client().await;
+    client.get(HOST, "/").await;
+    interceptor.held("app", 1).await;
+    interceptor.signal(Signal::SIGTERM);
+    eventually("the proxy port is closed", async || {
+        tokio::net::TcpStream::connect(interceptor.proxy).await.is_err().then_some(())
+    })
+    .await;
+    let mut scaler = Scaler::start(&world, &interceptor).await;
+    world.last_interceptor_leaves(interceptor.admin);
+    scaler.active_is("app", true).await;
+    let pod = Pod::start().await.answering("in time");
+    world.endpoints("app", &[pod.addr]);
+    assert_eq!(client.response().await.body, "in time");
+    assert_eq!(interceptor.ended().await.code(), Some(0));
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 //! ```text
 //! addresses ─► supervise ─► source (one task each) ─┬─ stream: Counts/Watch over h2c
 //!                                                   └─ queue: GET /queue every tick, from who speaks no gRPC
-//!                                                        └─► News::{Report, Silent} ─► board
+//!                                                        └─► News::{Listed, Report, Silent, Unlisted} ─► board
 //! ```
 
 use std::{
@@ -22,7 +22,7 @@ use tokio::{
 
 use crate::{
     board::{Board, News, Sender},
-    discover::Kind,
+    discover::Listing,
     health,
     metrics::Fetches,
 };
@@ -50,9 +50,12 @@ pub struct Config {
 
 /// Keeps one task for each address. Ends when the list does.
 ///
+/// One that was about to end and has done so is listened to no more, though it may be listed for as long as its node is away. One
+/// that is about to end when it is seen first counts from when it is heard: nobody waits for it.
+///
 /// Not cancel safe in that it leaves no task behind: all are stopped when the future is dropped.
 pub async fn supervise(
-    mut addresses: watch::Receiver<BTreeMap<SocketAddr, Kind>>,
+    mut addresses: watch::Receiver<BTreeMap<SocketAddr, Listing>>,
     news: Sender,
     config: Config,
     fetches: Fetches,
@@ -60,17 +63,27 @@ pub async fn supervise(
     let mut tasks: HashMap<SocketAddr, Running> = HashMap::new();
     loop {
         let listed = addresses.borrow_and_update().clone();
-        let gone: Vec<_> = tasks.keys().filter(|address| !listed.contains_key(address)).copied().collect();
-        for address in gone {
-            // Stopped before it is told, so that no report of it comes after.
-            drop(tasks.remove(&address));
+        let gone = tasks.iter().filter(|(address, running)| running.is_over(listed.get(address)));
+        for address in gone.map(|(address, _)| *address).collect::<Vec<_>>() {
+            if let Some(running) = tasks.remove(&address) {
+                // Stopped before it is told, so that no report of it comes after.
+                running.stop().await;
+            }
             tell(&news, News::Unlisted(address)).await;
         }
-        for (address, kind) in listed {
-            let Entry::Vacant(vacant) = tasks.entry(address) else { continue };
-            tell(&news, News::Listed(address, kind)).await;
-            let source = source::Source::new(address, config.clone(), news.clone(), fetches.clone());
-            vacant.insert(Running(task::spawn("source", source.run())));
+        for (address, Listing { kind, leaves }) in listed {
+            match tasks.entry(address) {
+                Entry::Occupied(running) => drop(running.get().leaves.send_replace(leaves)),
+                Entry::Vacant(vacant) => {
+                    if !leaves {
+                        tell(&news, News::Listed(address, kind)).await;
+                    }
+                    let (leaves, leaving) = watch::channel(leaves);
+                    let leaving = source::Leaving::new(kind, leaving);
+                    let source = source::Source::new(address, leaving, config.clone(), news.clone(), fetches.clone());
+                    vacant.insert(Running { task: task::spawn("source", source.run()), leaves });
+                }
+            }
         }
         if addresses.changed().await.is_err() {
             return Ok(());
@@ -95,11 +108,31 @@ pub async fn account(board: Board, tick: Duration, fetches: Fetches) -> Result<(
 
 /// A task that is stopped when nobody wants it any more.
 #[derive(Debug)]
-struct Running(JoinHandle<()>);
+struct Running {
+    task: JoinHandle<()>,
+    /// Where it is told that its source is about to end.
+    leaves: watch::Sender<bool>,
+}
+
+// === impl Running ===
+
+impl Running {
+    /// Whether its source is not listed any more, or another one is at its address: nobody who is about to end comes back.
+    fn is_over(&self, listed: Option<&Listing>) -> bool {
+        listed.is_none_or(|listing| *self.leaves.borrow() && !listing.leaves)
+    }
+
+    /// Returns when it does nothing any more.
+    async fn stop(mut self) {
+        self.task.abort();
+        // How it ended is known.
+        let _ = (&mut self.task).await;
+    }
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
 }
 

@@ -2,7 +2,7 @@
 //! what they mean. The decisions are `Objects`, pure.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     convert::Infallible,
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -49,6 +49,15 @@ pub enum Kind {
     Interceptor,
     /// A node agent: what it counts went past the interceptors.
     Agent,
+}
+
+/// What is known of an address at which counts are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listing {
+    /// What is there.
+    pub kind: Kind,
+    /// Whether it is about to end.
+    pub leaves: bool,
 }
 
 /// The admin Services' slices.
@@ -99,7 +108,7 @@ pub async fn run(
     mut watched: mpsc::Receiver<Vec<Change>>,
     admins: Admins,
     news: Sender,
-    addresses: watch::Sender<BTreeMap<SocketAddr, Kind>>,
+    addresses: watch::Sender<BTreeMap<SocketAddr, Listing>>,
 ) -> Result<(), Infallible> {
     let mut objects = Objects { admins, slices: HashMap::new() };
     while let Some(batch) = watched.recv().await {
@@ -159,32 +168,40 @@ impl Objects {
         }
     }
 
-    /// One address of each ready interceptor and agent.
-    fn addresses(&self) -> BTreeMap<SocketAddr, Kind> {
-        let of = |(kind, admin)| self.addresses_of(admin).map(move |address| (address, kind));
-        self.admins.iter().flat_map(of).collect()
+    /// One address of each agent that is ready, and of each interceptor that is or was: one that is about to end still takes
+    /// requests and serves those it has, for as long as it is given.
+    fn addresses(&self) -> BTreeMap<SocketAddr, Listing> {
+        let mut addresses = BTreeMap::new();
+        for (kind, admin) in self.admins.iter() {
+            for (address, leaves) in self.addresses_of(kind, admin) {
+                let listing = addresses.entry(address).or_insert(Listing { kind, leaves });
+                // Of two pods that had an address one after the other, the later one has it.
+                listing.leaves &= leaves;
+            }
+        }
+        addresses
     }
 
-    /// A pod of a dual-stack Service is in two slices, and counts once.
-    fn addresses_of(&self, admin: &Admin) -> impl Iterator<Item = SocketAddr> {
-        let mut pods: BTreeMap<Arc<str>, IpAddr> = BTreeMap::new();
-        let mut nameless = BTreeSet::new();
+    /// Each with whether it is about to end. A pod of a dual-stack Service is in two slices, and counts once.
+    fn addresses_of(&self, kind: Kind, admin: &Admin) -> impl Iterator<Item = (SocketAddr, bool)> {
+        let mut pods: BTreeMap<Arc<str>, (IpAddr, bool)> = BTreeMap::new();
+        let mut nameless: BTreeMap<IpAddr, bool> = BTreeMap::new();
         let slices = self.slices.values().filter(|slice| slice.service == admin.service);
-        let endpoints = slices.flat_map(|slice| &slice.endpoints).filter(|endpoint| endpoint.ready);
-        for endpoint in endpoints {
-            let Some(&address) = endpoint.addresses.first() else { continue };
+        for endpoint in slices.flat_map(|slice| &slice.endpoints) {
+            let leaves = endpoint.terminating && kind == Kind::Interceptor;
+            let Some(&address) = endpoint.addresses.first().filter(|_| endpoint.ready || leaves) else { continue };
             match &endpoint.pod {
-                // The lower one: IPv4, if there are both.
                 Some(pod) => {
-                    pods.entry(Arc::clone(pod)).and_modify(|known| *known = address.min(*known)).or_insert(address);
+                    let known = pods.entry(Arc::clone(pod)).or_insert((address, leaves));
+                    // The lower one: IPv4, if there are both. Its slices may tell one after the other that it leaves.
+                    *known = (address.min(known.0), leaves || known.1);
                 }
-                None => {
-                    nameless.insert(address);
-                }
+                None => *nameless.entry(address).or_insert(leaves) &= leaves,
             }
         }
         let port = admin.port;
-        pods.into_values().chain(nameless).map(move |address| SocketAddr::new(address, port))
+        let all = pods.into_values().chain(nameless);
+        all.map(move |(address, leaves)| (SocketAddr::new(address, port), leaves))
     }
 }
 
@@ -195,30 +212,35 @@ mod tests {
     use super::*;
 
     fn slice(name: &str, service: &str, endpoints: &[(&str, bool, Option<&str>)]) -> Change {
-        let endpoint = |&(address, ready, pod): &(&str, bool, Option<&str>)| SliceEndpoint {
-            addresses: vec![address.parse().unwrap()],
-            ready,
-            terminating: false,
-            pod: pod.map(Into::into),
-            uid: None,
-            node: None,
-        };
-        Change::Event(Event::Slice(Slice {
-            key: ObjectKey::new("keda", name),
-            service: ObjectKey::new("keda", service),
-            ports: Vec::new(),
-            endpoints: endpoints.iter().map(endpoint).collect(),
-        }))
+        let endpoint = |&(address, ready, pod): &(&str, bool, Option<&str>)| endpoint(address, (ready, false), pod);
+        slice_of(name, service, endpoints.iter().map(endpoint).collect())
+    }
+
+    fn endpoint(address: &str, (ready, terminating): (bool, bool), pod: Option<&str>) -> SliceEndpoint {
+        let (addresses, pod) = (vec![address.parse().unwrap()], pod.map(Into::into));
+        SliceEndpoint { addresses, ready, terminating, pod, uid: None, node: None }
+    }
+
+    fn slice_of(name: &str, service: &str, endpoints: Vec<SliceEndpoint>) -> Change {
+        let (key, service) = (ObjectKey::new("keda", name), ObjectKey::new("keda", service));
+        Change::Event(Event::Slice(Slice { key, service, ports: Vec::new(), endpoints }))
     }
 
     fn listed(changes: Vec<Change>) -> Vec<String> {
+        let said = |(address, Listing { kind: _, leaves }): (&SocketAddr, &Listing)| {
+            if *leaves { format!("{address} leaves") } else { address.to_string() }
+        };
+        addresses(changes).iter().map(said).collect()
+    }
+
+    fn addresses(changes: Vec<Change>) -> BTreeMap<SocketAddr, Listing> {
         let admin = |name, port| Admin { service: ObjectKey::new("keda", name), port };
         let admins = Admins { interceptors: admin("admin", 9090), agents: Some(admin("agents", 9097)) };
         let mut objects = Objects { admins, slices: HashMap::new() };
         for change in changes {
             assert!(objects.take(change).is_none());
         }
-        objects.addresses().keys().map(ToString::to_string).collect()
+        objects.addresses()
     }
 
     #[test]
@@ -258,5 +280,31 @@ mod tests {
             slice("four", "admin", &[("10.0.0.1", true, Some("a"))]),
         ];
         assert_eq!(listed(changes), ["10.0.0.1:9090", "[fd00::2]:9090"]);
+    }
+
+    #[test]
+    fn an_interceptor_that_is_about_to_end_is_listed_until_its_slices_list_it_no_more_and_an_agent_is_not() {
+        let (ready, leaving, broken) = ((true, false), (false, true), (false, false));
+        let interceptors = vec![
+            endpoint("10.0.0.1", ready, Some("a")),
+            endpoint("10.0.0.2", leaving, Some("b")),
+            endpoint("10.0.0.3", broken, Some("c")),
+            endpoint("10.0.0.4", leaving, None),
+        ];
+        let agents = vec![endpoint("192.0.2.1", leaving, Some("d")), endpoint("192.0.2.2", ready, Some("e"))];
+        let changes = vec![slice_of("one", "admin", interceptors), slice_of("two", "agents", agents)];
+        let all = ["10.0.0.1:9090", "10.0.0.2:9090 leaves", "10.0.0.4:9090 leaves", "192.0.2.2:9097"];
+        assert_eq!(listed(changes.clone()), all);
+        let later = slice("one", "admin", &[("10.0.0.1", true, Some("a"))]);
+        assert_eq!(listed([changes, vec![later]].concat()), ["10.0.0.1:9090", "192.0.2.2:9097"]);
+    }
+
+    #[test]
+    fn an_address_that_another_pod_has_now_is_that_pods() {
+        let (ready, leaving) = ((true, false), (false, true));
+        let one = endpoint("10.0.0.1", leaving, Some("a"));
+        let other = endpoint("10.0.0.1", ready, Some("b"));
+        assert_eq!(listed(vec![slice_of("one", "admin", vec![one.clone(), other.clone()])]), ["10.0.0.1:9090"]);
+        assert_eq!(listed(vec![slice_of("one", "admin", vec![other, one])]), ["10.0.0.1:9090"]);
     }
 }

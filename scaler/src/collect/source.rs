@@ -1,4 +1,5 @@
-//! One interceptor: its stream while it has one, else its `/queue`, with pauses after failures. Never ends by itself.
+//! One interceptor: its stream while it has one, else its `/queue`, with pauses after failures. Ends by itself only if the
+//! interceptor was about to end and is not heard any more.
 
 use std::{
     convert::Infallible,
@@ -9,7 +10,10 @@ use std::{
 };
 
 use runtime::backoff::Backoff;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior, interval, sleep},
+};
 
 use super::{
     Config, queue,
@@ -18,11 +22,26 @@ use super::{
 };
 use crate::{
     board::{News, Sender},
+    discover::Kind,
     metrics::Fetches,
 };
 
 /// A pod that comes back is heard again within this.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
+
+/// How many times in a row one that is about to end may fail before it is taken to have done so: its network may have stuttered.
+const LAST_TRIES: u32 = 3;
+
+/// Whether a source is about to end.
+#[derive(Debug)]
+pub(super) struct Leaving {
+    kind: Kind,
+    leaves: watch::Receiver<bool>,
+    /// Whether the board knows of it.
+    is_told: bool,
+    /// How many times it has failed in a row.
+    failures: u32,
+}
 
 /// What the task knows.
 #[derive(Debug)]
@@ -33,16 +52,37 @@ pub(super) struct Source {
     fetches: Fetches,
     noise: RandomState,
     silent: bool,
+    leaving: Leaving,
+}
+
+// === impl Leaving ===
+
+impl Leaving {
+    /// Of one that the board knows of, unless it is about to end already.
+    pub(super) fn new(kind: Kind, leaves: watch::Receiver<bool>) -> Self {
+        let is_told = !*leaves.borrow();
+        Self { kind, leaves, is_told, failures: 0 }
+    }
+
+    fn is_on(&self) -> bool {
+        *self.leaves.borrow()
+    }
+
+    /// It failed once more. Whether it has ended.
+    fn has_ended(&mut self) -> bool {
+        self.failures = self.failures.saturating_add(1);
+        self.is_on() && self.failures >= LAST_TRIES
+    }
 }
 
 // === impl Source ===
 
 impl Source {
-    pub(super) fn new(address: SocketAddr, config: Config, news: Sender, fetches: Fetches) -> Self {
-        Self { address, config, news, fetches, noise: RandomState::new(), silent: false }
+    pub(super) fn new(address: SocketAddr, leaving: Leaving, config: Config, news: Sender, fetches: Fetches) -> Self {
+        Self { address, config, news, fetches, noise: RandomState::new(), silent: false, leaving }
     }
 
-    /// Listens until it is stopped.
+    /// Listens until it is stopped, or the source has ended as it was about to.
     pub(super) async fn run(mut self) {
         let mut backoff = Backoff::up_to(MAX_PAUSE);
         loop {
@@ -61,6 +101,11 @@ impl Source {
                     self.fell_silent(&error).await;
                 }
             }
+            if self.leaving.has_ended() {
+                tracing::debug!(source = %self.address, "interceptor has ended");
+                tell(&self.news, News::Unlisted(self.address)).await;
+                return;
+            }
             sleep(backoff.next(self.noise.hash_one(Instant::now()))).await;
         }
     }
@@ -71,7 +116,7 @@ impl Source {
         let mut counts = Counts::open(self.address, &self.config.name).await?;
         self.fetches.took(began.elapsed());
         backoff.reset();
-        self.heard("stream");
+        self.heard("stream").await;
         loop {
             let report = counts.next().await?;
             tell(&self.news, News::Report(self.address, report)).await;
@@ -92,7 +137,7 @@ impl Source {
                     self.fetches.took(began.elapsed());
                     backoff.reset();
                     answered = true;
-                    self.heard("queue");
+                    self.heard("queue").await;
                     tell(&self.news, News::Report(self.address, report)).await;
                 }
                 Err(error) if answered => {
@@ -109,7 +154,11 @@ impl Source {
         true
     }
 
-    fn heard(&mut self, by: &'static str) {
+    async fn heard(&mut self, by: &'static str) {
+        self.leaving.failures = 0;
+        if !std::mem::replace(&mut self.leaving.is_told, true) {
+            tell(&self.news, News::Listed(self.address, self.leaving.kind)).await;
+        }
         if std::mem::take(&mut self.silent) {
             tracing::info!(source = %self.address, by, "interceptor is heard again");
         } else {
@@ -118,7 +167,9 @@ impl Source {
     }
 
     async fn fell_silent(&mut self, error: &(dyn Error + Sync)) {
-        if !std::mem::replace(&mut self.silent, true) {
+        if self.leaving.is_on() {
+            tracing::debug!(source = %self.address, error = causes(error), "interceptor that is to end is not heard");
+        } else if !std::mem::replace(&mut self.silent, true) {
             tracing::warn!(source = %self.address, error = causes(error), "interceptor is not heard, its last counts stand");
         }
         tell(&self.news, News::Silent(self.address)).await;

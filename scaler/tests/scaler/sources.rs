@@ -8,7 +8,7 @@ use std::sync::{
 use bytes::Bytes;
 use http::Response;
 use http_body_util::Full;
-use interceptor_core::index::Event;
+use interceptor_core::{demand::Census, index::Event};
 use runtime::{admin, task};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -81,6 +81,69 @@ async fn an_interceptor_that_hangs_delays_nobody_and_keeps_its_count_while_it_is
     scaler.in_flight(4).await;
     scaler.list(&addresses[..1]).await;
     scaler.in_flight(1).await;
+}
+
+#[tokio::test]
+async fn what_an_interceptor_still_takes_that_is_about_to_end_counts_until_it_has_ended() {
+    let (sockets, addresses, port) = listeners(2).await;
+    let mut sockets = sockets.into_iter();
+    let one = Interceptor::serve(sockets.next().unwrap(), "one", &[("a", 1, 100)]);
+    let two = Interceptor::serve(sockets.next().unwrap(), "two", &[("a", 0, 100)]);
+    let mut scaler = Scaler::start(port).await;
+    scaler.apply(vec![Event::Route(route("a", Some(1), None))]).await;
+    scaler.list(&addresses).await;
+    scaler.synced().await;
+    scaler.in_flight(1).await;
+    scaler.list_leaving(&addresses[1..], &addresses[..1]).await;
+    one.push(&[("a", 2, 101)]).await;
+    scaler.in_flight(2).await;
+    assert!(scaler.is_active(ir("a")).await.unwrap(), "who takes the place of what it holds is needed");
+    one.hang_up();
+    one.push(&[("a", 3, 102)]).await;
+    scaler.in_flight(3).await;
+    // Its pod may be listed for as long as its node is away.
+    one.end();
+    scaler.in_flight(0).await;
+    scaler.census(1, 1, 0).await;
+    two.push(&[("a", 4, 104)]).await;
+    scaler.in_flight(4).await;
+}
+
+#[tokio::test]
+async fn nobody_waits_for_an_interceptor_that_is_about_to_end_when_it_is_seen_first() {
+    let (sockets, addresses, port) = listeners(4).await;
+    let mut sockets = sockets.into_iter();
+    let _one = Interceptor::serve(sockets.next().unwrap(), "one", &[("a", 1, 100)]);
+    let two = Interceptor::serve(sockets.next().unwrap(), "two", &[("a", 2, 100)]);
+    // The third takes connections, for the kernel does, and never says a word; the fourth has ended long ago.
+    let _third = sockets.next().unwrap();
+    drop(sockets);
+    let scaler = Scaler::start(port).await;
+    scaler.list_leaving(&addresses[..1], &addresses[1..]).await;
+    scaler.synced().await;
+    scaler.in_flight(3).await;
+    assert_eq!(scaler.board.standing().census, Census { listed: 2, reported: 2, silent: 0 });
+    two.push(&[("a", 5, 103)]).await;
+    scaler.in_flight(6).await;
+    scaler.list(&addresses[..1]).await;
+    scaler.in_flight(1).await;
+}
+
+#[tokio::test]
+async fn a_new_interceptor_at_the_address_of_one_that_has_ended_is_heard() {
+    let (mut sockets, addresses, port) = listeners(1).await;
+    let socket = sockets.remove(0).into_std().unwrap();
+    let again = TcpListener::from_std(socket.try_clone().unwrap()).unwrap();
+    let one = Interceptor::serve(TcpListener::from_std(socket).unwrap(), "one", &[("a", 1, 100)]);
+    let scaler = Scaler::start(port).await;
+    scaler.list(&addresses).await;
+    scaler.in_flight(1).await;
+    scaler.list_leaving(&[], &addresses).await;
+    one.end();
+    let _other = Interceptor::serve(again, "other", &[("a", 2, 2)]);
+    scaler.list(&addresses).await;
+    scaler.in_flight(2).await;
+    scaler.census(1, 1, 0).await;
 }
 
 #[tokio::test]

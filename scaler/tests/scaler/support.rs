@@ -41,7 +41,7 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     sync::mpsc,
-    task::JoinHandle,
+    task::{AbortHandle, JoinHandle},
     time::{Instant, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -75,6 +75,7 @@ struct State {
     /// Whether it does not count all that it should.
     uncounted: bool,
     watchers: Vec<mpsc::Sender<Result<CountsUpdate, Status>>>,
+    server: Option<AbortHandle>,
 }
 
 // === impl Scaler ===
@@ -127,19 +128,24 @@ impl Scaler {
 
     /// Makes these the interceptors.
     pub(crate) async fn list(&self, addresses: &[IpAddr]) {
-        self.list_as("admin", addresses).await;
+        self.list_as("admin", addresses, &[]).await;
+    }
+
+    /// Makes these the interceptors, the latter of which are about to end.
+    pub(crate) async fn list_leaving(&self, ready: &[IpAddr], leaving: &[IpAddr]) {
+        self.list_as("admin", ready, leaving).await;
     }
 
     /// Makes these the node agents.
     pub(crate) async fn list_agents(&self, addresses: &[IpAddr]) {
-        self.list_as("agents", addresses).await;
+        self.list_as("agents", addresses, &[]).await;
     }
 
-    async fn list_as(&self, service: &str, addresses: &[IpAddr]) {
-        let endpoint = |&address| SliceEndpoint {
-            addresses: vec![address],
-            ready: true,
-            terminating: false,
+    async fn list_as(&self, service: &str, ready: &[IpAddr], leaving: &[IpAddr]) {
+        let endpoint = |address: &IpAddr, terminating: bool| SliceEndpoint {
+            addresses: vec![*address],
+            ready: !terminating,
+            terminating,
             pod: None,
             uid: None,
             node: None,
@@ -148,7 +154,11 @@ impl Scaler {
             key: ObjectKey::new("keda", format!("{service}-1")),
             service: ObjectKey::new("keda", service),
             ports: Vec::new(),
-            endpoints: addresses.iter().map(endpoint).collect(),
+            endpoints: ready
+                .iter()
+                .map(|address| endpoint(address, false))
+                .chain(leaving.iter().map(|address| endpoint(address, true)))
+                .collect(),
         };
         self.apply(vec![Event::Slice(slice)]).await;
     }
@@ -323,12 +333,12 @@ impl Interceptor {
         let counts = counts.iter().map(|&(name, flight, total)| (name.to_owned(), (flight, total))).collect();
         let incarnation = incarnation.to_owned();
         let (began, older) = (Instant::now(), Duration::ZERO);
-        let state = State { incarnation, began, older, counts, uncounted: false, watchers: Vec::new() };
+        let state = State { incarnation, began, older, counts, uncounted: false, watchers: Vec::new(), server: None };
         let this = Self(Arc::new(Mutex::new(state)));
         let server = Server::builder()
             .add_service(CountsServer::new(this.clone()))
             .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)));
-        drop(task::spawn("interceptor", server));
+        this.0.lock().server = Some(task::spawn("interceptor", server).abort_handle());
         this
     }
 
@@ -356,6 +366,12 @@ impl Interceptor {
     /// Counts all from the next counts on, or not.
     pub(crate) fn counts_all(&self, all: bool) {
         self.0.lock().uncounted = !all;
+    }
+
+    /// Ends as a process does: takes no connection any more, and breaks all streams.
+    pub(crate) fn end(&self) {
+        self.0.lock().server.take().expect("it runs").abort();
+        self.hang_up();
     }
 
     /// Breaks all streams.
