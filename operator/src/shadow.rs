@@ -65,6 +65,8 @@ pub struct Seen {
     pub warm: bool,
     /// Nodes with a ready pod and without a ready agent, in order.
     pub uncounted: Vec<Arc<str>>,
+    /// A family of addresses that clients reach the Service by, and of which no interceptor has one.
+    pub lacking: Option<&'static str>,
 }
 
 /// How interceptors are reached in place of a Service.
@@ -147,6 +149,14 @@ impl Demand {
 impl Reached {
     fn by(&self, address: IpAddr) -> bool {
         if address.is_ipv6() { self.ipv6 } else { self.ipv4 }
+    }
+
+    /// A family of its addresses that none of these has.
+    fn lacking(&self, interceptors: &[Interceptor]) -> Option<&'static str> {
+        let lacks = |ipv6: bool| interceptors.iter().all(|it| it.address.is_ipv6() != ipv6);
+        [("IPv4", self.ipv4 && lacks(false)), ("IPv6", self.ipv6 && lacks(true))]
+            .into_iter()
+            .find_map(|(family, lacks)| lacks.then_some(family))
     }
 }
 
@@ -394,14 +404,15 @@ impl Shadows {
             self.live_of.get(key).into_iter().flatten().filter_map(|slice| self.live.get(slice)).collect();
         let live: Vec<_> = live.into_iter().filter(|slice| slice.route.1 == uid).cloned().collect();
         let reached = |it: &Interceptor| service.is_none_or(|service| service.by(it.address));
-        let interceptors = self.interceptors.iter().filter(|it| reached(it)).cloned().collect();
+        let interceptors: Arc<[_]> = self.interceptors.iter().filter(|it| reached(it)).cloned().collect();
+        let lacking = service.and_then(|service| service.lacking(&interceptors));
         let (uncounted, alone) = match self.routes.get(key) {
             Some(known) => self.uncounted(&known.service, now),
             None => (Vec::new(), None),
         };
         let Some(known) = self.routes.get_mut(key) else {
             let port = Port::Missing;
-            let seen = Seen { port, interceptors, live, ready: false, needed: false, warm: false, uncounted };
+            let seen = Seen { port, interceptors, live, ready: false, needed: false, warm: false, uncounted, lacking };
             return (Some(seen).filter(|seen| !seen.live.is_empty()), None);
         };
         let ready = self.ready.contains_key(&known.service);
@@ -431,7 +442,7 @@ impl Shadows {
         }
         let later = |at: Option<Instant>| at.filter(|at| *at > now);
         let again = [turns, later(warm_at), later(listens), alone].into_iter().flatten().min();
-        (Some(Seen { port, interceptors, live, ready, needed, warm, uncounted }), again)
+        (Some(Seen { port, interceptors, live, ready, needed, warm, uncounted, lacking }), again)
     }
 }
 

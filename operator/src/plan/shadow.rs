@@ -39,7 +39,7 @@ pub(super) fn shadows(observed: &Observed) -> Shadows {
     let told = observed.object.status["shadow"]["published"] == true;
     let (actions, published, was) = match wanted(seen) {
         Some(Wanted::AsItIs) => (Vec::new(), told, told),
-        Some(Wanted::Published) => publish(observed, seen),
+        Some(Wanted::Published) => publish(observed, seen, told),
         // First the status: a scaler that believes that they are there must not.
         None if told && !seen.live.is_empty() && observed.after.is_some() => (Vec::new(), false, told),
         None => (seen.live.iter().map(delete).collect(), false, false),
@@ -65,7 +65,7 @@ enum Wanted {
 }
 
 fn wanted(seen: &Seen) -> Option<Wanted> {
-    let Seen { port, interceptors, live, ready, needed, warm, uncounted: _ } = seen;
+    let Seen { port, interceptors, live, ready, needed, warm, uncounted: _, lacking: _ } = seen;
     match port {
         Port::Open { listening: false, .. } => Some(Wanted::AsItIs),
         Port::Open { .. } if !interceptors.is_empty() => {
@@ -75,7 +75,9 @@ fn wanted(seen: &Seen) -> Option<Wanted> {
     }
 }
 
-fn publish(observed: &Observed, seen: &Seen) -> (Vec<Action>, bool, bool) {
+/// What there are interceptors for is published in any case, but clients of a Service with addresses of another family would find
+/// nobody at those: then it is not said, and a scaler keeps the last pod.
+fn publish(observed: &Observed, seen: &Seen, told: bool) -> (Vec<Action>, bool, bool) {
     let desired = desired(observed, seen);
     let live: BTreeMap<_, _> = seen.live.iter().map(|slice| (slice.key.name(), slice)).collect();
     let mut actions = Vec::new();
@@ -85,6 +87,11 @@ fn publish(observed: &Observed, seen: &Seen) -> (Vec<Action>, bool, bool) {
         }
     }
     let others = seen.live.iter().filter(|slice| !desired.contains_key(slice.key.name()));
+    if seen.lacking.is_some() {
+        // First the status, as always.
+        actions.extend(others.filter(|_| !told).map(delete));
+        return (actions, false, false);
+    }
     actions.extend(others.map(delete));
     let was = desired.keys().all(|name| live.contains_key(name.as_str()));
     (actions, true, was)

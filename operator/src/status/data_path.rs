@@ -40,6 +40,17 @@ fn direct(observed: &Observed, route: &Route, is_listed: bool) -> Finding {
             return Finding::yes(KIND, reason::DIRECT_ONLY, message + &uncounted(seen));
         }
     };
+    if let Some(family) = seen.and_then(|seen| seen.lacking) {
+        let message = format!(
+            "clients reach pods without a proxy; no interceptor that is ready has an {family} address, as the Service has: {}",
+            match (is_cold, observed.after) {
+                (true, _) => "no replica is ready, and who connects there is held on nodes with the agent only",
+                (false, Some(_)) => "replicas are kept from zero until one has",
+                (false, None) => "while no replica is ready, who connects there is held on nodes with the agent only",
+            }
+        );
+        return Finding::yes(KIND, reason::DIRECT_ONLY, message + &uncounted(seen));
+    }
     if !is_listed {
         let message =
             format!("clients reach pods without a proxy; port {port} of interceptors is kept for when none is ready");

@@ -70,6 +70,22 @@ impl Bench {
         self.world.apply([Event::Put(Item::Slice(Slice::read(&slice("n", "web", addresses)).unwrap()))]);
     }
 
+    /// The Service has these cluster IPs.
+    fn families(&mut self, addresses: &[&str]) {
+        let service: k8s_openapi::api::core::v1::Service = serde_json::from_value(json!({
+            "metadata": {"namespace": "n", "name": "web"},
+            "spec": {"clusterIPs": addresses, "ports": [{"name": "http", "port": 80}]},
+        }))
+        .unwrap();
+        self.world.apply([Event::Put(Item::Service(api::convert::service(&service).unwrap()))]);
+    }
+
+    /// Interceptors have these addresses.
+    fn interceptors(&mut self, addresses: &[&str]) {
+        let slice = OwnSlice::read(&slice("keda", "interceptors", addresses)).unwrap();
+        self.world.apply([Event::Put(Item::Interceptors(slice))]);
+    }
+
     /// The node's agent is there, or not.
     fn agent(&mut self, there: bool) {
         let addresses: &[&str] = if there { &["10.1.0.1"] } else { &[] };
@@ -306,6 +322,36 @@ fn a_route_that_is_not_direct_any_more_has_no_slices() {
     assert!(done.contains(&"withdraw"), "{done:?}");
     assert!(bench.live.is_empty() && bench.route["status"]["shadow"].is_null());
     assert_eq!(bench.reason(), "Proxy");
+}
+
+#[test]
+fn a_service_with_both_families_is_not_said_to_have_interceptors_before_they_have_both_and_the_status_says_why() {
+    let mut bench = asleep(3);
+    bench.families(&["10.96.0.1", "fd00::1"]);
+    assert_eq!(bench.settle(), ["unlisted"], "clients at the other address are refused");
+    assert_eq!(bench.live.len(), 1, "those at this one are not");
+    assert_eq!(bench.reason(), "DirectOnly");
+    assert!(bench.message().contains("no interceptor that is ready has an IPv6 address"), "{}", bench.message());
+    assert_eq!(bench.route["status"]["shadow"], json!({"port": 20_000, "published": false}), "nobody is woken by it");
+    bench.pods(true);
+    bench.settle();
+    assert_eq!(bench.route["status"]["shadow"]["afterSeconds"], 0, "KEDA is kept from taking the last one away");
+    assert!(bench.message().contains("kept from zero"), "{}", bench.message());
+    bench.interceptors(&["fd00::8", "10.0.0.8"]);
+    assert_eq!(bench.settle(), ["publish", "publish", "listed"]);
+    assert_eq!(bench.reason(), "Interceptors");
+    bench.interceptors(&["fd00::8"]);
+    assert_eq!(bench.settle(), ["unlisted", "withdraw"], "in this order");
+    assert!(bench.message().contains("IPv4"), "{}", bench.message());
+}
+
+#[test]
+fn without_interceptors_the_status_says_so() {
+    let mut bench = Bench::new(3);
+    bench.pods(true);
+    bench.interceptors(&[]);
+    bench.settle();
+    assert!(bench.message().contains("replicas are kept from zero"), "{}", bench.message());
 }
 
 #[test]
