@@ -4,6 +4,7 @@ use std::{net::Ipv4Addr, sync::Arc};
 
 use ::http::{HeaderName, HeaderValue, header};
 use interceptor_common::{
+    flow::Says,
     http1::HEAD,
     probe::{HEADER, is_ours, place},
 };
@@ -99,8 +100,9 @@ fn is_known(first: &[u8]) -> bool {
         part[..len].copy_from_slice(&there[..len]);
         part
     };
-    let place = place(&looked_at(0), u32::try_from(first.len()).unwrap());
-    is_ours(&looked_at(usize::try_from(place).unwrap()))
+    let len = u32::try_from(first.len()).unwrap();
+    let says = Says::client(false, &looked_at(0), len, |at| looked_at(usize::try_from(at).unwrap()));
+    is_ours(&looked_at(usize::try_from(place(says, len)).unwrap()))
 }
 
 #[tokio::test]
