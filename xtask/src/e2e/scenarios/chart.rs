@@ -59,6 +59,7 @@ const MATRIX: &[(&str, &[&str])] = &[
         &[
             "networkPolicy.enabled=true",
             "networkPolicy.clients[0].namespaceSelector.matchLabels.team=web",
+            "networkPolicy.direct[0].namespaceSelector.matchLabels.team=shop",
             "networkPolicy.keda[0].podSelector.matchLabels.app=keda-operator",
             "networkPolicy.prometheus[0].ipBlock.cidr=10.0.0.0/8",
         ],
@@ -164,6 +165,11 @@ pub(super) fn settings(cluster: &Cluster) -> Result<()> {
         let objects = rendered(&tenant, &chart, &[&format!("monitoring.{monitor}.enabled=true")])?;
         ensure!(objects.to_lowercase().contains(&format!("kind: {}", monitor.to_lowercase())), "there is no {monitor}");
     }
+    let objects =
+        rendered(&tenant, &chart, &["networkPolicy.enabled=true", "networkPolicy.clients[0].ipBlock.cidr=10.0.0.0/8"])?;
+    let stand_ins =
+        objects.split("    - ports:").find(|rule| rule.contains("endPort")).context("no rule of stand-ins")?;
+    ensure!(!stand_ins.contains("from:"), "clients of direct Services are kept out: {stand_ins}");
     for (setting, named) in REFUSED {
         match rendered(&tenant, &chart, &[setting]) {
             Ok(_) => bail!("{setting} was accepted"),
