@@ -26,6 +26,6 @@ pub use self::{
     addr::AddrKey,
     conn::{Conn, Event, Phase, Step},
     notice::{Notice, Subject},
-    served::{Counters, FIRST_BYTE_NS, Origin, Run, Served, SlotUse},
+    served::{Counters, FIRST_BYTE_NS, Jump, Origin, Run, Served, SlotUse},
     stats::Stats,
 };

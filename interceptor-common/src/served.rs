@@ -100,6 +100,21 @@ const _: () = assert!(size_of::<Origin>() == 20);
 // SAFETY: `repr(C)`, Copy, 'static, bytes alone, and the assert above shows that there is no padding.
 unsafe impl aya::Pod for Origin {}
 
+/// To which program those that count leave a segment: places in an array.
+#[derive(Clone, Copy, Debug)]
+pub struct Jump;
+
+impl Jump {
+    /// The one that goes through the frames of HTTP/2.
+    pub const STREAMS: u32 = 0;
+    /// The one that finds out whose the connection is.
+    pub const SETTLE: u32 = 1;
+    /// Back to the first.
+    pub const AGAIN: u32 = 2;
+    /// How many there are.
+    pub const COUNT: u32 = 3;
+}
+
 // === impl Served ===
 
 impl Served {

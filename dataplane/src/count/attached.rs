@@ -19,9 +19,10 @@ use aya::{
         sock_ops::SockOpsLink,
     },
 };
+use interceptor_common::Jump;
 use interceptor_core::{UpstreamId, mapops::Slot};
 
-use super::CountError;
+use super::{CountError, maps};
 use crate::{
     open::words,
     pins,
@@ -31,18 +32,20 @@ use crate::{
 const ACCEPTED: &str = "count_accepted";
 pub(super) const RECEIVED: &str = "count_received";
 pub(super) const SENT: &str = "count_sent";
-/// Those to which the others jump, and by which map.
-const STREAMS: [(&str, &str); 2] = [("streams_received", "GO_ON_RECEIVED"), ("streams_sent", "GO_ON_SENT")];
+/// Those to which the others jump.
+const SETTLE: [&str; 2] = ["settle_received", "settle_sent"];
+const STREAMS: [&str; 2] = ["streams_received", "streams_sent"];
 
 /// The loaded programs.
 pub(super) struct Programs {
     ids: Vec<(&'static str, u32)>,
-    /// Those for HTTP/2, or why there are none. Dropping it would leave the others without those they jump to.
-    jumps: Result<Vec<ProgramArray<MapData>>, String>,
+    /// Why there are none for HTTP/2, if so.
+    without_streams: Option<String>,
+    _jumps: Jumps,
 }
 
-/// Where others jump, and the programs that are there.
-type Streams = (Vec<ProgramArray<MapData>>, [(&'static str, u32); 2]);
+/// Where programs jump, by the segment's way. Dropping it would leave them without those they jump to.
+struct Jumps([ProgramArray<MapData>; 2]);
 
 /// The programs on one pod's cgroup. Dropping it takes them off.
 #[derive(Debug)]
@@ -71,23 +74,30 @@ impl Programs {
     /// Hands the programs to the verifier, also those for HTTP/2 if it can be had: without them its connections count as those of any
     /// other protocol.
     pub(super) fn load(ebpf: &mut Ebpf, probed: Probed) -> Result<Self, CountError> {
-        let names = [ACCEPTED, RECEIVED, SENT].into_iter();
+        let names = [ACCEPTED, RECEIVED, SENT].into_iter().chain(SETTLE);
         let mut ids = names.map(|name| load(ebpf, name, probed.lacks())).collect::<Result<Vec<_>, _>>()?;
-        let jumps = if probed.perfmon {
-            streams(ebpf).map_err(|error| format!("{}{}", probe::too_old((5, 17), "bpf_loop"), words(&error)))
+        let mut jumps = Jumps::take(ebpf)?;
+        jumps.lead(ebpf, Jump::SETTLE, SETTLE)?;
+        jumps.lead(ebpf, Jump::AGAIN, [RECEIVED, SENT])?;
+        let streams = if probed.perfmon {
+            streams(ebpf, &mut jumps)
+                .map_err(|error| format!("{}{}", probe::too_old((5, 17), "bpf_loop"), words(&error)))
         } else {
             Err("missing CAP_PERFMON".to_owned())
         };
-        let jumps = jumps.map(|(jumps, of_streams)| {
-            ids.extend(of_streams);
-            jumps
-        });
-        Ok(Self { ids, jumps })
+        let without_streams = match streams {
+            Ok(of_streams) => {
+                ids.extend(of_streams);
+                None
+            }
+            Err(why) => Some(why),
+        };
+        Ok(Self { ids, without_streams, _jumps: jumps })
     }
 
     /// Why requests of HTTP/2 are not counted, if so.
     pub(super) fn without_streams(&self) -> Option<&str> {
-        self.jumps.as_ref().err().map(String::as_str)
+        self.without_streams.as_deref()
     }
 
     pub(super) fn ids(&self) -> Vec<(&'static str, u32)> {
@@ -118,10 +128,11 @@ impl Programs {
 }
 
 /// Loads the programs for HTTP/2, and only if both are accepted lets others jump there.
-fn streams(ebpf: &mut Ebpf) -> Result<Streams, CountError> {
+fn streams(ebpf: &mut Ebpf, jumps: &mut Jumps) -> Result<[(&'static str, u32); 2], CountError> {
     let [received, sent] = STREAMS;
-    let ids = [load(ebpf, received.0, "")?, load(ebpf, sent.0, "")?];
-    Ok((vec![jump(ebpf, received)?, jump(ebpf, sent)?], ids))
+    let ids = [load(ebpf, received, "")?, load(ebpf, sent, "")?];
+    jumps.lead(ebpf, Jump::STREAMS, STREAMS)?;
+    Ok(ids)
 }
 
 fn pin_all(ebpf: &mut Ebpf, dir: &fs::File, [sent, received, accepts]: &[PathBuf; 3]) -> Result<(), ProgramError> {
@@ -166,6 +177,32 @@ pub(super) fn pinned(folder: &Path) -> BTreeSet<Arc<str>> {
     names.filter_map(|name| uid(name.to_str()?)).collect()
 }
 
+// === impl Jumps ===
+
+impl Jumps {
+    fn take(ebpf: &mut Ebpf) -> Result<Self, CountError> {
+        let mut take = |map| {
+            let taken = ebpf.take_map(map).ok_or_else(|| CountError::Map(format!("the object has no map {map}")))?;
+            ProgramArray::try_from(taken).map_err(|error| CountError::Map(format!("the object's map {map}: {error}")))
+        };
+        Ok(Self([take(maps::JUMPS_RECEIVED)?, take(maps::JUMPS_SENT)?]))
+    }
+
+    /// Lets programs jump from a place to these, each those of its way.
+    fn lead(&mut self, ebpf: &Ebpf, place: u32, to: [&'static str; 2]) -> Result<(), CountError> {
+        for (array, name) in self.0.iter_mut().zip(to) {
+            let wrong =
+                |error: &dyn std::error::Error| CountError::Map(format!("no jump to the program {name}: {error}"));
+            let program =
+                ebpf.program(name).ok_or_else(|| CountError::Map(format!("the object has no program {name}")))?;
+            let program: &CgroupSkb = program.try_into().map_err(|error: ProgramError| wrong(&error))?;
+            let fd = program.fd().map_err(|error| wrong(&error))?;
+            array.set(place, fd, 0).map_err(|error| wrong(&error))?;
+        }
+        Ok(())
+    }
+}
+
 // === impl Links ===
 
 impl Links {
@@ -191,19 +228,6 @@ impl Attached {
     pub(super) fn is_there(&self) -> bool {
         self.path.is_dir()
     }
-}
-
-/// Tells programs to which other they may jump.
-fn jump(ebpf: &mut Ebpf, (name, map): (&str, &str)) -> Result<ProgramArray<MapData>, CountError> {
-    let missing = |what| CountError::Map(format!("the object has no {what}"));
-    let wrong = |error: &dyn std::error::Error| CountError::Map(format!("the object's map {map}: {error}"));
-    let taken = ebpf.take_map(map).ok_or_else(|| missing(format!("map {map}")))?;
-    let mut jumps = ProgramArray::try_from(taken).map_err(|error| wrong(&error))?;
-    let program = ebpf.program(name).ok_or_else(|| missing(format!("program {name}")))?;
-    let program: &CgroupSkb = program.try_into().map_err(|error: ProgramError| wrong(&error))?;
-    let fd = program.fd().map_err(|error| wrong(&error))?;
-    jumps.set(0, fd, 0).map_err(|error| wrong(&error))?;
-    Ok(jumps)
 }
 
 fn load(ebpf: &mut Ebpf, name: &'static str, lacks: &'static str) -> Result<(&'static str, u32), CountError> {

@@ -35,6 +35,8 @@ const NOTICES: &str = "NOTICES";
 const UNTOLD: &str = "UNTOLD";
 pub(super) const USES: &str = "USES";
 const RUN: &str = "RUN";
+pub(super) const JUMPS_RECEIVED: &str = "JUMPS_RECEIVED";
+pub(super) const JUMPS_SENT: &str = "JUMPS_SENT";
 
 /// Those that outlive the process where they can be pinned: all but what programs need for one segment.
 pub(super) const PINNED: [&str; 14] = [
@@ -50,8 +52,8 @@ pub(super) const PINNED: [&str; 14] = [
     RUN,
     "FLOWS",
     "STREAMS",
-    "GO_ON_RECEIVED",
-    "GO_ON_SENT",
+    JUMPS_RECEIVED,
+    JUMPS_SENT,
 ];
 
 /// What is in the map of origins: each key with its bits, and what it means.

@@ -17,6 +17,7 @@ use aya_ebpf::{
 mod maps;
 mod probe;
 mod segments;
+mod settle;
 mod sockops;
 mod streams;
 
@@ -32,6 +33,20 @@ fn count_accepted(ctx: SockOpsContext) -> u32 {
 #[cgroup_skb(ingress)]
 fn count_received(ctx: SkBuffContext) -> i32 {
     segments::try_ingress(&ctx);
+    1
+}
+
+/// Finds out whose the connection is of what clients send. Returns 1 likewise.
+#[cgroup_skb(ingress)]
+fn settle_received(ctx: SkBuffContext) -> i32 {
+    settle::try_received(&ctx);
+    1
+}
+
+/// Finds out whose the connection is of what pods answer. Returns 1 likewise.
+#[cgroup_skb(egress)]
+fn settle_sent(ctx: SkBuffContext) -> i32 {
+    settle::try_sent(&ctx);
     1
 }
 

@@ -8,7 +8,7 @@
 //! | `FLOWS` | socket → what it speaks and how far it has come | programs | programs | one per socket of the pods, freed with it | no memory: the connection is not counted, `MISSED` counts it |
 //! | `STREAMS` | socket → HTTP/2 streams | programs | programs | one per socket that speaks HTTP/2, freed with it | as above |
 //! | `VERSION` | 0 → version of `SLOT_OF` | user space | programs | 1 | cannot be |
-//! | `GO_ON_RECEIVED`, `GO_ON_SENT` | 0 → program that goes on with a segment of HTTP/2; the kernel wants one map a direction | user space, once | programs | 1 | cannot be |
+//! | `JUMPS_RECEIVED`, `JUMPS_SENT` | [`Jump`] → program that goes on with a segment; the kernel wants one map a direction | user space, once | programs | `Jump::COUNT` | cannot be |
 //! | `USES` | slot → whose it is, and what it had counted before | user space | user space that comes later | `SLOTS`, replaced at load | as `SERVED` |
 //! | `RUN` | 0 → since when is counted | user space | user space that comes later | 1 | cannot be |
 //! | `RESTS` | slot → 1 if user space knows that it has nothing to do and wants to be told when it has | both | programs | `SLOTS`, replaced at load | as `SERVED` |
@@ -32,7 +32,7 @@ use aya_ebpf::{
     programs::SkBuffContext,
 };
 use interceptor_common::{
-    AddrKey, Notice, Origin, Run, Served, SlotUse, Stats, Subject,
+    AddrKey, Jump, Notice, Origin, Run, Served, SlotUse, Stats, Subject,
     flow::{Flow, Moved},
     http2::Streams,
 };
@@ -67,26 +67,26 @@ static MISSED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static UNTOLD: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 #[map]
-static GO_ON_RECEIVED: ProgramArray = ProgramArray::with_max_entries(1, 0);
+static JUMPS_RECEIVED: ProgramArray = ProgramArray::with_max_entries(Jump::COUNT, 0);
 #[map]
-static GO_ON_SENT: ProgramArray = ProgramArray::with_max_entries(1, 0);
+static JUMPS_SENT: ProgramArray = ProgramArray::with_max_entries(Jump::COUNT, 0);
 #[btf_map]
 static FLOWS: SkStorage<Flow> = SkStorage::new();
 #[btf_map]
 static STREAMS: SkStorage<Streams> = SkStorage::new();
 
-/// Leaves the rest of a client's segment of HTTP/2 to another program, and comes back only where there is none.
+/// Leaves a client's segment to another program, and comes back only where there is none.
 #[inline(always)]
-pub(crate) fn go_on_received(ctx: &SkBuffContext) {
+pub(crate) fn jump_received(ctx: &SkBuffContext, to: u32) {
     // SAFETY: the program is of the same type as those that jump to it.
-    unsafe { _ = GO_ON_RECEIVED.tail_call(ctx, 0) };
+    unsafe { _ = JUMPS_RECEIVED.tail_call(ctx, to) };
 }
 
 /// The same for a server's segment.
 #[inline(always)]
-pub(crate) fn go_on_sent(ctx: &SkBuffContext) {
+pub(crate) fn jump_sent(ctx: &SkBuffContext, to: u32) {
     // SAFETY: as above.
-    unsafe { _ = GO_ON_SENT.tail_call(ctx, 0) };
+    unsafe { _ = JUMPS_SENT.tail_call(ctx, to) };
 }
 
 /// The slot of a pod's address.
@@ -189,6 +189,23 @@ pub(crate) fn ended(sk: *mut bpf_sock, flow: &mut Flow) {
 pub(crate) fn now() -> u64 {
     // SAFETY: only reads a clock.
     unsafe { bpf_ktime_get_ns() }
+}
+
+/// The same, of which the verifier knows nothing: it would go on with each number that it knows.
+#[inline(always)]
+pub(crate) fn forgotten(flow: &Flow, moved: &Moved) -> Moved {
+    // SAFETY: an aligned word of a map's value, which the verifier does not know.
+    let any = unsafe { read_volatile(&raw const flow.begun_ns) };
+    let Moved { flags, started, ended, undone, busy_ns, first_byte_ns } = *moved;
+    let word = |number: u32| unknown(number.into(), any) as u32;
+    Moved {
+        flags: word(flags),
+        started: word(started),
+        ended: word(ended),
+        undone: word(undone),
+        busy_ns: unknown(busy_ns, any),
+        first_byte_ns: unknown(first_byte_ns, any),
+    }
 }
 
 /// Adds what one call has moved.
