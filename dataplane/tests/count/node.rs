@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use aya::programs::{links::PinnedLink, loaded_links};
 use dataplane::{
     Limits,
     count::{Count, CountConfig, Origins},
@@ -255,6 +256,16 @@ impl Bpffs {
         let mut links: Vec<_> = names.filter(|name| name.contains('-')).collect();
         links.sort();
         links
+    }
+
+    /// Takes the programs off. Some kernels do it a moment after the last name of a link has gone.
+    pub(crate) fn unlink(&self) {
+        let mut ids = Vec::new();
+        for link in self.links() {
+            let link = PinnedLink::from_pin(self.path().join("rouse/count-1").join(link)).unwrap().unpin().unwrap();
+            ids.push(link.info().unwrap().id());
+        }
+        eventually("the programs are off", || loaded_links().all(|link| !ids.contains(&link.unwrap().id())));
     }
 }
 

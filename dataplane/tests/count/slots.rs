@@ -233,9 +233,7 @@ fn what_nobody_can_tell_the_end_of_is_taken_for_ended_when_no_pod_is_left() {
     node.list_elsewhere(1, "127.0.8.9:80".parse().unwrap());
     // Somebody takes the programs off, and the connection ends.
     node.end();
-    for link in bpffs.links() {
-        std::fs::remove_file(bpffs.path().join("rouse/count-1").join(link)).unwrap();
-    }
+    bpffs.unlink();
     drop((client, server, listener));
     node.replace();
     node.count.repair().unwrap();
@@ -243,9 +241,7 @@ fn what_nobody_can_tell_the_end_of_is_taken_for_ended_when_no_pod_is_left() {
     node.remove("a1");
     node.unlist_of(1, addr);
     node.end();
-    for link in bpffs.links() {
-        std::fs::remove_file(bpffs.path().join("rouse/count-1").join(link)).unwrap();
-    }
+    bpffs.unlink();
     node.replace();
     node.count.repair().unwrap();
     assert_eq!((node.requests(1), node.connections(1)), ((1, 0), (1, 1, 0)), "none is left, nor any program");
