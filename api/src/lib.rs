@@ -18,6 +18,7 @@ pub mod interceptor_route;
 pub mod names;
 pub mod readiness_probe;
 pub mod scaled_object;
+pub mod unnamed_probe;
 
 mod schema;
 
@@ -28,4 +29,5 @@ pub use self::{
     interceptor_route::{InterceptorRoute, InterceptorRouteSpec},
     readiness_probe::ReadinessProbe,
     scaled_object::{ScaledObject, ScaledObjectSpec},
+    unnamed_probe::UnnamedProbe,
 };

@@ -156,7 +156,7 @@ impl HttpProbe {
     }
 }
 
-fn number(container: &core::Container, port: &IntOrString) -> Option<i32> {
+pub(crate) fn number(container: &core::Container, port: &IntOrString) -> Option<i32> {
     let number = match port {
         IntOrString::Int(number) => *number,
         IntOrString::String(name) => {

@@ -24,6 +24,7 @@ pub mod go_duration;
 pub mod holding;
 pub mod index;
 pub mod inflight;
+pub mod kubelet;
 pub mod mapops;
 pub mod network;
 pub mod pick;

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use http::HeaderMap;
 
-use crate::{ObjectKey, UpstreamId, network::Ignored, probe::Probing};
+use crate::{ObjectKey, UpstreamId, kubelet::UnnamedProbe, network::Ignored, probe::Probing};
 
 mod bucket;
 mod check;
@@ -81,6 +81,8 @@ pub struct Route {
     pub identity: Option<ObjectKey>,
     /// Whose connections are no demand. Of routes with the same target, what one ignores is ignored for all.
     pub ignored: Ignored,
+    /// Probes of its pods by kubelets that do not show that they are such.
+    pub unnamed_probes: Vec<UnnamedProbe>,
     /// How its demand is measured.
     pub scaling: Scaling,
     /// Deadlines that replace those of the environment.
@@ -235,6 +237,7 @@ impl Route {
             probing: Probing::default(),
             identity: None,
             ignored: Ignored::default(),
+            unnamed_probes: Vec::new(),
             scaling: Scaling::default(),
             timeouts: Timeouts::default(),
         }

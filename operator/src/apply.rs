@@ -21,7 +21,7 @@ use crate::{
     object::{ORIGINAL, Object, Scaled, ShadowSlice, Subject, Workload},
     observe::{Observed, Probed},
     plan::{self, Action, Plan, StatusWrite},
-    world::{Item, probe_of},
+    world::Item,
 };
 
 /// Writes to the API server. Clones share the connection, and what is known of events.
@@ -88,7 +88,7 @@ impl Writer {
         match api.get_opt(workload.key.name()).await {
             Ok(object) => {
                 let template = object.and_then(|object| object.data.pointer("/spec/template/spec").cloned());
-                probe_of(template.and_then(|spec| serde_json::from_value::<PodSpec>(spec).ok()).as_ref())
+                Probed::of_pod(template.and_then(|spec| serde_json::from_value::<PodSpec>(spec).ok()).as_ref())
             }
             Err(error) => {
                 let error = describe(&error);

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use api::ReadinessProbe;
+use api::{ReadinessProbe, UnnamedProbe};
 use interceptor_core::index::Problem;
+use k8s_openapi::api::core::v1::PodSpec;
 use tokio::time::Instant;
 
 use crate::{
@@ -42,8 +43,9 @@ pub enum Probed {
     Unknown,
     /// It could not be read: what was known before stays.
     Unreadable,
-    /// It was read; `None` when there is none that an interceptor could run.
-    Read(Option<ReadinessProbe>),
+    /// It was read; `None` when there is none that an interceptor could run. With it, all probes that do not show that they are a
+    /// kubelet's.
+    Read(Option<ReadinessProbe>, Vec<UnnamedProbe>),
 }
 
 // === impl Observed ===
@@ -57,5 +59,14 @@ impl Observed {
     /// The ScaledObject that scales the route's workload.
     pub fn current(&self) -> Option<&Scaled> {
         self.owned().or_else(|| self.naming.first())
+    }
+}
+
+// === impl Probed ===
+
+impl Probed {
+    /// What a pod template says, if there is one.
+    pub fn of_pod(pod: Option<&PodSpec>) -> Self {
+        Self::Read(pod.and_then(ReadinessProbe::of_pod), pod.map(UnnamedProbe::of_pod).unwrap_or_default())
     }
 }

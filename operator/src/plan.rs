@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use api::names::{self, ORPHAN_ANNOTATION, SKIP_ANNOTATION};
 use interceptor_core::{index::HostGuard, route::RouteKind};
 use k8s_openapi::jiff::Timestamp;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{
@@ -242,13 +243,8 @@ fn status(
     let findings = status::findings(observed, standing, (is_listed, failure));
     let conditions = status::conditions(findings, &object.conditions, object.meta.generation, now);
     let mut desired = json!({ "conditions": conditions });
-    let probe = match &observed.probe {
-        Probed::Read(probe) => probe.as_ref().map(|probe| serde_json::to_value(probe).expect("a probe is plain data")),
-        Probed::Unreadable => object.status.get("readinessProbe").filter(|probe| !probe.is_null()).cloned(),
-        Probed::Unknown => None,
-    };
-    if let Some(probe) = probe {
-        desired["readinessProbe"] = probe;
+    for (field, probes) in probes(observed) {
+        desired[field] = probes;
     }
     if let Some(shadow) = shadow {
         desired["shadow"] = shadow;
@@ -268,6 +264,28 @@ fn status(
     }
     let notices = notice::notices(observed, &conditions);
     Some(StatusWrite { status: desired, reset: object.old_conditions, notices })
+}
+
+/// What the status says of the pods' probes. For an HTTPScaledObject nobody asks who else than interceptors sends requests.
+fn probes(observed: &Observed) -> impl Iterator<Item = (&'static str, Value)> {
+    const READINESS: &str = "readinessProbe";
+    const UNNAMED: &str = "unnamedProbes";
+    let known = |field| observed.object.status.get(field).cloned();
+    let is_route = observed.object.subject.kind == RouteKind::InterceptorRoute;
+    let (readiness, unnamed) = match &observed.probe {
+        Probed::Unknown => (None, None),
+        Probed::Unreadable => (known(READINESS), known(UNNAMED)),
+        Probed::Read(readiness, unnamed) => {
+            let unnamed = (is_route && !unnamed.is_empty()).then(|| to_value(unnamed));
+            (readiness.as_ref().map(to_value), unnamed)
+        }
+    };
+    let fields = [(READINESS, readiness), (UNNAMED, unnamed)].into_iter();
+    fields.filter_map(|(field, probes)| Some((field, probes.filter(|probes| !probes.is_null())?)))
+}
+
+fn to_value(probes: &impl Serialize) -> Value {
+    serde_json::to_value(probes).expect("probes are plain data")
 }
 
 // === impl Plan ===

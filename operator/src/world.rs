@@ -6,7 +6,6 @@ use std::{
     sync::Arc,
 };
 
-use api::ReadinessProbe;
 use interceptor_core::{
     ObjectKey,
     index::{self, HostGuard, Index, Problem},
@@ -486,11 +485,6 @@ pub fn workload_of(kind: Kind, key: &ObjectKey) -> Workload {
 /// What the API server answered to a write may be newer than what the watch tells next.
 fn is_older(version: &str, than: &str) -> bool {
     matches!((version.parse::<u64>(), than.parse::<u64>()), (Ok(version), Ok(than)) if version < than)
-}
-
-/// What a pod template says, for [`World::learn`].
-pub fn probe_of(pod: Option<&k8s_openapi::api::core::v1::PodSpec>) -> Probed {
-    Probed::Read(pod.and_then(ReadinessProbe::of_pod))
 }
 
 #[cfg(test)]

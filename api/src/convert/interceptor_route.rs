@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use interceptor_core::{
     ObjectKey, Route,
+    kubelet::UnnamedProbe,
     network::{Ignored, NetworkError},
     route::{self as core, Holding, RouteKind, Rule, Scaling, Session, Timeouts},
 };
@@ -20,9 +21,10 @@ use crate::{
     InterceptorRoute, InterceptorRouteSpec,
     duration::GoDuration,
     interceptor_route::{
-        ColdStart, ConfigMapRef, DataPath, Fallback, FallbackService, IgnoredClients, InterceptorRouteTimeouts,
-        Overflow, Placeholder, Protocol, ResponseMode, RoutingRule, ScalingMetric, SessionCookie, SessionPersistence,
-        SessionType, ShadowStatus, StaticResponse, StaticRoute, TargetRef, TargetTls,
+        ColdStart, ConfigMapRef, DataPath, Fallback, FallbackService, IgnoredClients, InterceptorRouteStatus,
+        InterceptorRouteTimeouts, Overflow, Placeholder, Protocol, ResponseMode, RoutingRule, ScalingMetric,
+        SessionCookie, SessionPersistence, SessionType, ShadowStatus, StaticResponse, StaticRoute, TargetRef,
+        TargetTls,
     },
 };
 
@@ -83,6 +85,7 @@ pub fn route(object: &InterceptorRoute) -> Result<Route, ConvertError> {
         session: session_persistence.as_ref().map(|session| self::session(&key, session)).transpose()?.map(Arc::new),
         identity: tls.as_ref().map(|tls| identity(&key, tls)).transpose()?,
         ignored: ignored.unwrap_or_default(),
+        unnamed_probes: object.status.as_ref().map(unnamed_probes).unwrap_or_default(),
         scaling,
         timeouts: timeouts.as_ref().map(self::timeouts).transpose()?.unwrap_or_default(),
         key,
@@ -106,6 +109,11 @@ fn shadow(status: &ShadowStatus) -> Option<core::Shadow> {
         published: *published,
         after: after_seconds.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs),
     })
+}
+
+/// Likewise; and there are no more than the operator writes.
+fn unnamed_probes(status: &InterceptorRouteStatus) -> Vec<UnnamedProbe> {
+    status.unnamed_probes.iter().take(UnnamedProbe::MOST).filter_map(crate::UnnamedProbe::read).collect()
 }
 
 /// What the route's clients speak. TCP has nothing that a rule could look at, and no proxy of ours speaks it.

@@ -8,6 +8,7 @@ use std::{
 
 use interceptor_core::{
     ObjectKey,
+    kubelet::UnnamedProbe,
     route::{DataPath, HeaderMatch, Overflow, PortRef, Rate, RouteKind, Rule, Scaling, Target, Timeouts, Traffic},
 };
 use serde::de::DeserializeOwned;
@@ -163,6 +164,19 @@ fn what_a_direct_route_ignores_and_counts_is_read_and_a_mistake_is_told() {
         proxied("scalingMetric: {acceptQueue: {targetValue: 1}}"),
         "spec.scalingMetric.acceptQueue is without dataPath Direct: expected dataPath Direct"
     );
+}
+
+#[test]
+fn unnamed_probes_are_read_from_the_status_and_what_no_kubelet_sends_is_left_out() {
+    let probes = |probes: &str| {
+        let text = direct_text("");
+        let text = format!("{}, status: {{unnamedProbes: [{probes}]}}}}", text.strip_suffix('}').unwrap());
+        interceptor_route(&object(&text)).unwrap().unnamed_probes
+    };
+    let found = probes("{port: 80, path: /ok, userAgent: a}, {port: 0, path: /}, {port: 1, path: /, host: \"a\\nb\"}");
+    assert_eq!(found, [UnnamedProbe::new(80, "/ok", None, Some("a")).unwrap()]);
+    let many: Vec<_> = (1..=100).map(|port| format!("{{port: {port}, path: /, userAgent: a}}")).collect();
+    assert_eq!(probes(&many.join(",")).len(), 16);
 }
 
 /// A route with `dataPath: Direct` and more.

@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{readiness_probe::ReadinessProbe, schema};
+use crate::{readiness_probe::ReadinessProbe, schema, unnamed_probe::UnnamedProbe};
 
 /// What the operator found.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -24,6 +24,11 @@ pub struct InterceptorRouteStatus {
     /// workload is kept from zero.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub uncounted: bool,
+    /// Probes of the workload's pods that do not show early that they are the kubelet's, for agents to leave out of the demand. Of more
+    /// than 16, the others count; so do those with a path, host or User-Agent of more than 1,024 bytes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub unnamed_probes: Vec<UnnamedProbe>,
 }
 
 /// How interceptors stand in for a Service whose clients reach the pods without a proxy.

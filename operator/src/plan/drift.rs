@@ -41,7 +41,7 @@ pub(super) fn is_settled(live: &Value, desired: &Value) -> bool {
         listed.sort_by_key(|condition| condition["type"].to_string());
         listed
     };
-    let fields = ["readinessProbe", "shadow", "uncounted", "targetWorkload", "targetService"];
+    let fields = ["readinessProbe", "shadow", "uncounted", "unnamedProbes", "targetWorkload", "targetService"];
     conditions(live) == conditions(desired)
         && fields
             .iter()

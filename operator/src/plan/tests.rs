@@ -9,6 +9,7 @@ use crate::{
     world::{Event, Item, Kind, World},
 };
 
+mod probes;
 mod properties;
 mod shadow;
 

@@ -3,6 +3,8 @@
 use kube::api::DynamicObject;
 use serde_json::{Value, json};
 
+use api::ReadinessProbe;
+
 use super::*;
 
 fn subject(name: &str) -> Subject {
@@ -183,7 +185,7 @@ fn pods_are_read_once_for_each_state_of_their_template() {
     world.apply([Event::Put(Item::Workload(app.clone(), 1))]);
     assert_eq!(world.unread(&subject("b")), None, "nothing scales it");
     assert_eq!(world.unread(&subject("a")), Some(app.clone()));
-    let probe = Probed::Read(Some(ReadinessProbe::default()));
+    let probe = Probed::Read(Some(ReadinessProbe::default()), Vec::new());
     world.learn(app.clone(), probe.clone());
     assert_eq!(world.unread(&subject("a")), None);
     assert_eq!(world.observe(&subject("a")).unwrap().probe, probe);

@@ -150,8 +150,11 @@ async fn a_route_asks_for_its_scaled_object_and_gives_it_up() {
     namespace.until(ROUTE, "web", "has the probe with its port's number", probe(8080)).await;
     namespace.apply(&deployment("readinessProbe: {httpGet: {port: 9090}}")).await;
     namespace.until(ROUTE, "web", "follows the probe", probe(9090)).await;
-    namespace.apply(&deployment("readinessProbe: {exec: {command: ['true']}}")).await;
+    let named = "livenessProbe: {httpGet: {port: web, path: /live, httpHeaders: [{name: User-Agent, value: mine}]}}";
+    namespace.apply(&deployment(&format!("readinessProbe: {{exec: {{command: ['true']}}}}\n{named}"))).await;
     namespace.until(ROUTE, "web", "has no probe to run", |it| it["status"]["readinessProbe"].is_null()).await;
+    let unnamed = json!([{"port": 8080, "path": "/live", "userAgent": "mine"}]);
+    namespace.until(ROUTE, "web", "tells of the other", |it| it["status"]["unnamedProbes"] == unnamed).await;
 
     namespace.merge_status(SCALED, "web", json!({"conditions": [{"type": "Active", "status": "False"}]})).await;
     namespace.until_condition(ROUTE, "web", ("Active", "False", "Idle")).await;
