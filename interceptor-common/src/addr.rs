@@ -4,7 +4,7 @@ use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// A pod's address and port. An IPv4 address is stored as its IPv4-mapped IPv6 address, so that one map holds both
 /// families and a socket of either finds it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
 pub struct AddrKey {
     /// The address as four words in network byte order, as the kernel's contexts give it.

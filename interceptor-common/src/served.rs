@@ -84,7 +84,7 @@ mod pod {
 }
 
 /// Where a pod's connections come from that are no demand: the key of a longest-prefix map.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
 pub struct Origin {
     /// For which slot, as bytes in network order; zero for all of them.

@@ -1,7 +1,6 @@
 //! The kernel's maps of the programs that count, typed.
 
 use std::{
-    collections::BTreeMap,
     fmt, io,
     mem::offset_of,
     net::SocketAddr,
@@ -10,14 +9,15 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{
-        Array, HashMap, MapData, PerCpuArray, RingBuf,
-        lpm_trie::{Key, LpmTrie},
-    },
+    maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
 };
 use interceptor_common::{AddrKey, Notice, Origin, Run, Served, SlotUse};
 use interceptor_core::mapops::{Slot, Table};
 
+mod trie;
+
+pub(super) use self::trie::Prefixes;
+use self::trie::Trie;
 use crate::{
     ledger::Maps,
     maps::{WrongMap, gone, os_error, take},
@@ -56,14 +56,11 @@ pub(super) const PINNED: [&str; 14] = [
     JUMPS_SENT,
 ];
 
-/// What is in the map of origins: each key with its bits, and what it means.
-pub(super) type OriginTable = BTreeMap<(u32, [u8; 4], [u8; 16]), u32>;
-
 /// Those maps of the loaded object that user space uses.
 pub(super) struct CountMaps {
     slot_of: HashMap<MapData, AddrKey, u32>,
     served: PerCpuArray<MapData, Served>,
-    origins: LpmTrie<MapData, Origin, u32>,
+    origins: Trie<Origin>,
     version: Array<MapData, u32>,
     missed: PerCpuArray<MapData, u64>,
     rests: Array<MapData, u32>,
@@ -71,17 +68,16 @@ pub(super) struct CountMaps {
     untold: PerCpuArray<MapData, u64>,
     uses: Array<MapData, SlotUse>,
     run: Array<MapData, Run>,
-    installed: OriginTable,
 }
 
 // === impl CountMaps ===
 
 impl CountMaps {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, WrongMap> {
-        let mut maps = Self {
+        Ok(Self {
             slot_of: take(ebpf, SLOT_OF)?,
             served: take(ebpf, SERVED)?,
-            origins: take(ebpf, ORIGINS)?,
+            origins: Trie::take(ebpf, ORIGINS)?,
             version: take(ebpf, VERSION)?,
             missed: take(ebpf, MISSED)?,
             rests: take(ebpf, RESTS)?,
@@ -89,19 +85,7 @@ impl CountMaps {
             untold: take(ebpf, UNTOLD)?,
             uses: take(ebpf, USES)?,
             run: take(ebpf, RUN)?,
-            installed: OriginTable::new(),
-        };
-        // Pinned maps hold what a process before has put into them.
-        let keys: Result<Vec<_>, _> = maps.origins.iter().collect();
-        let keys = keys.map_err(|error| WrongMap::new(ORIGINS, Some(error)))?;
-        maps.installed = keys
-            .into_iter()
-            .map(|(key, meaning)| {
-                let Origin { slot, addr } = key.data();
-                ((key.prefix_len(), slot, addr), meaning)
-            })
-            .collect();
-        Ok(maps)
+        })
     }
 
     /// How many slots there are: pinned maps stay as large as they were made.
@@ -167,28 +151,9 @@ impl CountMaps {
         }
     }
 
-    /// Makes the map of origins hold this, adding before removing. Says how many did not fit.
-    pub(super) fn set_origins(&mut self, desired: &OriginTable) -> io::Result<usize> {
-        let key = |(bits, slot, addr): &(u32, [u8; 4], [u8; 16])| Key::new(*bits, Origin { slot: *slot, addr: *addr });
-        let mut refused = 0;
-        for (entry, meaning) in desired {
-            if self.installed.get(entry) == Some(meaning) {
-                continue;
-            }
-            match self.origins.insert(&key(entry), meaning, 0).map_err(os_error) {
-                Ok(()) => _ = self.installed.insert(*entry, *meaning),
-                Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::E2BIG | libc::ENOMEM)) => {
-                    refused += 1;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        let stale: Vec<_> = self.installed.keys().filter(|entry| !desired.contains_key(*entry)).copied().collect();
-        for entry in stale {
-            gone(self.origins.remove(&key(&entry)))?;
-            self.installed.remove(&entry);
-        }
-        Ok(refused)
+    /// Makes the map of origins hold this. Says how many did not fit.
+    pub(super) fn set_origins(&mut self, desired: &Prefixes<Origin>) -> io::Result<usize> {
+        self.origins.set(desired)
     }
 }
 
