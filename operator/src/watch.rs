@@ -17,8 +17,11 @@ use kube::{
     runtime::watcher,
 };
 use serde::de::DeserializeOwned;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
+mod absence;
+
+use self::absence::{Absence, Verdict};
 use crate::{
     object::{Object, OwnSlice, Scaled, ShadowSlice, Slice},
     world::{Event, Item, Kind, workload_of},
@@ -119,61 +122,67 @@ async fn follow_with<K>(
 where
     K: Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
 {
-    let mut stream = pin!(watcher(api, config));
     let mut listed = Vec::new();
     let mut wait = FIRST_WAIT;
-    while let Some(next) = stream.next().await {
-        let event = match next {
-            Ok(watcher::Event::Init) => {
-                listed.clear();
-                None
-            }
-            Ok(watcher::Event::InitApply(object)) => {
-                listed.extend(read(&object));
-                None
-            }
-            Ok(watcher::Event::InitDone) => {
-                wait = FIRST_WAIT;
-                Some(Event::All(kind, std::mem::take(&mut listed)))
-            }
-            Ok(watcher::Event::Apply(object)) => {
-                wait = FIRST_WAIT;
-                let gone = || convert::key(object.meta()).ok().map(|key| Event::Gone(kind, key));
-                read(&object).map(Event::Put).or_else(gone)
-            }
-            Ok(watcher::Event::Delete(object)) => convert::key(object.meta()).ok().map(|key| Event::Gone(kind, key)),
-            Err(error) => {
-                let absent = is_absent(kind, &error);
-                tracing::warn!(?kind, error = %brief(&error), absent, "cannot watch");
-                if absent {
-                    wait = LAST_WAIT;
-                    changes.send(Event::Absent(kind)).await.map_err(|_closed| Unheard(kind))?;
+    let mut absence = Absence::new(kind);
+    loop {
+        let mut stream = pin!(watcher(api.clone(), config.clone()));
+        loop {
+            let Some(next) = stream.next().await else { return Err(Unheard(kind)) };
+            let event = match next {
+                Ok(event) => {
+                    if !matches!(event, watcher::Event::Init) {
+                        wait = FIRST_WAIT;
+                        absence.heard();
+                    }
+                    heard(kind, event, &read, &mut listed)
                 }
-                tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(LAST_WAIT);
-                None
+                Err(error) => {
+                    let verdict = absence.failed(&error, Instant::now());
+                    let absent = verdict == Verdict::Absent;
+                    tracing::warn!(?kind, error = %brief(&error), absent, "cannot watch");
+                    if verdict == Verdict::ListAnew {
+                        break;
+                    }
+                    if absent {
+                        wait = LAST_WAIT;
+                        changes.send(Event::Absent(kind)).await.map_err(|_closed| Unheard(kind))?;
+                    }
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(LAST_WAIT);
+                    None
+                }
+            };
+            if let Some(event) = event {
+                if matches!(event, Event::All(..)) {
+                    absence.listed();
+                }
+                changes.send(event).await.map_err(|_closed| Unheard(kind))?;
             }
-        };
-        if let Some(event) = event {
-            changes.send(event).await.map_err(|_closed| Unheard(kind))?;
         }
     }
-    Err(Unheard(kind))
 }
 
-/// Whether the kind is not to be had, as opposed to an API server in trouble. Services are always there, and nothing true
-/// could be said of routes without them.
-fn is_absent(kind: Kind, error: &watcher::Error) -> bool {
-    let (watcher::Error::InitialListFailed(kube::Error::Api(status))
-    | watcher::Error::WatchStartFailed(kube::Error::Api(status))) = error
-    else {
-        return false;
-    };
-    match kind {
-        Kind::Services | Kind::Namespaces => false,
-        Kind::Routes | Kind::HttpScaledObjects | Kind::ScaledObjects => status.code == 404,
-        // Without the right to read them, as an older chart has it, there are no shadow slices.
-        Kind::Deployments | Kind::StatefulSets | Kind::Slices | Kind::Interceptors => matches!(status.code, 403 | 404),
+/// What has changed; `listed` is what has come of a list so far.
+fn heard<K: Resource>(
+    kind: Kind,
+    event: watcher::Event<K>,
+    read: impl Fn(&K) -> Option<Item>,
+    listed: &mut Vec<Item>,
+) -> Option<Event> {
+    let gone = |object: &K| convert::key(object.meta()).ok().map(|key| Event::Gone(kind, key));
+    match event {
+        watcher::Event::Init => {
+            listed.clear();
+            None
+        }
+        watcher::Event::InitApply(object) => {
+            listed.extend(read(&object));
+            None
+        }
+        watcher::Event::InitDone => Some(Event::All(kind, std::mem::take(listed))),
+        watcher::Event::Apply(object) => read(&object).map(Event::Put).or_else(|| gone(&object)),
+        watcher::Event::Delete(object) => gone(&object),
     }
 }
 
@@ -229,3 +238,6 @@ where
         None => Api::all(client),
     }
 }
+
+#[cfg(test)]
+mod tests;

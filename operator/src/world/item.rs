@@ -26,7 +26,7 @@ pub enum Item {
 }
 
 impl Item {
-    pub(super) fn key(&self) -> &ObjectKey {
+    pub(crate) fn key(&self) -> &ObjectKey {
         match self {
             Self::Route(object) => &object.subject.key,
             Self::Scaled(scaled) => &scaled.key,
