@@ -10,6 +10,8 @@ use kube::{Resource, api::DynamicObject};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::shadow::Claim;
+
 mod scaled;
 mod slice;
 
@@ -45,6 +47,8 @@ pub struct Meta {
     pub uid: String,
     /// Its version, for writes that must not undo another's.
     pub version: String,
+    /// When it was made, in seconds since the epoch.
+    pub created: Option<i64>,
     /// Counts changes of the spec.
     pub generation: i64,
     /// Whether it is being deleted.
@@ -112,6 +116,7 @@ impl Meta {
         Self {
             uid: metadata.uid.clone().unwrap_or_default(),
             version: metadata.resource_version.clone().unwrap_or_default(),
+            created: metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()),
             generation: metadata.generation.unwrap_or_default(),
             deleting: metadata.deletion_timestamp.is_some(),
             labels: metadata.labels.clone().unwrap_or_default(),
@@ -147,6 +152,23 @@ impl Object {
         let old_conditions = conditions.len() < listed.len();
         let subject = Subject { kind, key };
         Some(Self { subject, meta: Meta::of(&object.metadata), spec, route, conditions, old_conditions, status })
+    }
+
+    /// The port of interceptors that its status tells.
+    pub fn told_port(&self) -> Option<u16> {
+        self.status.pointer("/shadow/port")?.as_u64()?.try_into().ok()
+    }
+
+    /// For whom its status tells a port, as far as it can be read.
+    pub(crate) fn claim(&self) -> Claim {
+        let service = match (&self.route, &self.spec) {
+            (Ok(route), _) => Some(route.target.service.clone()),
+            (Err(_), Ok(Spec::Route(spec))) => {
+                Some(ObjectKey::new(self.subject.key.namespace(), spec.target.service.as_str()))
+            }
+            (Err(_), _) => None,
+        };
+        Claim { created: self.meta.created, service }
     }
 
     /// The workload it scales, as far as it says so itself.

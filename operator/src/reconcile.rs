@@ -53,6 +53,8 @@ pub struct Reconciler {
     /// Whose demand has to be known.
     demanded: watch::Sender<BTreeSet<ObjectKey>>,
     leads: bool,
+    /// Whether ports that statuses tell have been reserved since it leads.
+    reserved: bool,
     /// Held until everything has been listed once.
     latch: Option<Latch>,
 }
@@ -74,6 +76,7 @@ impl Reconciler {
             settings,
             metrics,
             leads: false,
+            reserved: false,
             latch: Some(latch),
         }
     }
@@ -145,6 +148,7 @@ impl Reconciler {
             return;
         }
         self.leads = leads;
+        self.reserved = false;
         self.metrics.lead(leads);
         self.world.advance(Instant::now());
         self.world.forget_demand();
@@ -183,6 +187,10 @@ impl Reconciler {
 
     /// Starts what is due.
     fn start(&mut self) {
+        if self.may_start() && !std::mem::replace(&mut self.reserved, true) {
+            self.world.advance(Instant::now());
+            self.world.reserve_ports();
+        }
         while self.may_start() {
             let now = Instant::now();
             let Some(subject) = self.queue.pop(now) else { break };

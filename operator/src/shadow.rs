@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 mod ports;
 
+pub(crate) use self::ports::Claim;
 use self::ports::{Given, Ports, ServicePort};
 use crate::object::{Interceptor, OwnSlice, ShadowSlice, Slice};
 
@@ -36,6 +37,9 @@ const AGENT_AWAY: Duration = Duration::from_mins(1);
 
 /// How long a scaler may take to tell of demand before it counts as unknown.
 const SILENCE: Duration = Duration::from_secs(10);
+
+/// When to look again for a port when there is none.
+const AGAIN: Duration = Duration::from_mins(1);
 
 /// Whether there is demand for a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,6 +193,26 @@ impl Shadows {
     pub(crate) fn forget_demand(&mut self, now: Instant) {
         for known in self.routes.values_mut() {
             known.demand = Demand::Unknown(now);
+        }
+    }
+
+    /// The status of a route tells this port, or none.
+    pub(crate) fn claim(&mut self, key: &ObjectKey, told: Option<(u16, Claim)>) {
+        self.ports.claim(key, told);
+    }
+
+    /// Begins anew with ports: these the statuses of routes tell, the oldest route's first. Others may have been given away
+    /// meanwhile by another operator.
+    pub(crate) fn reserve(&mut self, told: Vec<(ObjectKey, Arc<str>, u16)>, now: Instant) {
+        self.ports.clear();
+        for known in self.routes.values_mut() {
+            known.port = None;
+        }
+        for (key, name, port) in told {
+            let Some(known) = self.routes.get_mut(&key) else { continue };
+            let named = (known.service.clone(), name);
+            self.ports.of(&named, Some(port), now);
+            known.port = Some(named);
         }
     }
 
@@ -428,7 +452,7 @@ impl Shadows {
             (false, _) => (Port::Missing, None),
             (true, None) => (Port::Headless, None),
             (true, Some(named)) => match self.ports.of(&named, remembered, now) {
-                None => (Port::Full, None),
+                None => (Port::Full, Some(now + AGAIN)),
                 Some(Given { port: number, since }) => {
                     // What a status told before this operator began, interceptors know.
                     let at = since + LISTENING;

@@ -18,9 +18,21 @@ pub(super) struct Ports {
     range: RangeInclusive<u16>,
     given: HashMap<ServicePort, Given>,
     taken: BTreeMap<u16, ServicePort>,
+    /// Those that statuses tell, and by which routes: interceptors listen there for their Services.
+    claims: BTreeMap<u16, BTreeMap<ObjectKey, Claim>>,
+    claimed: HashMap<ObjectKey, u16>,
     /// Where to look for a free one: one that was given back is given away again as late as can be, since interceptors
     /// and kube-proxies need not hear of it in the same order.
     next: u16,
+}
+
+/// A route whose status tells a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Claim {
+    /// When the route was made, in seconds since the epoch, if that is known.
+    pub(crate) created: Option<i64>,
+    /// Its target's Service, if that is known.
+    pub(crate) service: Option<ObjectKey>,
 }
 
 /// A port that is given away.
@@ -35,16 +47,56 @@ pub(super) struct Given {
 
 impl Ports {
     pub(super) fn new(range: RangeInclusive<u16>) -> Self {
-        Self { next: *range.start(), range, given: HashMap::new(), taken: BTreeMap::new() }
+        Self {
+            next: *range.start(),
+            range,
+            given: HashMap::new(),
+            taken: BTreeMap::new(),
+            claims: BTreeMap::new(),
+            claimed: HashMap::new(),
+        }
     }
 
-    /// The port of `service`: the one it has, the one that is `remembered` in a status, if nobody else has it, or a free one.
-    /// `None` when there is none.
+    /// The status of `route` tells this port, or none.
+    pub(super) fn claim(&mut self, route: &ObjectKey, told: Option<(u16, Claim)>) {
+        if let Some(before) = self.claimed.remove(route)
+            && let Some(routes) = self.claims.get_mut(&before)
+        {
+            routes.remove(route);
+            if routes.is_empty() {
+                self.claims.remove(&before);
+            }
+        }
+        if let Some((port, claim)) = told {
+            self.claimed.insert(route.clone(), port);
+            self.claims.entry(port).or_default().insert(route.clone(), claim);
+        }
+    }
+
+    /// The Service that a port belongs to if several statuses tell it: that of the oldest route.
+    fn owner(&self, port: u16) -> Option<&ObjectKey> {
+        let claims = self.claims.get(&port)?.iter();
+        let known = claims.filter_map(|(route, claim)| Some((claim.created, route, claim.service.as_ref()?)));
+        known.min_by_key(|(created, route, _)| (created.unwrap_or(i64::MAX), *route)).map(|(.., service)| service)
+    }
+
+    /// Takes all ports back, not what statuses tell.
+    pub(super) fn clear(&mut self) {
+        self.given.clear();
+        self.taken.clear();
+    }
+
+    /// The port of `service`: the one it has, the one that is `remembered` in a status, if nobody else has it or an older
+    /// claim to it, or a free one, which no status tells. `None` when there is none.
     pub(super) fn of(&mut self, service: &ServicePort, remembered: Option<u16>, now: Instant) -> Option<Given> {
         if let Some(given) = self.given.get(service) {
             return Some(*given);
         }
-        let remembered = remembered.filter(|port| self.range.contains(port) && !self.taken.contains_key(port));
+        let may_have = |port: &u16| {
+            let is_ours = self.owner(*port).is_none_or(|owner| *owner == service.0);
+            self.range.contains(port) && !self.taken.contains_key(port) && is_ours
+        };
+        let remembered = remembered.filter(may_have);
         let port = remembered.or_else(|| self.free())?;
         let given = Given { port, since: now };
         self.given.insert(service.clone(), given);
@@ -65,7 +117,8 @@ impl Ports {
 
     fn free(&mut self) -> Option<u16> {
         let later = self.next..=*self.range.end();
-        let found = later.chain(self.range.clone()).find(|port| !self.taken.contains_key(port))?;
+        let is_free = |port: &u16| !self.taken.contains_key(port) && !self.claims.contains_key(port);
+        let found = later.chain(self.range.clone()).find(is_free)?;
         self.next = if found == *self.range.end() { *self.range.start() } else { found + 1 };
         Some(found)
     }
@@ -100,6 +153,23 @@ mod tests {
         let mut ports = Ports::new(100..=110);
         assert_eq!(given(&mut ports, "b", Some(105)), Some(105));
         assert_eq!(given(&mut ports, "a", None), Some(100));
+    }
+
+    #[test]
+    fn what_a_status_tells_nobody_else_is_given_and_of_two_the_older_route_has_it() {
+        let mut ports = Ports::new(100..=102);
+        let claim = |service: Option<&str>, created| Claim {
+            created: Some(created),
+            service: service.map(|name| ObjectKey::new("n", name)),
+        };
+        ports.claim(&ObjectKey::new("n", "young"), Some((100, claim(Some("young"), 2))));
+        ports.claim(&ObjectKey::new("n", "old"), Some((100, claim(Some("old"), 1))));
+        ports.claim(&ObjectKey::new("n", "unreadable"), Some((101, claim(None, 0))));
+        assert_eq!(given(&mut ports, "young", Some(100)), Some(102), "the older one has not asked yet");
+        assert_eq!(given(&mut ports, "new", None), None, "all that is left is told in statuses");
+        assert_eq!(given(&mut ports, "old", Some(100)), Some(100));
+        ports.claim(&ObjectKey::new("n", "unreadable"), None);
+        assert_eq!(given(&mut ports, "new", None), Some(101));
     }
 
     #[test]

@@ -49,6 +49,22 @@ impl World {
         }
     }
 
+    /// Keeps for each Service the port that a status tells: to be called before the first plan, and whenever another operator
+    /// may have given ports away since the last one.
+    pub fn reserve_ports(&mut self) {
+        let Some(shadows) = &mut self.shadows else { return };
+        let told = self.objects.values().filter_map(|object| {
+            let Subject { kind: RouteKind::InterceptorRoute, key } = &object.subject else { return None };
+            let (port, route) = (object.told_port()?, object.route.as_ref().ok()?);
+            let (service, named) = self.index.service_port(&route.target)?;
+            let has_addresses = !service.addresses.is_empty();
+            has_addresses.then(|| (route.created, (key.clone(), Arc::clone(&named.name), port)))
+        });
+        let mut told: Vec<_> = told.collect();
+        told.sort_unstable();
+        shadows.reserve(told.into_iter().map(|(_, told)| told).collect(), self.now);
+    }
+
     /// How many ports of interceptors are given away.
     pub fn ports(&self) -> usize {
         self.shadows.as_ref().map_or(0, Shadows::ports)
@@ -74,8 +90,7 @@ impl World {
             ipv6: service.addresses.iter().any(IpAddr::is_ipv6),
         });
         let after = observed.current().filter(|scaled| !scaled.paused).and_then(|scaled| scaled.sleeps_after(AHEAD));
-        let remembered = observed.object.status.pointer("/shadow/port").and_then(serde_json::Value::as_u64);
-        let remembered = remembered.and_then(|port| u16::try_from(port).ok());
+        let remembered = observed.object.told_port();
         let route = (key, observed.object.meta.uid.as_str());
         let (seen, again) = shadows.see(route, reached.as_ref(), (after, remembered), self.now);
         (observed.shadow, observed.after, observed.again) = (seen, after, again);
@@ -83,6 +98,9 @@ impl World {
 
     /// One that can't be read any more stays what it was.
     pub(super) fn shadow_route(&mut self, object: &Object) {
+        if let Some(shadows) = self.shadows.as_mut().filter(|_| object.subject.kind == RouteKind::InterceptorRoute) {
+            shadows.claim(&object.subject.key, object.told_port().map(|port| (port, object.claim())));
+        }
         if let (Some(shadows), Ok(route)) = (&mut self.shadows, &object.route)
             && object.subject.kind == RouteKind::InterceptorRoute
             && self.objects.get(&object.subject).is_none_or(|old| old.route != object.route)
@@ -94,6 +112,7 @@ impl World {
     pub(super) fn shadow_route_gone(&mut self, subject: &Subject) {
         if let Some(shadows) = self.shadows.as_mut().filter(|_| subject.kind == RouteKind::InterceptorRoute) {
             shadows.take_route(&subject.key);
+            shadows.claim(&subject.key, None);
         }
     }
 

@@ -213,3 +213,49 @@ fn an_answer_to_a_write_brings_nothing_back_that_has_gone() {
     world.refresh(vec![scaled("mine", 4, "a", "True")]);
     assert!(world.observe(&subject("a")).unwrap().naming.is_empty());
 }
+
+/// A direct route to a Service of its own, whose status tells this port.
+fn direct(name: &str, created: &str, port: Option<u16>) -> [Event; 2] {
+    let service: k8s_openapi::api::core::v1::Service = serde_json::from_value(json!({
+        "metadata": {"namespace": "n", "name": name}, "spec": {"clusterIP": "10.96.0.1", "ports": [{"port": 80}]},
+    }))
+    .unwrap();
+    let route = json!({"metadata": {"namespace": "n", "name": name, "creationTimestamp": created},
+        "spec": {"target": {"service": name, "port": 80}, "dataPath": "Direct",
+            "scalingMetric": {"concurrency": {"targetValue": 1}}},
+        "status": {"shadow": port.map(|port| json!({"port": port, "published": false}))}});
+    let route = Object::read(RouteKind::InterceptorRoute, &dynamic(route)).unwrap();
+    [Event::Put(Item::Route(Box::new(route))), Event::Put(Item::Service(api::convert::service(&service).unwrap()))]
+}
+
+fn port(world: &mut World, name: &str) -> Option<u16> {
+    match world.observe(&subject(name)).unwrap().shadow.unwrap().port {
+        crate::shadow::Port::Open { number, .. } => Some(number),
+        _ => None,
+    }
+}
+
+#[test]
+fn a_new_route_does_not_get_the_port_that_the_status_of_another_tells() {
+    let mut world = World::default().shadowed(20_000..=20_002);
+    let told = direct("b", "2026-01-01T00:00:00Z", Some(20_000));
+    let same = direct("c", "2025-01-01T00:00:00Z", Some(20_001));
+    let younger = direct("aa", "2026-01-01T00:00:00Z", Some(20_001));
+    world.apply(direct("a", "2026-01-01T00:00:00Z", None).into_iter().chain(told).chain(same).chain(younger));
+    assert_eq!(
+        ["a", "aa", "b", "c"].map(|name| port(&mut world, name)),
+        [Some(20_002), None, Some(20_000), Some(20_001)]
+    );
+}
+
+#[test]
+fn ports_that_another_leader_gave_meanwhile_are_kept() {
+    let mut world = World::default().shadowed(20_000..=20_002);
+    let created = "2026-01-01T00:00:00Z";
+    world.apply(direct("a", created, None).into_iter().chain(direct("b", created, None)));
+    assert_eq!(["a", "b"].map(|name| port(&mut world, name)), [Some(20_000), Some(20_001)]);
+    world.apply(direct("b", created, Some(20_000)).into_iter().chain(direct("c", created, Some(20_001))));
+    world.reserve_ports();
+    assert_eq!(world.ports(), 2);
+    assert_eq!(["a", "b", "c"].map(|name| port(&mut world, name)), [Some(20_002), Some(20_000), Some(20_001)]);
+}
