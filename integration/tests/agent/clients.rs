@@ -8,6 +8,7 @@ use std::{
 };
 
 use integration::net::Host;
+use socket2::{Domain, Socket, Type};
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
@@ -34,7 +35,11 @@ pub(crate) struct Answer {
 pub(crate) fn connect(from: &Host, to: &str) -> oneshot::Receiver<Outcome> {
     let to: SocketAddr = to.parse().unwrap();
     from.start(move || {
-        let stream = TcpStream::connect_timeout(&to, Duration::from_secs(20))?;
+        // What blocks fails with the kernel's error; one that is waited for with `poll` has none at times when it was refused at once.
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+        socket.set_write_timeout(Some(Duration::from_secs(20)))?;
+        socket.connect(&to.into())?;
+        let stream = TcpStream::from(socket);
         let connected = Instant::now();
         let line = ask(&stream)?;
         Ok(Answer { line, connected, stream })
