@@ -60,6 +60,14 @@ impl Observed {
     pub fn current(&self) -> Option<&Scaled> {
         self.owned().or_else(|| self.naming.first())
     }
+
+    /// Whether nobody counts what a pod takes; as it was while the route can't be read.
+    pub fn is_uncounted(&self) -> bool {
+        match &self.object.route {
+            Ok(_) => self.shadow.as_ref().is_some_and(|seen| !seen.uncounted.is_empty()),
+            Err(_) => self.object.status["uncounted"] == true,
+        }
+    }
 }
 
 // === impl Probed ===

@@ -249,7 +249,7 @@ fn status(
     if let Some(shadow) = shadow {
         desired["shadow"] = shadow;
     }
-    if observed.shadow.as_ref().is_some_and(|seen| !seen.uncounted.is_empty()) {
+    if observed.is_uncounted() {
         desired["uncounted"] = true.into();
     }
     if let Ok(Spec::Http(spec)) = &object.spec {

@@ -85,7 +85,9 @@ fn accepted(observed: &Observed) -> Finding {
     const KIND: &str = condition::ACCEPTED;
     let route = match &observed.object.route {
         Ok(route) => route,
-        Err(error) => return Finding::no(KIND, reason::INVALID, format!("{error}; no request is taken")),
+        Err(error) => {
+            return Finding::no(KIND, reason::INVALID, format!("{error}; what was read of it before stays in force"));
+        }
     };
     let of_kind = |kind| observed.problems.iter().filter(move |problem: &&Problem| problem.kind == kind);
     if let Some(problem) = of_kind(ProblemKind::Refused).next() {

@@ -33,8 +33,11 @@ pub(super) struct Shadows {
     pub(super) failed: Option<Value>,
 }
 
-/// Decides; the route's spec can be read and it is not being deleted.
+/// Decides; the route is not being deleted.
 pub(super) fn shadows(observed: &Observed) -> Shadows {
+    if observed.object.route.is_err() {
+        return as_it_is(observed);
+    }
     let Some(seen) = &observed.shadow else { return Shadows::default() };
     let told = observed.object.status["shadow"]["published"] == true;
     let (actions, published, was) = match wanted(seen) {
@@ -56,6 +59,12 @@ pub(super) fn shadows(observed: &Observed) -> Shadows {
         Port::Full | Port::Headless | Port::Missing => None,
     };
     Shadows { actions, status: status(published), failed: status(was) }
+}
+
+/// Of a route that can't be read interceptors and scalers keep the version before, and so what they were told of it.
+fn as_it_is(observed: &Observed) -> Shadows {
+    let told = observed.object.status.get("shadow").filter(|shadow| !shadow.is_null()).cloned();
+    Shadows { actions: Vec::new(), status: told.clone(), failed: told }
 }
 
 enum Wanted {

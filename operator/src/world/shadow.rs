@@ -81,9 +81,9 @@ impl World {
         if !self.has_slices() {
             return;
         }
-        let Some(shadows) = &mut self.shadows else { return };
-        let target = observed.object.route.as_ref().ok().map(|route| &route.target);
-        let service = target.and_then(|target| self.index.service_port(target));
+        // Of one that can't be read nothing is decided.
+        let (Some(shadows), Ok(route)) = (&mut self.shadows, &observed.object.route) else { return };
+        let service = self.index.service_port(&route.target);
         let reached = service.map(|(service, port)| Reached {
             port: Arc::clone(&port.name),
             ipv4: service.addresses.iter().any(IpAddr::is_ipv4),

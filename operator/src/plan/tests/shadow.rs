@@ -381,6 +381,50 @@ fn without_a_free_port_the_status_says_so() {
     assert!(write.status["shadow"].is_null());
 }
 
+#[test]
+fn an_edit_that_cannot_be_read_changes_nothing_of_what_interceptors_were_told() {
+    let mut bench = asleep(3);
+    let (told, live) = (bench.route["status"]["shadow"].clone(), bench.live.clone());
+    bench.route["spec"]["demand"] = json!({"ignore": {"cidrs": ["10.1.0.300/16"]}});
+    bench.told();
+    let done = bench.settle();
+    assert!(done.iter().all(|done| *done == "listed"), "{done:?}");
+    assert_eq!((&bench.route["status"]["shadow"], &bench.live), (&told, &live));
+    let accepted = bench.route["status"]["conditions"][1].clone();
+    assert_eq!((&accepted["type"], &accepted["reason"]), (&json!("Accepted"), &json!("Invalid")));
+    assert!(accepted["message"].as_str().unwrap().contains("10.1.0.300/16"), "{accepted}");
+    assert_eq!(bench.world.ports(), 1, "nobody else gets the port");
+    bench.pods(true);
+    bench.demand(Some(true));
+    bench.later(60);
+    assert!(bench.settle().is_empty());
+    bench.route["spec"].as_object_mut().unwrap().remove("demand");
+    bench.told();
+    bench.settle();
+    bench.later(5);
+    bench.settle();
+    assert_eq!((bench.reason(), bench.route["status"]["shadow"]["port"].as_u64()), ("Direct", Some(20_000)));
+}
+
+#[test]
+fn a_new_operator_that_cannot_read_a_route_leaves_what_the_one_before_it_told() {
+    let mut bench = asleep(3);
+    bench.route["spec"]["demand"] = json!({"ignore": {"cidrs": ["10.1.0.300/16"]}});
+    bench.route["status"]["uncounted"] = true.into();
+    let (route, live) = (bench.route.clone(), bench.live.clone());
+    let mut bench = Bench::new(3);
+    (bench.route, bench.live) = (route.clone(), live.clone());
+    for slice in &live {
+        let slice = ShadowSlice::read(&dynamic(slice)).unwrap();
+        bench.world.apply([Event::Put(Item::Shadow(Box::new(slice)))]);
+    }
+    bench.told();
+    bench.world.reserve_ports();
+    bench.settle();
+    assert_eq!((&bench.route["status"]["shadow"], &bench.live), (&route["status"]["shadow"], &live));
+    assert_eq!(bench.route["status"]["uncounted"], true);
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Pods(bool),
