@@ -46,7 +46,7 @@ pub use interceptor_common::Served;
 pub use self::{
     follow::Followed,
     meter::{Load, Meter},
-    origins::Origins,
+    origins::{Origins, Refused},
 };
 
 /// Below where bpffs is mounted; the number changes with the maps' layout, which programs of two versions must not share.
@@ -348,9 +348,12 @@ impl Count {
     }
 
     /// Whose connections are left out, and which addresses are this machine's own.
-    pub fn set_origins(&mut self, origins: &Origins) -> io::Result<usize> {
-        let ledger = &self.ledger;
-        self.maps.set_origins(&origins.entries(|upstream| ledger.slot(upstream).map(|slot| slot.0)))
+    pub fn set_origins(&mut self, origins: &Origins) -> io::Result<Refused> {
+        let Self { ledger, pods, maps, .. } = self;
+        let here = |upstream| pods.get(&upstream).into_iter().flat_map(|pods| pods.here.keys().copied());
+        let probes = maps.set_probes(&origins.heads(here))?;
+        let slot_of = |upstream| ledger.slot(upstream).map(|slot| slot.0);
+        Ok(Refused { origins: maps.set_origins(&origins.entries(slot_of))?, probes })
     }
 
     /// The counters of every upstream that ever had a pod here, and when they were read, `CLOCK_MONOTONIC` in nanoseconds.

@@ -14,6 +14,7 @@ pub mod flow;
 pub mod hold;
 pub mod http1;
 pub mod http2;
+pub mod kubelet;
 mod notice;
 pub mod probe;
 pub mod queue;

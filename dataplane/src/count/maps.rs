@@ -11,7 +11,7 @@ use aya::{
     Ebpf,
     maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
 };
-use interceptor_common::{AddrKey, Notice, Origin, Run, Served, SlotUse};
+use interceptor_common::{AddrKey, Notice, Origin, Run, Served, SlotUse, kubelet::ProbeHead};
 use interceptor_core::mapops::{Slot, Table};
 
 mod trie;
@@ -29,6 +29,7 @@ pub(super) const SLOT_OF: &str = "SLOT_OF";
 pub(super) const SERVED: &str = "SERVED";
 pub(super) const RESTS: &str = "RESTS";
 const ORIGINS: &str = "ORIGINS";
+const PROBES: &str = "PROBES";
 const VERSION: &str = "VERSION";
 const MISSED: &str = "MISSED";
 const NOTICES: &str = "NOTICES";
@@ -39,10 +40,11 @@ pub(super) const JUMPS_RECEIVED: &str = "JUMPS_RECEIVED";
 pub(super) const JUMPS_SENT: &str = "JUMPS_SENT";
 
 /// Those that outlive the process where they can be pinned: all but what programs need for one segment.
-pub(super) const PINNED: [&str; 14] = [
+pub(super) const PINNED: [&str; 15] = [
     SLOT_OF,
     SERVED,
     ORIGINS,
+    PROBES,
     VERSION,
     MISSED,
     UNTOLD,
@@ -61,6 +63,7 @@ pub(super) struct CountMaps {
     slot_of: HashMap<MapData, AddrKey, u32>,
     served: PerCpuArray<MapData, Served>,
     origins: Trie<Origin>,
+    probes: Trie<ProbeHead>,
     version: Array<MapData, u32>,
     missed: PerCpuArray<MapData, u64>,
     rests: Array<MapData, u32>,
@@ -78,6 +81,7 @@ impl CountMaps {
             slot_of: take(ebpf, SLOT_OF)?,
             served: take(ebpf, SERVED)?,
             origins: Trie::take(ebpf, ORIGINS)?,
+            probes: Trie::take(ebpf, PROBES)?,
             version: take(ebpf, VERSION)?,
             missed: take(ebpf, MISSED)?,
             rests: take(ebpf, RESTS)?,
@@ -154,6 +158,11 @@ impl CountMaps {
     /// Makes the map of origins hold this. Says how many did not fit.
     pub(super) fn set_origins(&mut self, desired: &Prefixes<Origin>) -> io::Result<usize> {
         self.origins.set(desired)
+    }
+
+    /// The same for the map of probes.
+    pub(super) fn set_probes(&mut self, desired: &Prefixes<ProbeHead>) -> io::Result<usize> {
+        self.probes.set(desired)
     }
 }
 

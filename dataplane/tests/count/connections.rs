@@ -78,6 +78,7 @@ fn connections_of_interceptors_and_of_what_a_route_ignores_are_left_out() {
         own: Vec::new(),
         interceptors: vec!["127.0.9.9".parse().unwrap()],
         ignored: vec![(UpstreamId(2), network)],
+        probes: Vec::new(),
     });
     for listener in [&one, &two] {
         for from in [[127, 0, 9, 9], [127, 0, 10, 1], [127, 0, 9, 1]] {

@@ -16,7 +16,7 @@ use std::{
 use aya::programs::{links::PinnedLink, loaded_links};
 use dataplane::{
     Limits,
-    count::{Count, CountConfig, Origins},
+    count::{Count, CountConfig, Origins, Refused},
 };
 use interceptor_common::Served;
 use interceptor_core::{
@@ -193,7 +193,7 @@ impl Node {
 
     /// Clients at these addresses are left out, or are this machine.
     pub(crate) fn origins(&mut self, origins: &Origins) {
-        assert_eq!(self.count.set_origins(origins).unwrap(), 0);
+        assert_eq!(self.count.set_origins(origins).unwrap(), Refused::default());
     }
 
     /// What was counted for an upstream.

@@ -13,6 +13,7 @@ mod flaps;
 mod foreign;
 mod hold;
 mod host;
+mod kubelet;
 mod listens;
 mod moved;
 mod peers;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! accept ─► sockops  ─► SLOT_OF (address → slot), ORIGINS (client → counts?) ─► FLOWS (per socket)
-//! bytes  ─► segments ─► FLOWS ─► flow::Flow, http2::Streams: what they mean ─► SERVED (per slot)
+//! bytes  ─► segments ─► FLOWS, PROBES ─► flow::Flow, http2::Streams: what they mean ─► SERVED (per slot)
 //! ```
 #![no_std]
 #![no_main]

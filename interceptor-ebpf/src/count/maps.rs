@@ -4,6 +4,7 @@
 //! |---|---|---|---|---|---|
 //! | `SLOT_OF` | pod address → slot | user space | all | `ADDRESSES`, replaced at load | user space leaves the one upstream out that did not fit, and says so |
 //! | `ORIGINS` | slot and client's prefix → [`Origin`]'s meaning | user space | all | `ORIGINS_MAX` | user space refuses further prefixes and says so: their clients count |
+//! | `PROBES` | pod address and first bytes of a kubelet's probe that does not name itself → 1 | user space | `segments` | `PROBES_MAX` | user space refuses further ones and says so: these probes count |
 //! | `SERVED` | slot → counters, per CPU | programs | user space | `SLOTS`, replaced at load; slot 0 is nobody's | user space leaves the upstream out and says so |
 //! | `FLOWS` | socket → what it speaks and how far it has come | programs | programs | one per socket of the pods, freed with it | no memory: the connection is not counted, `MISSED` counts it |
 //! | `STREAMS` | socket → HTTP/2 streams | programs | programs | one per socket that speaks HTTP/2, freed with it | as above |
@@ -35,6 +36,7 @@ use interceptor_common::{
     AddrKey, Jump, Notice, Origin, Run, Served, SlotUse, Stats, Subject,
     flow::{Flow, Moved},
     http2::Streams,
+    kubelet::ProbeHead,
 };
 use interceptor_ebpf::word::unknown;
 
@@ -44,12 +46,16 @@ const ADDRESSES: u32 = 65_536;
 const SLOTS: u32 = 1024;
 /// Interceptors, the node's own addresses, and what routes leave out.
 const ORIGINS_MAX: u32 = 16_384;
+/// Pods of this machine, each as often as it has such probes.
+const PROBES_MAX: u32 = 4096;
 const NOTICES_BYTES: u32 = 64 << 10;
 
 #[map]
 static SLOT_OF: HashMap<AddrKey, u32> = HashMap::with_max_entries(ADDRESSES, BPF_F_NO_PREALLOC);
 #[map]
 static ORIGINS: LpmTrie<Origin, u32> = LpmTrie::with_max_entries(ORIGINS_MAX, BPF_F_NO_PREALLOC);
+#[map]
+static PROBES: LpmTrie<ProbeHead, u32> = LpmTrie::with_max_entries(PROBES_MAX, BPF_F_NO_PREALLOC);
 #[map]
 static SERVED: PerCpuArray<Served> = PerCpuArray::with_max_entries(SLOTS, 0);
 #[map]
@@ -101,6 +107,17 @@ pub(crate) fn slot_of(key: &AddrKey) -> Option<u32> {
 pub(crate) fn origin(slot: u32, client: &AddrKey) -> u32 {
     let of = |slot| ORIGINS.get(Key::new(ORIGIN_BITS, Origin::new(slot, client.octets()))).copied();
     of(slot).or_else(|| of(0)).unwrap_or(0)
+}
+
+/// Whether a request is a probe that user space knows.
+///
+/// # Safety
+///
+/// `key` must point to as many bytes as a [`Key`] of the map has.
+#[inline(always)]
+pub(crate) unsafe fn is_probe(key: *const c_void) -> bool {
+    // SAFETY: the caller's promise.
+    !unsafe { bpf_map_lookup_elem(addr_of!(PROBES).cast_mut().cast(), key) }.is_null()
 }
 
 /// A key to look up is given with all its bits.

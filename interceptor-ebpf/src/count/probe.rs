@@ -1,30 +1,46 @@
-//! Tells the kubelet's probes from other requests of its machine: they name themselves `kube-probe/`.
+//! Tells the kubelet's probes from other requests of its machine: they name themselves `kube-probe/`, or user space knows how they
+//! begin.
 #![expect(unsafe_code, reason = "map memory is reached through pointers that the verifier has checked")]
 
-use core::ptr::{addr_of, read, write_volatile};
-
-use aya_ebpf::{
-    EbpfContext as _, helpers::generated::bpf_skb_load_bytes, macros::map, maps::PerCpuArray, programs::SkBuffContext,
+use core::{
+    mem::offset_of,
+    ptr::{addr_of, read, write_volatile},
 };
 
-use interceptor_ebpf::segment::some;
+use aya_ebpf::{
+    EbpfContext as _, bindings::bpf_sock, helpers::generated::bpf_skb_load_bytes, macros::map, maps::PerCpuArray,
+    programs::SkBuffContext,
+};
+use interceptor_common::{
+    AddrKey,
+    kubelet::{ProbeHead, SEARCHED},
+};
+use interceptor_ebpf::segment::{peers, some};
 
 use crate::maps;
 
-/// Bytes of a request's head that are searched. The kubelet's own have the name in the first 200, if path and host are not
-/// very long.
-const SEARCHED: usize = 256;
 const WORDS: usize = SEARCHED / size_of::<u64>();
 /// Of `kube-probe/` as many bytes as a word has.
 const NAME: u64 = u64::from_le_bytes(*b"kube-pro");
 
+/// A request's first bytes, and before them what makes a key of the first of these.
+#[repr(C)]
+struct Scratch {
+    bits: u32,
+    addr: AddrKey,
+    head: [u64; WORDS],
+}
+
+const _: () =
+    assert!(offset_of!(Scratch, head) == 24 && size_of::<Scratch>() >= size_of::<u32>() + size_of::<ProbeHead>());
+
 #[map]
-static SCRATCH: PerCpuArray<[u64; WORDS]> = PerCpuArray::with_max_entries(1, 0);
+static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
 /// Whether the `len` bytes at `at` are a request of the kubelet's.
 #[inline(always)]
-pub(crate) fn is_kubelets(ctx: &SkBuffContext, at: u32, len: u32) -> bool {
-    let Some(scratch) = maps::element::<u64>(addr_of!(SCRATCH).cast(), 0) else { return false };
+pub(crate) fn is_kubelets(ctx: &SkBuffContext, sk: *mut bpf_sock, at: u32, len: u32) -> bool {
+    let Some(scratch) = maps::element::<Scratch>(addr_of!(SCRATCH).cast(), 0) else { return false };
     if len == 0 {
         return false;
     }
@@ -32,8 +48,32 @@ pub(crate) fn is_kubelets(ctx: &SkBuffContext, at: u32, len: u32) -> bool {
     // SAFETY: `scratch` points to this CPU's value, of which the helper writes at most its size, and no other program comes
     // between: they run one after the other on a CPU.
     unsafe {
-        clear(scratch);
-        bpf_skb_load_bytes(ctx.as_ptr().cast(), at, scratch.cast(), size) == 0 && has_name(scratch.cast())
+        let head: *mut u64 = (&raw mut (*scratch).head).cast();
+        clear(head);
+        bpf_skb_load_bytes(ctx.as_ptr().cast(), at, head.cast(), size) == 0
+            && (has_name(head.cast()) || is_known(scratch, sk, len))
+    }
+}
+
+/// Whether user space knows that the kubelet's probes of this pod begin like this.
+///
+/// # Safety
+///
+/// `scratch` must point to this CPU's value, with the segment's first bytes in it.
+#[inline(always)]
+unsafe fn is_known(scratch: *mut Scratch, sk: *mut bpf_sock, len: u32) -> bool {
+    let Some((AddrKey { addr_be: [a, b, c, d], port_be, proto, reserved }, _)) = peers(sk) else { return false };
+    // SAFETY: the caller's promise; the key is shorter than the value.
+    unsafe {
+        write_volatile(&raw mut (*scratch).bits, ProbeHead::bits(len));
+        write_volatile(&raw mut (*scratch).addr.addr_be[0], a);
+        write_volatile(&raw mut (*scratch).addr.addr_be[1], b);
+        write_volatile(&raw mut (*scratch).addr.addr_be[2], c);
+        write_volatile(&raw mut (*scratch).addr.addr_be[3], d);
+        write_volatile(&raw mut (*scratch).addr.port_be, port_be);
+        write_volatile(&raw mut (*scratch).addr.proto, proto);
+        write_volatile(&raw mut (*scratch).addr.reserved, reserved);
+        maps::is_probe(scratch.cast())
     }
 }
 

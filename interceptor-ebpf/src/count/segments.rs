@@ -67,7 +67,7 @@ pub(crate) fn try_egress(ctx: &SkBuffContext) {
 fn received(ctx: &SkBuffContext, sk: *mut bpf_sock, flow: &mut Flow, tcp: &Tcp) {
     if flow.kind != Kind::HTTP2 {
         let now = maps::now();
-        let segment = Segment { seq: tcp.seq, len: tcp.len, says: client_says(ctx, flow, tcp, now) };
+        let segment = Segment { seq: tcp.seq, len: tcp.len, says: client_says(ctx, sk, (flow, tcp), now) };
         let (slot, kind, first, moved) = maps::locked(flow, |flow| {
             let moved = flow.received(&segment, now);
             (flow.slot, flow.kind, (flow.first_frame(), flow.tx_next), moved)
@@ -101,14 +101,14 @@ fn sent(ctx: &SkBuffContext, sk: *mut bpf_sock, flow: &mut Flow, (tcp, now): (&T
 
 /// What a client's segment says.
 #[inline(always)]
-fn client_says(ctx: &SkBuffContext, flow: &Flow, tcp: &Tcp, now: u64) -> u32 {
+fn client_says(ctx: &SkBuffContext, sk: *mut bpf_sock, (flow, tcp): (&Flow, &Tcp), now: u64) -> u32 {
     let payload = Payload { ctx, at: tcp.at };
     let head = payload.head(0, tcp.len);
     let shaken = flow.traits & Trait::SHAKEN != 0;
     let says = unknown(Says::client(shaken, &head, tcp.len, |at| payload.head(at, tcp.len)).into(), now) as u32;
     if flow.kind != Kind::UNKNOWN
         || says & (Says::REQUEST | Says::RECORD | Says::PREFACE) == 0
-        || !is_probe(ctx, flow, tcp, says)
+        || !is_probe(ctx, sk, (flow, tcp, says))
     {
         return says;
     }
@@ -139,10 +139,10 @@ fn without_streams(flow: &mut Flow) {
 
 /// Whether a client's first segment asks for an agent how the pod is, or for the kubelet of this machine.
 #[inline(always)]
-fn is_probe(ctx: &SkBuffContext, flow: &Flow, tcp: &Tcp, says: u32) -> bool {
+fn is_probe(ctx: &SkBuffContext, sk: *mut bpf_sock, (flow, tcp, says): (&Flow, &Tcp, u32)) -> bool {
     let payload = Payload { ctx, at: tcp.at };
     is_ours(&payload.head(place(says, tcp.len), tcp.len))
-        || (flow.traits & Trait::HOST != 0 && says & Says::REQUEST != 0 && probe::is_kubelets(ctx, tcp.at, tcp.len))
+        || (flow.traits & Trait::HOST != 0 && says & Says::REQUEST != 0 && probe::is_kubelets(ctx, sk, tcp.at, tcp.len))
 }
 
 /// A client's reset. TCP has not judged yet whether it is one, and the kernel tells when the connection has ended by it; not of one that

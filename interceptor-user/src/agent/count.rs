@@ -10,22 +10,17 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::IpAddr,
     sync::Arc,
     time::Duration,
 };
 
 use dataplane::{
-    ConnectionCounters, addresses,
+    ConnectionCounters,
     count::{Count, CountError, Followed, Origins, Served, Told},
     pods::Changes,
 };
-use interceptor_core::{
-    Snapshot, UpstreamId,
-    inflight::EdgeSink as _,
-    network::{Ignored, Network},
-    route::DataPath,
-};
+use interceptor_core::{Snapshot, UpstreamId, inflight::EdgeSink as _, route::DataPath};
 use parking_lot::Mutex;
 use runtime::snapshot::Reader;
 use tokio::{
@@ -33,11 +28,15 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
+mod left_out;
 mod meters;
 mod metrics;
 
-use self::meters::Meters;
 pub(crate) use self::metrics::CountMetrics;
+use self::{
+    left_out::{ignored, own, probes},
+    meters::Meters,
+};
 use super::hold::Listens;
 use crate::{
     control::{
@@ -316,10 +315,11 @@ impl Task {
         // Whatever their state: one that is not ready any more may still be sending.
         let mut interceptors: Vec<_> = self.interceptors.borrow_and_update().iter().map(|pod| pod.address).collect();
         interceptors.dedup();
-        let ignored = ignored(&self.reader.load(), &self.namespaces.borrow_and_update());
-        let origins = Origins { own: self.own.clone(), interceptors, ignored };
-        // The kernel may know by now of Services that it did not when they were left out.
-        if origins == self.origins && origins.ignored.is_empty() {
+        let snapshot = self.reader.load();
+        let ignored = ignored(&snapshot, &self.namespaces.borrow_and_update());
+        let origins = Origins { own: self.own.clone(), interceptors, ignored, probes: probes(&snapshot) };
+        // The kernel may know by now of Services and pods that it did not when they were left out.
+        if origins == self.origins && origins.ignored.is_empty() && origins.probes.is_empty() {
             return;
         }
         match count.set_origins(&origins) {
@@ -392,24 +392,6 @@ impl Task {
         self.own = own();
         self.leave_out();
     }
-}
-
-/// This machine's addresses.
-fn own() -> Vec<IpAddr> {
-    let addresses = addresses().unwrap_or_default().into_iter().map(|(ip, _)| ip);
-    addresses.chain([IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()]).collect()
-}
-
-/// What routes leave out of their demand, by upstream.
-fn ignored(snapshot: &Snapshot, namespaces: &Addresses) -> Vec<(UpstreamId, Network)> {
-    let routes = snapshot.routes.values().filter(|entry| entry.route.data_path == DataPath::Direct);
-    let mut ignored = Vec::new();
-    for entry in routes.filter(|entry| !entry.route.ignored.is_empty()) {
-        let Ignored { networks, namespaces: names } = &entry.route.ignored;
-        let addresses = names.iter().filter_map(|name| namespaces.get(name)).flatten().copied().map(Network::one);
-        ignored.extend(networks.iter().copied().chain(addresses).map(|network| (entry.upstream, network)));
-    }
-    ignored
 }
 
 fn connections(served: &Served, now_ns: u64) -> ConnectionCounters {

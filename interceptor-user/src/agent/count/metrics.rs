@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use dataplane::count::Refused;
 use interceptor_core::route::DataPath;
 use prometheus_client::{
     collector::Collector,
@@ -28,6 +29,7 @@ pub(crate) struct CountMetrics {
     missing: Gauge,
     left_out: Gauge,
     origins_refused: Gauge,
+    probes_refused: Gauge,
     drift: Counter,
     missed: Counter,
     listened: Counter,
@@ -115,6 +117,7 @@ impl CountMetrics {
             missing: Gauge::default(),
             left_out: Gauge::default(),
             origins_refused: Gauge::default(),
+            probes_refused: Gauge::default(),
             drift: Counter::default(),
             missed: Counter::default(),
             listened: Counter::default(),
@@ -135,6 +138,7 @@ impl CountMetrics {
         ours.register("pods_missing", "Pods of this node, by the slices, whose cgroup is not there", all.missing);
         ours.register("routes_left_out", "Services that the kernel's maps have no room for", all.left_out);
         ours.register("origins_refused", "Clients to be left out that the map has no room for", all.origins_refused);
+        ours.register("probes_refused", "Kubelets' probes that the map has no room for", all.probes_refused);
         ours.register("map_drift", "Entries of the kernel's maps found wrong, and mended", all.drift);
         ours.register("connections_missed", "Connections that the kernel had no memory to count", all.missed);
         ours.register("listens", "Sockets of counted pods that began to listen", all.listened);
@@ -167,8 +171,9 @@ impl CountMetrics {
         set(&self.left_out, routes);
     }
 
-    pub(super) fn origins_refused(&self, origins: usize) {
+    pub(super) fn origins_refused(&self, Refused { origins, probes }: Refused) {
         set(&self.origins_refused, origins);
+        set(&self.probes_refused, probes);
     }
 
     pub(super) fn drift(&self, entries: usize) {
