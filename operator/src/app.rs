@@ -5,13 +5,14 @@ use std::{io, net::SocketAddr, time::Duration};
 use http::StatusCode;
 use interceptor_core::ObjectKey;
 use k8s_openapi::jiff::Timestamp;
-use kube::{Api, Client};
+use kube::Api;
 use runtime::{
     admin::{self, reply},
     metrics,
     ready::Ready,
     signal::Shutdown,
     task::{Ended, Group},
+    watch::{ApiError, api_client},
 };
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
@@ -86,8 +87,8 @@ pub enum BindError {
 #[derive(Debug, Error)]
 pub enum RunError {
     /// There is no way to the API server.
-    #[error("cannot make a client of the Kubernetes API")]
-    Client(#[source] kube::Error),
+    #[error(transparent)]
+    Client(#[from] ApiError),
     /// A part that others rely on ended.
     #[error("the operator cannot go on")]
     Task(#[source] Ended),
@@ -135,7 +136,7 @@ impl Bound {
         tracing::info!(health_addr, metrics_addr, namespace, "operator is starting");
         let Self { config, ready, metrics, metrics_server, health_server } = self;
         let Config { kube, settings, lease, namespace, watch_namespace, name, interceptors, .. } = config;
-        let client = Client::try_from(kube).map_err(RunError::Client)?;
+        let client = api_client(&kube)?;
         let latch = ready.latch("watch");
         let mut group = Group::new();
         if let Some(server) = health_server {

@@ -13,7 +13,7 @@ use runtime::ready::Latch;
 use tokio::{
     sync::{mpsc, watch},
     task::{Id, JoinError, JoinSet},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout},
 };
 
 use crate::{
@@ -29,6 +29,9 @@ use crate::{
 
 /// How many routes are written at once: enough to hide the API server's latency, not enough to hurt it.
 const MAX_AT_ONCE: usize = 8;
+
+/// How long one may take: a server that does not answer must not keep others from their turn, nor a route from another try.
+const MAX_JOB: Duration = Duration::from_secs(15);
 
 /// How often workloads that no watch tells of are read again.
 const REREAD: Duration = Duration::from_mins(5);
@@ -197,7 +200,8 @@ impl Reconciler {
             if let Some(workload) = self.world.unread(&subject) {
                 let writer = self.writer.clone();
                 self.spawn(subject.clone(), async move {
-                    let probed = writer.read_probe(&workload).await;
+                    let probed = timeout(MAX_JOB, writer.read_probe(&workload)).await;
+                    let probed = probed.unwrap_or(Probed::Unreadable);
                     Done::Read(subject, workload, probed)
                 });
                 continue;
@@ -218,7 +222,11 @@ impl Reconciler {
             }
             let writer = self.writer.clone();
             self.spawn(subject.clone(), async move {
-                let outcome = writer.carry_out(&observed, plan, at).await;
+                let outcome = timeout(MAX_JOB, writer.carry_out(&observed, plan, at)).await;
+                let outcome = outcome.unwrap_or_else(|_elapsed| Outcome {
+                    failure: Some(format!("the API server does not answer within {} s", MAX_JOB.as_secs())),
+                    ..Outcome::default()
+                });
                 Done::Tried(subject, outcome, now.elapsed(), again)
             });
         }
@@ -273,5 +281,49 @@ impl Reconciler {
         if let Some(again) = again.filter(|_| self.leads) {
             self.queue.push(subject, again);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use interceptor_core::{index::HostGuard, route::RouteKind};
+    use kube::{Client, client::Body};
+    use runtime::ready::Ready;
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        object::Object,
+        world::{Item, Kind},
+    };
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_is_not_answered_is_tried_again() {
+        let (asked, mut requests) = mpsc::channel(MAX_WAITING);
+        let nobody = tower::service_fn(move |request: http::Request<Body>| {
+            asked.try_send(request.uri().path().to_owned()).expect("few requests");
+            std::future::pending::<Result<http::Response<Body>, std::io::Error>>()
+        });
+        let writer = Writer::new(Client::new(nobody, "n"), "operator".to_owned());
+        let scaler_address = "scaler:9090".to_owned();
+        let settings = Settings { scaler_address, host_guard: HostGuard::Off, ports: 20_000..=20_009, agents: None };
+        let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
+        let reconciler = Reconciler::new(writer, settings, metrics, Ready::new().latch("watch"));
+        let (changes, events) = mpsc::channel(MAX_WAITING);
+        let (leads_tx, leads) = watch::channel(false);
+        runtime::task::spawn("reconcile", reconciler.run(events, leads));
+        leads_tx.send_replace(true);
+        let route = json!({"metadata": {"namespace": "n", "name": "r"}, "spec": {"target": {"service": "web", "port": 80},
+            "rules": [], "scalingMetric": {"concurrency": {"targetValue": 1}}}});
+        let route = Object::read(RouteKind::InterceptorRoute, &serde_json::from_value(route).unwrap()).unwrap();
+        for kind in Kind::ALWAYS {
+            changes.send(Event::All(kind, Vec::new())).await.unwrap();
+        }
+        changes.send(Event::Put(Item::Route(Box::new(route)))).await.unwrap();
+        let first = requests.recv().await.unwrap();
+        assert!(first.ends_with("/interceptorroutes/r/status"), "{first}");
+        let at = Instant::now();
+        assert_eq!(timeout(4 * MAX_JOB, requests.recv()).await.expect("another try"), Some(first));
+        assert!(at.elapsed() >= MAX_JOB);
     }
 }

@@ -20,7 +20,7 @@ mod store;
 mod tests;
 
 pub use self::{
-    cluster::{ApiError, Cluster, Watch, WatchMetrics},
+    cluster::{ApiError, Cluster, Watch, WatchMetrics, api_client},
     folder::{MAX_FILE, MAX_FILES},
     object::{Kind, Object, core_event},
     source::{Source, SourceError, Sources},

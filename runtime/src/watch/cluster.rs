@@ -36,7 +36,10 @@ mod objects;
 #[cfg(test)]
 mod tests;
 
-pub use self::{client::ApiError, metrics::WatchMetrics};
+pub use self::{
+    client::{ApiError, api_client},
+    metrics::WatchMetrics,
+};
 use self::{
     item::Item,
     link::{Link, Links, Reason},

@@ -72,6 +72,16 @@ pub(super) async fn config(kubeconfig: Option<&Path>) -> Result<Config, ApiError
 
 /// A client of its own for one watch, which takes a connection anyway.
 pub(super) fn client(config: &Config, link: Link) -> Result<Client, ApiError> {
+    build(config, move || link.up())
+}
+
+/// A client for what is asked beside the watches of this crate. Its connections notice a server that has gone; how long an answer
+/// may take is for the caller to say.
+pub fn api_client(config: &Config) -> Result<Client, ApiError> {
+    build(config, || {})
+}
+
+fn build(config: &Config, answered: impl Fn() + Clone + Send + 'static) -> Result<Client, ApiError> {
     if let Some(proxy) = &config.proxy_url {
         tracing::warn!(%proxy, "the Kubernetes API is asked directly: proxies are not supported");
     }
@@ -92,7 +102,7 @@ pub(super) fn client(config: &Config, link: Link) -> Result<Client, ApiError> {
         .service(http);
     let service = service.map_response(move |response| {
         if response.status().is_success() {
-            link.up();
+            answered();
         }
         response
     });
