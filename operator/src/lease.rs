@@ -84,13 +84,16 @@ impl Candidate {
     ///
     /// Cancel safe: dropped, a lease that is held runs out.
     pub async fn run(mut self, leads: watch::Sender<bool>, mut shutdown: Shutdown) -> Result<(), Infallible> {
+        // When it was asked for: others count from when they see it, which may be long before the answer comes.
         let mut renewed = Instant::now();
         let mut held = false;
         while !shutdown.is_requested() {
-            match timeout(self.terms.renew_deadline, self.try_once()).await {
+            let asked = Instant::now();
+            let within = if held { self.left(renewed) } else { self.terms.renew_deadline };
+            match timeout(within, self.try_once()).await {
                 Ok(Ok(holds)) => {
                     if holds {
-                        renewed = Instant::now();
+                        renewed = asked;
                     }
                     if holds != held {
                         tracing::info!(holds, identity = self.identity, "lease");
@@ -100,15 +103,15 @@ impl Candidate {
                 Ok(Err(error)) => tracing::warn!(error = describe(&error), "cannot reach the lease"),
                 Err(_elapsed) => tracing::warn!("the API server does not answer about the lease"),
             }
-            if held && renewed.elapsed() >= self.terms.renew_deadline {
+            if held && self.left(renewed).is_zero() {
                 tracing::warn!("the lease could not be renewed in time: acting no more");
                 held = false;
             }
             leads.send_if_modified(|leads| std::mem::replace(leads, held) != held);
-            let pause = tokio::time::sleep(self.terms.retry_period);
+            let pause = if held { self.left(renewed) } else { Duration::MAX };
             tokio::select! {
                 () = shutdown.requested() => {}
-                () = pause => {}
+                () = tokio::time::sleep(self.terms.retry_period.min(pause)) => {}
             }
         }
         leads.send_replace(false);
@@ -116,6 +119,11 @@ impl Candidate {
             self.give_back().await;
         }
         Ok(())
+    }
+
+    /// For how long the holder may act still.
+    fn left(&self, renewed: Instant) -> Duration {
+        self.terms.renew_deadline.saturating_sub(renewed.elapsed())
     }
 
     async fn try_once(&mut self) -> Result<bool, kube::Error> {
@@ -198,6 +206,8 @@ impl Candidate {
 #[cfg(test)]
 mod tests {
     use kube::{Client, client::Body};
+    use runtime::signal;
+    use serde_json::json;
 
     use super::*;
 
@@ -232,6 +242,36 @@ mod tests {
         assert_eq!(me.decide(Some(&held_by("you", 114)), at(30)), Step::Take);
         assert_eq!(me.decide(Some(&held_by("me", 114)), at(30)), Step::Renew);
         assert_eq!(me.decide(Some(&held_by("", 114)), at(30)), Step::Take);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_holder_acts_no_longer_than_the_deadline_after_its_last_renewal() {
+        let mut asked = 0;
+        let server = tower::service_fn(move |request: http::Request<Body>| {
+            asked += 1;
+            let found = asked > 1;
+            async move {
+                let body = match *request.method() {
+                    http::Method::GET if found => std::future::pending().await,
+                    http::Method::GET => {
+                        json!({"kind": "Status", "code": 404, "reason": "NotFound", "message": "no lease"})
+                    }
+                    _ => json!({"metadata": {"name": NAME}}),
+                };
+                let code = if body["code"] == 404 { 404 } else { 200 };
+                let response = http::Response::builder().status(code).body(Body::from(body.to_string().into_bytes()));
+                Ok::<_, std::io::Error>(response.expect("a code and a body"))
+            }
+        });
+        let leases = Api::namespaced(Client::new(server, "n"), "n");
+        let me = Candidate::new(leases, "me".to_owned(), Terms::default());
+        let (leads_tx, mut leads) = watch::channel(false);
+        let (_trigger, shutdown) = signal::manual();
+        let begin = Instant::now();
+        runtime::task::spawn("lease", me.run(leads_tx, shutdown));
+        leads.wait_for(|leads| *leads).await.unwrap();
+        leads.wait_for(|leads| !leads).await.unwrap();
+        assert!(begin.elapsed() <= Terms::default().renew_deadline, "{:?}", begin.elapsed());
     }
 
     #[tokio::test]
