@@ -109,6 +109,8 @@ pub(crate) struct Reached {
 struct Known {
     service: ObjectKey,
     port: Option<ServicePort>,
+    /// The port that the status goes on to tell after the route was led from one Service to another: it is that one's.
+    left: Option<u16>,
     demand: Demand,
     warm_since: Option<Instant>,
 }
@@ -232,14 +234,21 @@ impl Shadows {
             return self.take_route(key);
         };
         let service = route.target.service.clone();
-        let before = self.routes.remove(key);
-        if let Some(before) = before.as_ref().filter(|before| before.service != service) {
-            self.leave(key, &before.service);
+        let Some(mut known) = self.routes.remove(key) else {
+            self.by_service.entry(service.clone()).or_default().insert(key.clone());
+            let known = Known { service, port: None, left: None, demand: Demand::Unknown(now), warm_since: None };
+            self.routes.insert(key.clone(), known);
+            return;
+        };
+        known.warm_since = None;
+        if known.service != service {
+            self.leave(key, &known.service);
+            self.by_service.entry(service.clone()).or_default().insert(key.clone());
+            known.left = known.port.take().and_then(|named| self.ports.number(&named)).or(known.left);
+            known.service = service;
+            self.free();
         }
-        self.by_service.entry(service.clone()).or_default().insert(key.clone());
-        let demand = before.as_ref().map_or(Demand::Unknown(now), |before| before.demand);
-        let port = before.filter(|before| before.service == service).and_then(|before| before.port);
-        self.routes.insert(key.clone(), Known { service, port, demand, warm_since: None });
+        self.routes.insert(key.clone(), known);
     }
 
     /// A route is gone, or has nothing to do with shadow slices any more.
@@ -444,6 +453,8 @@ impl Shadows {
         known.warm_since = if ready && !needed { known.warm_since.or(Some(now)) } else { None };
         let warm_at = known.warm_since.map(|since| since + WARM);
         let warm = warm_at.is_some_and(|at| now >= at);
+        known.left = known.left.filter(|left| remembered == Some(*left));
+        let remembered = remembered.filter(|_| known.left.is_none());
         let before = known.port.take();
         let has_addresses = service.filter(|service| service.ipv4 || service.ipv6);
         known.port = has_addresses.map(|service| (known.service.clone(), Arc::clone(&service.port)));

@@ -104,6 +104,11 @@ impl Ports {
         Some(given)
     }
 
+    /// The port that `service` has.
+    pub(super) fn number(&self, service: &ServicePort) -> Option<u16> {
+        self.given.get(service).map(|given| given.port)
+    }
+
     /// Keeps only the ports of Services that are still `wanted`.
     pub(super) fn keep(&mut self, wanted: impl Fn(&ServicePort) -> bool) {
         self.given.retain(|service, _| wanted(service));

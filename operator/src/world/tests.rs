@@ -259,3 +259,23 @@ fn ports_that_another_leader_gave_meanwhile_are_kept() {
     assert_eq!(world.ports(), 2);
     assert_eq!(["a", "b", "c"].map(|name| port(&mut world, name)), [Some(20_002), Some(20_000), Some(20_001)]);
 }
+
+#[test]
+fn a_route_that_is_led_to_another_service_leaves_the_port_to_the_one_before() {
+    let mut world = World::default().shadowed(20_000..=20_002);
+    let created = "2026-01-01T00:00:00Z";
+    world.apply(direct("a", created, None).into_iter().chain(direct("b", created, None)));
+    assert_eq!(["a", "b"].map(|name| port(&mut world, name)), [Some(20_000), Some(20_001)]);
+    let lead = |service: &str, port: u16| {
+        let [Event::Put(Item::Route(mut route)), _] = direct("a", created, Some(port)) else { unreachable!() };
+        route.route.as_mut().unwrap().target.service = key(service);
+        Event::Put(Item::Route(route))
+    };
+    world.apply([lead("b", 20_000)]);
+    assert_eq!(world.ports(), 1, "it is given back at once");
+    assert_eq!(port(&mut world, "a"), Some(20_001), "the other Service has one already");
+    world.apply([lead("c", 20_001)]);
+    let [_, service] = direct("c", created, None);
+    world.apply([service, Event::Gone(Kind::Routes, key("b"))]);
+    assert_eq!((port(&mut world, "a"), world.ports()), (Some(20_002), 1), "clients of b are led to 20001 for a while");
+}
