@@ -61,6 +61,12 @@ impl Observed {
         self.owned().or_else(|| self.naming.first())
     }
 
+    /// After which time without demand KEDA may take the last replica of a workload away, by whichever ScaledObject comes first.
+    pub fn sleeps_after(&self, ahead: Duration) -> Option<Duration> {
+        let all = self.owned().into_iter().chain(&self.naming);
+        all.filter(|scaled| !scaled.paused).filter_map(|scaled| scaled.sleeps_after(ahead)).min()
+    }
+
     /// Whether nobody counts what a pod takes; as it was while the route can't be read.
     pub fn is_uncounted(&self) -> bool {
         match &self.object.route {

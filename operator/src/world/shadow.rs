@@ -89,7 +89,7 @@ impl World {
             ipv4: service.addresses.iter().any(IpAddr::is_ipv4),
             ipv6: service.addresses.iter().any(IpAddr::is_ipv6),
         });
-        let after = observed.current().filter(|scaled| !scaled.paused).and_then(|scaled| scaled.sleeps_after(AHEAD));
+        let after = observed.sleeps_after(AHEAD);
         let remembered = observed.object.told_port();
         let route = (key, observed.object.meta.uid.as_str());
         let (seen, again) = shadows.see(route, reached.as_ref(), (after, remembered), self.now);

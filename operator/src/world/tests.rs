@@ -279,3 +279,16 @@ fn a_route_that_is_led_to_another_service_leaves_the_port_to_the_one_before() {
     world.apply([service, Event::Gone(Kind::Routes, key("b"))]);
     assert_eq!((port(&mut world, "a"), world.ports()), (Some(20_002), 1), "clients of b are led to 20001 for a while");
 }
+
+#[test]
+fn of_several_scaled_objects_the_one_that_sleeps_first_decides() {
+    let mut world = World::default().shadowed(20_000..=20_002);
+    world.apply(direct("a", "2026-01-01T00:00:00Z", None));
+    for (name, cooldown) in [("one", 300), ("two", 60), ("wake", 90)] {
+        let Item::Scaled(mut scaled) = scaled(name, 1, "a", "False") else { unreachable!() };
+        scaled.body["spec"]["cooldownPeriod"] = cooldown.into();
+        world.apply([Event::Put(Item::Scaled(scaled))]);
+    }
+    let after = world.observe(&subject("a")).unwrap().after;
+    assert_eq!(after, Some(std::time::Duration::from_secs(15)), "60 less KEDA's interval and what we are ahead");
+}
