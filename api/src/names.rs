@@ -130,6 +130,8 @@ pub mod reason {
     pub const DIRECT: &str = "Direct";
     /// The same, and nobody stands in for pods where there is no agent.
     pub const DIRECT_ONLY: &str = "DirectOnly";
+    /// The same, since the namespace has as many ports of interceptors as one may have.
+    pub const PORT_LIMIT: &str = "PortLimit";
     /// Interceptors are listed as the Service's endpoints.
     pub const INTERCEPTORS: &str = "Interceptors";
     /// No request gets to the target.

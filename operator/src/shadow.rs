@@ -21,7 +21,7 @@ use tokio::time::Instant;
 mod ports;
 
 pub(crate) use self::ports::Claim;
-use self::ports::{Given, Ports, ServicePort};
+use self::ports::{Given, Ports, Refused, ServicePort};
 use crate::object::{Interceptor, OwnSlice, ShadowSlice, Slice};
 
 /// From the status that tells a port until interceptors listen at it: they are told by a watch.
@@ -87,6 +87,8 @@ pub enum Port {
     },
     /// All ports of the range are given away.
     Full,
+    /// The namespace has as many as one may have.
+    Limit,
     /// The Service's clients connect to pods by their addresses and ports.
     Headless,
     /// The Service, or its port, does not exist.
@@ -213,7 +215,7 @@ impl Shadows {
         for (key, name, port) in told {
             let Some(known) = self.routes.get_mut(&key) else { continue };
             let named = (known.service.clone(), name);
-            self.ports.of(&named, Some(port), now);
+            let _ = self.ports.of(&named, Some(port), now);
             known.port = Some(named);
         }
     }
@@ -463,8 +465,9 @@ impl Shadows {
             (false, _) => (Port::Missing, None),
             (true, None) => (Port::Headless, None),
             (true, Some(named)) => match self.ports.of(&named, remembered, now) {
-                None => (Port::Full, Some(now + AGAIN)),
-                Some(Given { port: number, since }) => {
+                Err(Refused::Full) => (Port::Full, Some(now + AGAIN)),
+                Err(Refused::Limit) => (Port::Limit, Some(now + AGAIN)),
+                Ok(Given { port: number, since }) => {
                     // What a status told before this operator began, interceptors know.
                     let at = since + LISTENING;
                     let listening = remembered == Some(number) && now >= at;

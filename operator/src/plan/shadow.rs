@@ -56,7 +56,7 @@ pub(super) fn shadows(observed: &Observed) -> Shadows {
             }
             Some(status)
         }
-        Port::Full | Port::Headless | Port::Missing => None,
+        Port::Full | Port::Limit | Port::Headless | Port::Missing => None,
     };
     Shadows { actions, status: status(published), failed: status(was) }
 }
@@ -80,7 +80,7 @@ fn wanted(seen: &Seen) -> Option<Wanted> {
         Port::Open { .. } if !interceptors.is_empty() => {
             (!ready || *needed || (!live.is_empty() && !warm)).then_some(Wanted::Published)
         }
-        Port::Open { .. } | Port::Full | Port::Headless | Port::Missing => None,
+        Port::Open { .. } | Port::Full | Port::Limit | Port::Headless | Port::Missing => None,
     }
 }
 

@@ -9,6 +9,10 @@ use std::{
 use interceptor_core::ObjectKey;
 use tokio::time::Instant;
 
+/// How many of the ports one namespace may have, as a part of them, and how many it may have in any case: others need some, too.
+const PART: usize = 4;
+const AT_LEAST: usize = 16;
+
 /// One port of one Service, by its name.
 pub(super) type ServicePort = (ObjectKey, Arc<str>);
 
@@ -33,6 +37,15 @@ pub(crate) struct Claim {
     pub(crate) created: Option<i64>,
     /// Its target's Service, if that is known.
     pub(crate) service: Option<ObjectKey>,
+}
+
+/// Why there is no port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// All are given away.
+    Full,
+    /// The namespace has as many as it may.
+    Limit,
 }
 
 /// A port that is given away.
@@ -87,21 +100,41 @@ impl Ports {
     }
 
     /// The port of `service`: the one it has, the one that is `remembered` in a status, if nobody else has it or an older
-    /// claim to it, or a free one, which no status tells. `None` when there is none.
-    pub(super) fn of(&mut self, service: &ServicePort, remembered: Option<u16>, now: Instant) -> Option<Given> {
+    /// claim to it, or a free one, which no status tells. The limit of a namespace takes nothing away that a status tells.
+    pub(super) fn of(
+        &mut self,
+        service: &ServicePort,
+        remembered: Option<u16>,
+        now: Instant,
+    ) -> Result<Given, Refused> {
         if let Some(given) = self.given.get(service) {
-            return Some(*given);
+            return Ok(*given);
         }
         let may_have = |port: &u16| {
             let is_ours = self.owner(*port).is_none_or(|owner| *owner == service.0);
             self.range.contains(port) && !self.taken.contains_key(port) && is_ours
         };
         let remembered = remembered.filter(may_have);
-        let port = remembered.or_else(|| self.free())?;
+        let port = match remembered {
+            Some(port) => port,
+            None => self.new_for(service.0.namespace())?,
+        };
         let given = Given { port, since: now };
         self.given.insert(service.clone(), given);
         self.taken.insert(port, service.clone());
-        Some(given)
+        Ok(given)
+    }
+
+    fn new_for(&mut self, namespace: &str) -> Result<u16, Refused> {
+        let limit = (self.range.len() / PART).max(AT_LEAST);
+        let has = self.given.keys().filter(|(service, _)| service.namespace() == namespace).count();
+        let before = self.next;
+        let port = self.free().ok_or(Refused::Full)?;
+        if has < limit {
+            return Ok(port);
+        }
+        self.next = before;
+        Err(Refused::Limit)
     }
 
     /// The port that `service` has.
@@ -138,7 +171,7 @@ mod tests {
     }
 
     fn given(ports: &mut Ports, name: &str, remembered: Option<u16>) -> Option<u16> {
-        ports.of(&service(name), remembered, Instant::now()).map(|given| given.port)
+        ports.of(&service(name), remembered, Instant::now()).ok().map(|given| given.port)
     }
 
     #[test]
@@ -175,6 +208,19 @@ mod tests {
         assert_eq!(given(&mut ports, "old", Some(100)), Some(100));
         ports.claim(&ObjectKey::new("n", "unreadable"), None);
         assert_eq!(given(&mut ports, "new", None), Some(101));
+    }
+
+    #[test]
+    fn one_namespace_leaves_ports_to_others_and_keeps_what_its_statuses_tell() {
+        let mut ports = Ports::new(1000..=1099);
+        let of = |ports: &mut Ports, namespace: &str, name: usize, remembered| {
+            let service = (ObjectKey::new(namespace, name.to_string()), "http".into());
+            ports.of(&service, remembered, Instant::now())
+        };
+        assert!((0..25).all(|name| of(&mut ports, "n", name, None).is_ok()));
+        assert_eq!(of(&mut ports, "n", 25, None), Err(Refused::Limit));
+        assert_eq!(of(&mut ports, "n", 25, Some(1099)).map(|given| given.port), Ok(1099));
+        assert_eq!(of(&mut ports, "m", 0, None).map(|given| given.port), Ok(1025));
     }
 
     #[test]

@@ -28,6 +28,9 @@ fn direct(observed: &Observed, route: &Route, is_listed: bool) -> Finding {
     let port = match seen.map(|seen| &seen.port) {
         Some(Port::Open { number, .. }) => Ok(*number),
         Some(Port::Full) => Err(": all ports of interceptors are given away, give the operator more"),
+        Some(Port::Limit) => {
+            Err(": the namespace has as many ports of interceptors as one may have, a quarter of them")
+        }
         Some(Port::Headless) => Err(": the Service has no address that could lead to interceptors"),
         Some(Port::Missing) | None => Err(""),
     };
@@ -37,7 +40,9 @@ fn direct(observed: &Observed, route: &Route, is_listed: bool) -> Finding {
             let message = format!(
                 "clients reach pods without a proxy; while none is ready only those on nodes with the agent are held{why}"
             );
-            return Finding::yes(KIND, reason::DIRECT_ONLY, message + &uncounted(seen));
+            let is_limit = seen.is_some_and(|seen| seen.port == Port::Limit);
+            let reason = if is_limit { reason::PORT_LIMIT } else { reason::DIRECT_ONLY };
+            return Finding::yes(KIND, reason, message + &uncounted(seen));
         }
     };
     if let Some(family) = seen.and_then(|seen| seen.lacking) {
