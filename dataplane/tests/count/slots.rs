@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{TcpListener, TcpStream},
+    net::{Shutdown, TcpListener, TcpStream},
 };
 
 use dataplane::count::Origins;
@@ -82,6 +82,22 @@ fn a_request_under_way_keeps_the_new_slot_busy_until_it_is_answered() {
     assert_eq!(node.requests(2), (0, 0));
     drop((client, server));
     assert_eq!(node.settles(2).failed, 0);
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_connection_that_its_pod_has_closed_halfway_counts_on_where_it_was() {
+    let mut node = Node::new();
+    let (_listener, mut client, mut server) = one(&mut node);
+    send(&mut client, &mut server, GET);
+    send(&mut server, &mut client, OK);
+    server.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(client.read(&mut [0]).unwrap(), 0);
+    let _other = node.listen(2, "b1", "127.0.8.2:0");
+    send(&mut client, &mut server, GET);
+    assert_eq!((node.requests(1), node.connections(1)), ((2, 1), (1, 0, 0)));
+    drop((client, server));
+    assert_eq!(node.settles(1).failed, 1);
 }
 
 #[test]

@@ -52,12 +52,11 @@ fn settles(ctx: &SkBuffContext, way: Way) -> bool {
 /// The list of addresses has changed: the connection counts for whom its own leads to now.
 #[inline(always)]
 fn follow(sk: *mut bpf_sock, flow: &mut Flow, version: u32) {
+    flow.version = version;
+    // One of which a side has closed stays where it is.
     let Some((local, client)) = segment::peers(sk) else { return };
     // One that leads nowhere any more leaves its connections where they are, and so does one that leads where it did.
-    let Some(slot) = maps::slot_of(&local).filter(|slot| *slot != flow.slot) else {
-        flow.version = version;
-        return;
-    };
+    let Some(slot) = maps::slot_of(&local).filter(|slot| *slot != flow.slot) else { return };
     let slot = if maps::origin(slot, &client) == Origin::OUT { 0 } else { slot };
     let streams = maps::streams(sk);
     let now = maps::now();
