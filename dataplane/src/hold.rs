@@ -280,6 +280,11 @@ impl Hold {
         self.maps.tried(flow)
     }
 
+    /// Notes a connection as one that is being withdrawn, as [`withdraw`](Self::withdraw) does: for tests.
+    pub fn note_withdrawn(&mut self, flow: &Flow) -> io::Result<()> {
+        self.maps.withdraw(flow)
+    }
+
     /// Has a device's program for answers ready before [`send`](Self::send) needs it: to put one on a device takes milliseconds.
     pub fn expect_answers(&mut self, device: u32) -> Result<(), SendError> {
         let Some(attached) = self.attached.get_mut(&device) else { return Ok(()) };
@@ -391,14 +396,29 @@ impl Hold {
         }
     }
 
-    /// Whether a pod has answered a connection that [`send`](Self::send) has tried, also where nobody was told: then its entry is the
-    /// client's and the pod's own.
-    pub fn is_answered(&mut self, flow: &Flow, origin: Origin) -> Result<bool, SendError> {
+    /// Takes back that a connection was tried, with its entry. False if a pod has answered it before, also where nobody was told: then
+    /// everything of it is the client's and the pod's own, and stays.
+    pub fn withdraw(&mut self, flow: &Flow, origin: Origin) -> Result<bool, SendError> {
         match origin {
-            Origin::Device(_) => self.maps.is_tried(flow).map(|is_tried| !is_tried).map_err(SendError::Tried),
+            Origin::Device(_) => {
+                // An answer that came between the look and the entry's end would leave a client with a connection to nobody.
+                self.maps.withdraw(flow).map_err(SendError::Tried)?;
+                let withdrawn = self.take_back(flow);
+                self.maps.let_go(flow).map_err(SendError::Tried)?;
+                withdrawn
+            }
             // What the rules saw is known here when it is read.
-            Origin::Node => Ok(self.conntrack.is_answered(flow)?),
+            Origin::Node if self.conntrack.is_answered(flow)? => Ok(false),
+            Origin::Node => self.forget(flow).map(|()| true),
         }
+    }
+
+    fn take_back(&mut self, flow: &Flow) -> Result<bool, SendError> {
+        let is_ours = self.maps.untried(flow).map_err(SendError::Tried)?;
+        if is_ours {
+            self.conntrack.delete(flow)?;
+        }
+        Ok(is_ours)
     }
 
     /// Forgets that a connection was tried.
@@ -406,11 +426,10 @@ impl Hold {
         if let Some(node) = &mut self.node {
             node.untried(flow);
         }
-        self.maps.untried(flow).map_err(SendError::Tried)
+        self.maps.untried(flow).map(drop).map_err(SendError::Tried)
     }
 
-    /// Forgets that a connection was tried, and takes its entry away.
-    pub fn forget(&mut self, flow: &Flow) -> Result<(), SendError> {
+    fn forget(&mut self, flow: &Flow) -> Result<(), SendError> {
         self.untried(flow)?;
         Ok(self.conntrack.delete(flow)?)
     }

@@ -52,12 +52,13 @@ pub enum What {
 pub(super) struct HoldMaps {
     pub(super) frontends: Frontends<Heat>,
     tried: HashMap<MapData, abi::Flow, u32>,
+    withdrawn: HashMap<MapData, abi::Flow, u32>,
     seen: RingBuf<MapData>,
     stats: PerCpuArray<MapData, HoldStats>,
 }
 
 /// All maps of the object that are shared with it, besides those by which it knows Services.
-pub(super) const NAMES: [&str; 3] = ["TRIED", "SEEN", "STATS"];
+pub(super) const NAMES: [&str; 4] = ["TRIED", "WITHDRAWN", "SEEN", "STATS"];
 
 // === impl HoldMaps ===
 
@@ -66,6 +67,7 @@ impl HoldMaps {
         Ok(Self {
             frontends: Frontends::take(ebpf)?,
             tried: take(ebpf, "TRIED")?,
+            withdrawn: take(ebpf, "WITHDRAWN")?,
             seen: take(ebpf, "SEEN")?,
             stats: take(ebpf, "STATS")?,
         })
@@ -89,23 +91,34 @@ impl HoldMaps {
         self.tried.insert(key(flow), 0, 0).map_err(os_error)
     }
 
-    /// Whether a connection was tried and not answered yet.
-    pub(super) fn is_tried(&self, flow: &Flow) -> io::Result<bool> {
-        match self.tried.get(&key(flow), 0) {
-            Ok(_) => Ok(true),
+    /// Forgets that a connection was tried; whether it was, and not answered yet.
+    pub(super) fn untried(&mut self, flow: &Flow) -> io::Result<bool> {
+        match self.tried.remove(&key(flow)) {
+            Ok(()) => Ok(true),
             Err(MapError::KeyNotFound) => Ok(false),
-            Err(error) => Err(os_error(error)),
+            Err(error) => match os_error(error) {
+                error if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+                error => Err(error),
+            },
         }
     }
 
-    pub(super) fn untried(&mut self, flow: &Flow) -> io::Result<()> {
-        gone(self.tried.remove(&key(flow)))
+    /// No answer to it goes on until [`let_go`](Self::let_go).
+    pub(super) fn withdraw(&mut self, flow: &Flow) -> io::Result<()> {
+        self.withdrawn.insert(key(flow), 0, 0).map_err(os_error)
     }
 
-    /// Forgets all connections that were tried.
+    pub(super) fn let_go(&mut self, flow: &Flow) -> io::Result<()> {
+        gone(self.withdrawn.remove(&key(flow)))
+    }
+
+    /// Forgets all connections that were tried, and what was being done with them.
     pub(super) fn nobody_tried(&mut self) -> io::Result<()> {
-        let flows: Vec<_> = self.tried.keys().collect::<Result<_, _>>().map_err(os_error)?;
-        flows.iter().try_for_each(|flow| gone(self.tried.remove(flow)))
+        for map in [&mut self.tried, &mut self.withdrawn] {
+            let flows: Vec<_> = map.keys().collect::<Result<_, _>>().map_err(os_error)?;
+            flows.iter().try_for_each(|flow| gone(map.remove(flow)))?;
+        }
+        Ok(())
     }
 
     pub(super) fn stats(&self) -> io::Result<HoldStats> {

@@ -148,14 +148,32 @@ fn an_answer_that_could_not_be_told_is_known_all_the_same() {
     for flow in flows() {
         assert!(hold.drops(Direction::In, &tcp(flow.client, flow.service, SYN), 0, 10_000).unwrap(), "no room is left");
         hold.note_tried(&flow).unwrap();
-        assert!(!hold.is_answered(&flow, DEVICE).unwrap());
         assert!(drops(&mut hold, Direction::Out, &tcp(flow.service, flow.client, RST | ACK)));
-        assert!(!hold.is_answered(&flow, DEVICE).unwrap(), "a refusal is none");
+        assert!(hold.withdraw(&flow, DEVICE).unwrap(), "a refusal is none");
+        hold.note_tried(&flow).unwrap();
         assert!(!drops(&mut hold, Direction::Out, &tcp(flow.service, flow.client, SYN | ACK)));
         while let Some(seen) = hold.seen() {
             assert!(matches!(seen.what, What::Syn(_)));
         }
-        assert!(hold.is_answered(&flow, DEVICE).unwrap());
+        assert!(!hold.withdraw(&flow, DEVICE).unwrap());
+    }
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn no_answer_reaches_a_client_while_its_try_is_taken_back() {
+    let mut hold = hold(Heat::Cold);
+    for flow in flows() {
+        let taken = tcp(flow.service, flow.client, SYN | ACK);
+        let refusal = tcp(flow.service, flow.client, RST | ACK);
+        hold.note_withdrawn(&flow).unwrap();
+        assert!(drops(&mut hold, Direction::Out, &taken) && drops(&mut hold, Direction::Out, &refusal));
+        assert!(hold.seen().is_none(), "there is nothing to do");
+        hold.note_tried(&flow).unwrap();
+        assert!(!drops(&mut hold, Direction::Out, &taken), "it came before");
+        assert!(!hold.withdraw(&flow, Origin::Device(1)).unwrap());
+        assert!(!drops(&mut hold, Direction::Out, &taken) && !drops(&mut hold, Direction::Out, &refusal));
+        assert_eq!(hold.seen().unwrap().what, What::Taken(flow));
     }
 }
 

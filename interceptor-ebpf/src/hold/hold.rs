@@ -35,12 +35,15 @@ pub(crate) fn answer(ctx: &TcContext) -> Verdict {
     let what = if header.flags & RST == 0 { What::TAKEN } else { What::REFUSED };
     let Some(Segment { source, destination }) = segment::addresses(ctx, header.family) else { return Verdict::Pass };
     let flow = Flow { client: destination, service: source };
-    if !maps::is_tried(&flow) {
+    // Who takes a flow from `TRIED` decides: a pod whose answer passes has the client, one that is withdrawn before must not get it.
+    if what == What::TAKEN && maps::is_tried(&flow) && maps::tried_no_more(&flow) {
+        maps::tell(ctx, what, flow);
         return Verdict::Pass;
     }
-    if what == What::TAKEN {
-        maps::tried_no_more(&flow);
-        maps::tell(ctx, what, flow);
+    if maps::is_withdrawn(&flow) && maps::is_alive() {
+        return Verdict::Hold;
+    }
+    if what == What::TAKEN || !maps::is_tried(&flow) {
         return Verdict::Pass;
     }
     // Nobody must be refused by a pod that is not there yet because its agent is not there any more.

@@ -5,6 +5,7 @@
 //! | `FRONTENDS` | address that clients connect to → index of its Service | agent | ingress | `FRONTENDS_MOST`, twice what the agent plans with, so that it may add before it removes | the agent leaves the one Service out that did not fit, and says so |
 //! | `SERVICES` | index → heat | agent | ingress | `SERVICES_MOST` | likewise |
 //! | `TRIED` | flow whose first packet was sent on → 0 | agent; egress removes | egress | `TRIED_MOST` | the flow is not sent on now, but when there is room |
+//! | `WITHDRAWN` | flow whose entry the agent is taking away → 0 | agent | egress | `WITHDRAWN_MOST`, one at a time | cannot be |
 //! | `SEEN` | ring buffer of what was seen | both | agent | 1 MiB, 5,461 records | the packet is dropped untold, the client sends another; `STATS` counts it |
 //! | `ALIVE` | 0 → the agent's last sign of life, `CLOCK_MONOTONIC` in nanoseconds | agent | both | 1 | cannot be |
 //! | `STATS` | 0 → counters, per CPU | both | agent | 1 | cannot be |
@@ -27,6 +28,7 @@ use crate::segment;
 const FRONTENDS_MOST: u32 = 131_072;
 const SERVICES_MOST: u32 = 65_536;
 const TRIED_MOST: u32 = 65_536;
+const WITHDRAWN_MOST: u32 = 16;
 const SEEN_BYTES: u32 = 1 << 20;
 /// Ethernet, IPv4 and TCP without options.
 const SHORTEST: u32 = 54;
@@ -37,6 +39,8 @@ static FRONTENDS: HashMap<AddrKey, u32> = HashMap::with_max_entries(FRONTENDS_MO
 static SERVICES: Array<ServiceSlot> = Array::with_max_entries(SERVICES_MOST, 0);
 #[map]
 static TRIED: HashMap<Flow, u32> = HashMap::with_max_entries(TRIED_MOST, BPF_F_NO_PREALLOC);
+#[map]
+static WITHDRAWN: HashMap<Flow, u32> = HashMap::with_max_entries(WITHDRAWN_MOST, BPF_F_NO_PREALLOC);
 #[map]
 static SEEN: RingBuf = RingBuf::with_byte_size(SEEN_BYTES, 0);
 #[map]
@@ -59,10 +63,17 @@ pub(crate) fn is_tried(flow: &Flow) -> bool {
     unsafe { TRIED.get(flow) }.is_some()
 }
 
+/// Whether the flow is not tried any more by this: not if the agent, or another CPU, was sooner.
 #[inline(always)]
-pub(crate) fn tried_no_more(flow: &Flow) {
-    // Another CPU may have been sooner.
-    _ = TRIED.remove(flow);
+pub(crate) fn tried_no_more(flow: &Flow) -> bool {
+    TRIED.remove(flow).is_ok()
+}
+
+/// Whether the agent is taking the flow's entry away.
+#[inline(always)]
+pub(crate) fn is_withdrawn(flow: &Flow) -> bool {
+    // SAFETY: only whether there is a value is asked.
+    unsafe { WITHDRAWN.get(flow) }.is_some()
 }
 
 #[inline(always)]

@@ -37,7 +37,7 @@ impl Task {
     }
 
     fn send(&mut self, flow: &Flow, pod: SocketAddr) {
-        if self.is_answered(flow) {
+        if !self.withdraw(flow) {
             return self.taken(flow, monotonic());
         }
         let passes_by = self.passes_by(flow, pod);
@@ -86,15 +86,17 @@ impl Task {
         directs.any(|direct| direct.is_for_outside(flow.service, &node) && !direct.is_on(&self.name, pod))
     }
 
-    /// Whether a pod has answered though that was not read yet, or could not be told. Then everything of it is the client's and the pod's.
-    fn is_answered(&mut self, flow: &Flow) -> bool {
-        let (Ok(hold), Some(kept)) = (&mut self.hold, self.holding.get_mut(flow)) else { return false };
+    /// Takes back what was tried, if it was. False if a pod has answered though that was not read yet, or could not be told.
+    fn withdraw(&mut self, flow: &Flow) -> bool {
+        let (Ok(hold), Some(kept)) = (&mut self.hold, self.holding.get_mut(flow)) else { return true };
         if !kept.is_tried {
-            return false;
+            return true;
         }
-        hold.is_answered(flow, kept.origin).unwrap_or_else(|error| {
+        let withdrawn = hold.withdraw(flow, kept.origin);
+        kept.is_tried = matches!(withdrawn, Ok(false));
+        withdrawn.unwrap_or_else(|error| {
             self.note(flow, Err(error));
-            false
+            true
         })
     }
 
@@ -123,17 +125,11 @@ impl Task {
     /// Ends the wait of a connection that no pod has answered, and takes away what there is of its tries, if there were any; what was
     /// kept.
     pub(super) fn drop_from_hold(&mut self, flow: &Flow, end: End) -> Option<Kept> {
-        if self.is_answered(flow) {
+        if !self.withdraw(flow) {
             self.taken(flow, monotonic());
             return None;
         }
         let kept = self.holding.forget(flow)?;
-        if kept.is_tried
-            && let Ok(hold) = &mut self.hold
-        {
-            let forgotten = hold.forget(flow);
-            self.note(flow, forgotten);
-        }
         self.ended(flow, end);
         Some(kept)
     }
