@@ -151,7 +151,7 @@ async fn a_route_asks_for_its_scaled_object_and_gives_it_up() {
     namespace.apply(&deployment("readinessProbe: {httpGet: {port: 9090}}")).await;
     namespace.until(ROUTE, "web", "follows the probe", probe(9090)).await;
     let named = "livenessProbe: {httpGet: {port: web, path: /live, httpHeaders: [{name: User-Agent, value: mine}]}}";
-    namespace.apply(&deployment(&format!("readinessProbe: {{exec: {{command: ['true']}}}}\n{named}"))).await;
+    namespace.apply(&deployment(&format!("readinessProbe: {{exec: {{command: ['true']}}}}, {named}"))).await;
     namespace.until(ROUTE, "web", "has no probe to run", |it| it["status"]["readinessProbe"].is_null()).await;
     let unnamed = json!([{"port": 8080, "path": "/live", "userAgent": "mine"}]);
     namespace.until(ROUTE, "web", "tells of the other", |it| it["status"]["unnamedProbes"] == unnamed).await;
