@@ -3,6 +3,7 @@
 //! ```text
 //! client's device, in ──► hold_ingress ─ FRONTENDS (address → service) ─ SERVICES (cold?) ─► SEEN (copy), dropped
 //! client's device, out ─► hold_egress ── TRIED (flow) ─► a pod's refusal: SEEN, dropped; its answer: SEEN, goes on
+//!                                  └─ WITHDRAWN (flow) ─► dropped
 //! agent, BPF_PROG_TEST_RUN ─► send ─► the packet enters or leaves the device
 //! ```
 #![no_std]
