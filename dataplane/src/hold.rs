@@ -101,8 +101,6 @@ enum Unavailable {
     Load { name: &'static str, probed: Probed, source: Box<ProgramError> },
     #[error("cannot read what the maps hold")]
     Read(#[source] io::Error),
-    #[error("cannot give a sign of life")]
-    Beat(#[source] io::Error),
     #[error("cannot reach connection tracking")]
     Conntrack(#[source] io::Error),
 }
@@ -161,7 +159,8 @@ enum Toward {
 
 impl Hold {
     /// Loads the programs and attaches none. Everything happens in the network namespace that the calling thread is in. Where
-    /// bpffs is given, maps and links are pinned there and outlive this process, and those of one before are taken over.
+    /// bpffs is given, maps and links are pinned there and outlive this process, and those of one before are taken over. No sign
+    /// of life is given: what is held by maps of one before must not outlast its own for somebody who cannot bring them in step.
     pub fn open(bpffs: Option<&Path>, hooks: Hooks) -> Result<Self, HoldError> {
         Self::start(bpffs, hooks).map_err(|error| HoldError(words(&error)))
     }
@@ -176,9 +175,8 @@ impl Hold {
     /// Holds connections of the node itself, too, and of pods in its network. What an agent before has left for that stays as
     /// it is until the first [`sync`](Self::sync).
     pub fn hold_node(&mut self) -> Result<(), HoldError> {
-        let node = Node::open().map_err(|error| HoldError(words(&error)))?;
-        self.node = Some(node);
-        self.beat().map_err(|error| HoldError(words(&error)))
+        self.node = Some(Node::open().map_err(|error| HoldError(words(&error)))?);
+        Ok(())
     }
 
     /// Leaves connections of the node itself alone, also where an agent before has held them.
@@ -202,9 +200,7 @@ impl Hold {
         }
         let conntrack = Conntrack::open().map_err(Unavailable::Conntrack)?;
         let attached = BTreeMap::new();
-        let mut hold = Self { maps, conntrack, attached, hooks, pins, ebpf, node: None, nodes_turn: false };
-        hold.beat().map_err(Unavailable::Beat)?;
-        Ok(hold)
+        Ok(Self { maps, conntrack, attached, hooks, pins, ebpf, node: None, nodes_turn: false })
     }
 
     /// Tells when [`seen`](Self::seen) has something to tell.

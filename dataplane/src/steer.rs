@@ -71,8 +71,6 @@ enum Unavailable {
     Map(#[from] WrongMap),
     #[error("cannot load program {name}")]
     Load { name: &'static str, source: Box<ProgramError> },
-    #[error("cannot give a sign of life")]
-    Beat(#[source] io::Error),
 }
 
 /// The interceptors that connections are steered to, and those that are not.
@@ -88,7 +86,7 @@ pub struct Listed {
 
 impl Steer {
     /// Loads the programs and attaches none. Where bpffs is given, maps and links are pinned there and outlive this process, and
-    /// those of one before are taken over: its links have these programs from now on.
+    /// those of one before are taken over: its links have these programs from now on. No sign of life is given.
     pub fn open(bpffs: Option<&Path>) -> Result<Self, SteerError> {
         Self::start(bpffs).map_err(|error| SteerError(words(&error)))
     }
@@ -108,7 +106,6 @@ impl Steer {
         let programs =
             Programs::load(&mut ebpf).map_err(|(name, error)| Unavailable::Load { name, source: Box::new(error) })?;
         let mut steer = Self { maps, programs, attached: BTreeMap::new(), pins, ebpf };
-        steer.beat().map_err(Unavailable::Beat)?;
         if let Some(pins) = &steer.pins {
             steer.attached = attached::taken_over(&steer.ebpf, pins);
         }

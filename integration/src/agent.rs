@@ -1,6 +1,6 @@
 //! The node agent as a process of its own, in the network namespace of a node.
 
-use std::path::PathBuf;
+use std::{fs, path::PathBuf};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -14,6 +14,9 @@ use crate::{
 
 /// Where it serves: the node's ports are its own.
 const PORT: u16 = 9097;
+
+/// Why it holds nothing before it knows what.
+const UNREAD: &str = "not all objects have been read yet";
 
 /// A running agent; killed when dropped.
 #[derive(Debug)]
@@ -37,18 +40,38 @@ impl Agent {
 
     /// The same, on a machine that is a node, too.
     pub async fn start_at(node: &Host, world: &World, by: &[&str]) -> Self {
+        let agent = Self::begin(node, by, &format!("--source=dir:{}", world.path().display())).await;
+        eventually("the agent is ready", async || (agent.state().await["ready"] == true).then_some(())).await;
+        agent
+    }
+
+    /// Starts one whose API server does not answer; which that is, is written beside the world's objects.
+    pub async fn start_without_objects(net: &Net, world: &World, by: &[&str]) -> Self {
+        let kubeconfig = world.path().join(".kubeconfig");
+        let named = |what: &str, value: Value| json!([{ "name": "nobody", what: value }]);
+        let text = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "nobody",
+            "clusters": named("cluster", json!({ "server": "http://127.0.0.1:1" })),
+            "contexts": named("context", json!({ "cluster": "nobody", "user": "nobody" })),
+            "users": named("user", json!({})),
+        });
+        fs::write(&kubeconfig, text.to_string()).unwrap();
+        let agent = Self::begin(&net.node(), by, &format!("--kubeconfig={}", kubeconfig.display())).await;
+        let waits = async || (agent.state().await["hold"]["reason"] == UNREAD).then_some(());
+        eventually("the agent waits for its objects", waits).await;
+        agent
+    }
+
+    async fn begin(node: &Host, by: &[&str], source: &str) -> Self {
         let agent = under_test();
         let words: Vec<_> = by.iter().copied().chain([agent.to_str().unwrap()]).collect();
         let mut command = node.command(words[0]);
-        command.args(&words[1..]).args(["agent", "--required", "--zap-encoder=json", "--source"]);
-        command.arg(format!("dir:{}", world.path().display()));
+        command.args(&words[1..]).args(["agent", "--required", "--zap-encoder=json", source]);
         command.env("NODE_NAME", "node-1").env("ROUSE_AGENT_PORT", PORT.to_string());
         command.env("ROUSE_LOG", "info,interceptor_user=debug").env_remove("KUBECONFIG");
         let mut process = Process::start(command, None);
         process.says("agent starts").await;
-        let agent = Self { process, node: node.clone() };
-        eventually("the agent is ready", async || (agent.state().await["ready"] == true).then_some(())).await;
-        agent
+        Self { process, node: node.clone() }
     }
 
     /// What `/state` says.
@@ -86,6 +109,12 @@ impl Agent {
     /// The process.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
+    }
+
+    /// Has it end in order, as by an upgrade.
+    pub async fn end(&mut self) {
+        self.process.signal(Signal::SIGTERM);
+        assert!(self.process.ended().await.success());
     }
 
     /// Kills it, as the system does when memory is short.

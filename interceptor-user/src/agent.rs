@@ -20,6 +20,7 @@ mod settle;
 mod state;
 mod steer;
 mod uncounted;
+mod unread;
 
 pub use self::{
     app::{AgentError, Bound, build},

@@ -24,6 +24,7 @@ fn hold(heat: Heat) -> Hold {
     let mut hold = Hold::open(None, Hooks::Auto).expect("a test that needs root has the kernel");
     let frontends = SERVICES.map(|address| (address.parse().unwrap(), 7));
     hold.sync(&Table { services: [(7, heat)].into(), frontends: frontends.into() }).unwrap();
+    hold.beat().unwrap();
     hold
 }
 

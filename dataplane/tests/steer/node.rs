@@ -110,6 +110,7 @@ pub(crate) fn lead(steer: &mut Steer, port: u16, addresses: &[&str]) {
     steer.sync(&ports(&[(SERVICE, port), (SERVICE6, port)])).unwrap();
     let addresses = addresses.iter().map(|ip| ip.parse::<IpAddr>().unwrap()).collect();
     assert_eq!(steer.interceptors(&addresses).unwrap().left_out, 0);
+    steer.beat().unwrap();
 }
 
 /// Services at these addresses, and the ports of interceptors that stand for them.

@@ -1,10 +1,14 @@
 //! Steering goes on without the process that began it, where bpffs is there to pin it to.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, path::Path, process::Command, time::Duration};
 
-use dataplane::steer::Steer;
+use dataplane::{monotonic, steer::Steer};
+use interceptor_common::hold::HEARTBEAT_NS;
 
-use crate::node::{Node, SERVICE, interceptors, lead, refused_at_last};
+use crate::{
+    node::{Node, SERVICE, interceptors, lead, refused_at_last},
+    refused,
+};
 
 /// A bpffs of the test's own.
 struct Bpffs(tempfile::TempDir);
@@ -60,6 +64,22 @@ fn connections_are_steered_while_a_process_ends_and_another_takes_over() {
     assert_eq!(bpffs.links(), 0);
     refused_at_last(&node, SERVICE);
     drop(interceptor);
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn who_takes_over_gives_no_sign_of_life_before_it_says_so() {
+    let (node, bpffs) = (Node::new(), Bpffs::mount());
+    let (port, [_interceptor]) = interceptors(["127.0.9.1"]);
+    let mut first = Steer::open(Some(bpffs.path())).unwrap();
+    lead(&mut first, port, &["127.0.9.1"]);
+    assert_eq!(first.attach(&[node.kubepods()]), []);
+    first.beat_as_of(monotonic().saturating_sub(Duration::from_nanos(HEARTBEAT_NS + 1))).unwrap();
+    drop(first);
+    let mut second = Steer::open(Some(bpffs.path())).unwrap();
+    refused(&node, SERVICE);
+    second.beat().unwrap();
+    node.connect(SERVICE).unwrap();
 }
 
 #[test]

@@ -1,17 +1,22 @@
 //! What the kernel holds goes on without its agent, where bpffs is there to pin it to.
 
 use std::{
+    io::ErrorKind,
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
-use integration::{agent::Agent, eventually, soon};
+use dataplane::{Hold, Hooks, monotonic};
+use integration::{agent::Agent, eventually, net::NODE, soon};
+use serde_json::json;
 use tempfile::TempDir;
 
 use crate::{
     bench::{Bench, FRONTEND},
     clients::{connect, listen},
     count,
+    upgrades::pinned,
 };
 
 /// A bpffs of the test's own.
@@ -27,6 +32,11 @@ impl Bpffs {
 
     pub(crate) fn path(&self) -> &Path {
         self.0.path()
+    }
+
+    /// What tells an agent of it.
+    fn variable(&self) -> String {
+        format!("ROUSE_BPFFS={}", self.path().display())
     }
 
     fn pins(&self) -> PathBuf {
@@ -46,8 +56,18 @@ async fn agent(bench: &Bench, bpffs: &Bpffs) -> Agent {
 }
 
 async fn agent_with(bench: &Bench, bpffs: &Bpffs, hooks: &str) -> Agent {
-    let (path, hooks) = (format!("ROUSE_BPFFS={}", bpffs.path().display()), format!("ROUSE_TC_HOOKS={hooks}"));
-    Agent::start_by(&bench.net, &bench.world, &["env", &path, &hooks]).await
+    Agent::start_by(&bench.net, &bench.world, &["env", &bpffs.variable(), &format!("ROUSE_TC_HOOKS={hooks}")]).await
+}
+
+/// Takes out what agents have left.
+fn remove(bench: &Bench, bpffs: &Bpffs) {
+    let path = format!("--bpffs={}", bpffs.path().display());
+    let program = integration::process::program("interceptor-under-test");
+    bench.net.node().output(program.to_str().unwrap(), &["agent", "--remove", &path]);
+}
+
+async fn agent_without_objects(bench: &Bench, bpffs: &Bpffs) -> Agent {
+    Agent::start_without_objects(&bench.net, &bench.world, &["env", &bpffs.variable()]).await
 }
 
 #[tokio::test]
@@ -71,6 +91,47 @@ async fn connections_are_held_while_an_agent_is_killed_and_replaced() {
         assert!(answer.line.starts_with("web-a to "));
     }
     drop(pod);
+}
+
+#[tokio::test]
+#[ignore = "needs root: run by cargo xtask test"]
+async fn an_agent_without_its_objects_does_not_go_on_with_what_one_before_has_held() {
+    let (bench, bpffs) = (Bench::new(), Bpffs::mount());
+    let mut first = agent(&bench, &bpffs).await;
+    first.until("web", "cold").await;
+    first.kill().await;
+    let long_ago = monotonic().saturating_sub(Duration::from_secs(31));
+    Hold::open(Some(bpffs.path()), Hooks::Auto).unwrap().beat_as_of(long_ago).unwrap();
+    let mut second = agent_without_objects(&bench, &bpffs).await;
+    let refused = soon("the rules refuse", connect(&bench.client, FRONTEND)).await.unwrap().unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+    let state = second.state().await;
+    assert_eq!(
+        (&state["ready"], &state["pending"], &state["hold"]["active"]),
+        (&false.into(), &json!(["objects"]), &false.into())
+    );
+    second.kill().await;
+    let third = agent(&bench, &bpffs).await;
+    third.until("web", "cold").await;
+    let _held = connect(&bench.client, FRONTEND);
+    third.until_held("web", 1).await;
+}
+
+#[tokio::test]
+#[ignore = "needs root: run by cargo xtask test"]
+async fn a_client_outside_is_held_while_an_agent_has_not_read_its_objects_yet() {
+    let (mut bench, bpffs) = (Bench::new(), Bpffs::mount());
+    let outside = bench.net.outside_by_macvlan();
+    let mut first = agent(&bench, &bpffs).await;
+    first.until("web", "cold").await;
+    first.kill().await;
+    let before = pinned(&bpffs.pins());
+    let mut second = agent_without_objects(&bench, &bpffs).await;
+    assert_eq!(pinned(&bpffs.pins()), before);
+    // Nobody refuses it, though the node's own rules would.
+    let _held = connect(&outside, &format!("{NODE}:30080"));
+    second.kill().await;
+    agent(&bench, &bpffs).await.until_held("web", 1).await;
 }
 
 #[tokio::test]
@@ -120,9 +181,7 @@ async fn what_an_agent_has_left_can_be_removed() {
     first.until("web", "cold").await;
     first.kill().await;
     assert!(bpffs.pins().exists());
-    let path = format!("--bpffs={}", bpffs.path().display());
-    let program = integration::process::program("interceptor-under-test");
-    bench.net.node().output(program.to_str().unwrap(), &["agent", "--remove", &path]);
+    remove(&bench, &bpffs);
     assert!(!bpffs.pins().exists());
     let pod = listen(&bench.pod, "web-a").await;
     bench.warm();

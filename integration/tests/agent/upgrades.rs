@@ -105,7 +105,7 @@ fn ask(mut stream: &TcpStream) -> io::Result<()> {
 }
 
 /// What is pinned, each with the number of its inode: another link would have another one.
-fn pinned(folder: &Path) -> BTreeMap<PathBuf, u64> {
+pub(crate) fn pinned(folder: &Path) -> BTreeMap<PathBuf, u64> {
     let entries = fs::read_dir(folder).unwrap().map(Result::unwrap);
     let deep = entries.flat_map(|entry| {
         let path = entry.path();

@@ -45,7 +45,11 @@ pub(crate) use self::{
     report::{Known, Report, Way},
     services::{is_left_to_interceptors, leads_to, left_out, left_to_interceptors},
 };
-use super::{config::Holds, count::Seen};
+use super::{
+    config::Holds,
+    count::Seen,
+    unread::{self, UNREAD},
+};
 use crate::control::namespaces::Addresses;
 
 /// Connections that wait at once. Each costs some hundred bytes.
@@ -83,8 +87,8 @@ pub(crate) struct Task {
     devices: Devices,
     /// Those from which something was held that are not ready for answers yet.
     expecting: BTreeSet<u32>,
-    /// Whether devices that lead outward are looked at, too.
-    outside: bool,
+    /// Whether devices that lead outward are looked at, too, once that is known. Until then those that have the programs keep them.
+    outside: Option<bool>,
     node: Vec<(IpAddr, String)>,
     listens: mpsc::Receiver<Listens>,
     namespaces: watch::Receiver<Addresses>,
@@ -132,7 +136,6 @@ impl Task {
             Ok(hold) => node::begin(hold, holds.node_clients),
             Err(why) => Err(why.clone()),
         };
-        metrics.active(hold.is_ok(), node.is_ok());
         {
             let mut known = report.0.lock();
             (known.off, known.node_off) = (hold.as_ref().err().cloned(), node.err());
@@ -150,7 +153,7 @@ impl Task {
             services: Services::default(),
             devices: Devices::new(),
             expecting: BTreeSet::new(),
-            outside: false,
+            outside: None,
             node: Vec::new(),
             listens,
             namespaces,
@@ -168,21 +171,21 @@ impl Task {
         let arrivals = hold.arrivals()?;
         let mut network = Changes::follow()?;
         let mut alarm = Alarm::new()?;
+        // Until all objects are read the programs go on as an agent before has left them, for as long as its last sign of life lasts,
+        // and what they hold waits to be read: a Service that is missing now may only not have been read.
+        self.report.0.lock().off = Some(UNREAD.to_owned());
+        unread::wait(&mut self.counted.clone(), "held", Option::is_some).await;
+        self.look_at_devices();
+        let mut again = self.sync();
+        {
+            let mut known = self.report.0.lock();
+            known.off = None;
+            self.metrics.active(true, known.node_off.is_none());
+        }
         let mut beats = interval(BEAT);
         let mut repairs = interval(REPAIR);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         repairs.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        self.look_at_devices();
-        let mut counted = self.counted.clone();
-        // Until all objects are read the programs go on as an agent before has left them, and what they hold waits to be read: a
-        // Service that is missing now may only not have been read.
-        loop {
-            tokio::select! {
-                _ = counted.wait_for(Option::is_some) => break,
-                _ = beats.tick() => self.beat(),
-            }
-        }
-        let mut again = self.sync();
         let mut more = false;
         loop {
             alarm.set(earliest(self.holding.next(), again))?;
@@ -309,8 +312,9 @@ impl Task {
         // Before the maps say so: what passes then is not ours to touch.
         self.begin_anew(&moved);
         self.count_anew(&recounted);
-        if self.services.has_outside() != self.outside {
-            self.outside = !self.outside;
+        let outside = Some(self.services.has_outside());
+        if outside != self.outside {
+            self.outside = outside;
             self.look_at_devices();
         }
         let Ok(hold) = &mut self.hold else { return None };
@@ -374,9 +378,9 @@ impl Task {
         };
         self.node = node;
         self.devices = found;
-        let Ok(hold) = &mut self.hold else { return };
+        let (Ok(hold), Some(is_outside)) = (&mut self.hold, self.outside) else { return };
         let pods = self.devices.iter().filter(|(_, device)| device.is_veth).map(|(index, device)| (*index, device));
-        let outside = uplinks(&self.devices, &self.node).filter(|_| self.outside);
+        let outside = uplinks(&self.devices, &self.node).filter(|_| is_outside);
         let attachment = hold.devices(&pods.chain(outside).map(|(index, device)| (index, device.clone())).collect());
         self.metrics.attached(&attachment);
         for (device, why) in &attachment.failed {

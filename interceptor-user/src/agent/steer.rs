@@ -33,7 +33,10 @@ mod wanted;
 
 pub(crate) use self::metrics::SteerMetrics;
 use self::wanted::Wanted;
-use super::hold::left_out;
+use super::{
+    hold::left_out,
+    unread::{self, UNREAD},
+};
 use crate::control::discover::FollowedPod;
 
 /// The programs leave everything alone 30 s after the last sign of life.
@@ -121,7 +124,6 @@ impl Task {
     ) -> Self {
         let report = Report::default();
         report.0.lock().off = steer.as_ref().err().cloned();
-        metrics.active(steer.is_ok());
         let (steer, root) = match steer {
             Ok((steer, root)) => (Ok(steer), root),
             Err(why) => (Err(why), PathBuf::new()),
@@ -149,19 +151,17 @@ impl Task {
         if self.steer.is_err() {
             return std::future::pending().await;
         }
+        // Until then the programs go on as an agent before has left them, for as long as its last sign of life lasts: a Service
+        // that is missing now may only not have been read.
+        self.report.0.lock().off = Some(UNREAD.to_owned());
+        unread::wait(&mut complete, "steered", |complete| *complete).await;
+        self.look();
+        let mut again = self.sync();
+        self.report.0.lock().off = None;
+        self.metrics.active(true);
         let (mut beats, mut repairs) = (interval(BEAT), interval(REPAIR));
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         repairs.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // Until then the programs go on as an agent before has left them: a Service that is missing now may only not have been
-        // read.
-        loop {
-            tokio::select! {
-                _ = complete.wait_for(|complete| *complete) => break,
-                _ = beats.tick() => self.beat(),
-            }
-        }
-        self.look();
-        let mut again = self.sync();
         loop {
             let settled = async {
                 match again {

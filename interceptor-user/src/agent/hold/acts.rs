@@ -76,7 +76,7 @@ impl Task {
 
     /// Whether answers would go past the node, to a client that knows nothing of the pod.
     fn passes_by(&self, flow: &Flow, pod: SocketAddr) -> bool {
-        if !self.outside {
+        if self.outside != Some(true) {
             return false;
         }
         let snapshot = self.reader.load();
