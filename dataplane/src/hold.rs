@@ -20,7 +20,7 @@ use std::{
 
 use crate::{
     conntrack::{Conntrack, ConntrackError, Translation},
-    devices::{Devices, devices},
+    devices::Devices,
     frontends,
     loading::{monotonic, read_object},
     maps::WrongMap,
@@ -167,8 +167,7 @@ impl Hold {
 
     /// Takes away what an agent before has left pinned or attached.
     pub fn remove(bpffs: Option<&Path>) -> io::Result<()> {
-        let devices = devices()?.into_values().map(|device| device.name);
-        attach::remove(bpffs.map(|bpffs| bpffs.join(PINS)).as_deref(), devices)?;
+        attach::remove(bpffs.map(|bpffs| bpffs.join(PINS)).as_deref())?;
         Node::remove()
     }
 
@@ -297,12 +296,14 @@ impl Hold {
 
     /// Puts the programs on these devices and takes them off all others.
     pub fn devices(&mut self, devices: &Devices) -> Attachment {
-        for (_, gone) in self.attached.extract_if(.., |index, _| !devices.contains_key(index)) {
-            gone.unpin();
+        // Nobody has looked yet at what an agent before has left.
+        if self.attached.is_empty()
+            && let Err(error) = attach::take_off_others(self.pins.as_deref(), devices)
+        {
+            tracing::warn!(%error, "what an agent has left on devices cannot be looked for");
         }
-        if let Some(pins) = &self.pins {
-            let gone = attach::pinned_devices(pins).into_iter().filter(|index| !devices.contains_key(index));
-            gone.for_each(|index| attach::unpin(pins, index));
+        for (_, gone) in self.attached.extract_if(.., |index, _| !devices.contains_key(index)) {
+            gone.take_off();
         }
         let mut report = Attachment::default();
         for (index, device) in devices {

@@ -1,8 +1,9 @@
 //! The hold programs on devices: by links where the kernel has them, which may be pinned and then outlive the agent, and by
-//! filters before that.
+//! filters before that, which outlive it where maps are pinned.
 
 use std::{
-    fs, io, mem,
+    fs, io,
+    mem::{self, ManuallyDrop},
     path::{Path, PathBuf},
 };
 
@@ -11,18 +12,25 @@ use aya::{
     programs::{
         LinkOrder, ProgramError, SchedClassifier, TcAttachType,
         links::{FdLink, PinnedLink},
-        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError},
+        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle},
     },
     util::KernelVersion,
 };
 
-use crate::pins;
+use crate::{
+    devices::{Devices, devices},
+    pins,
+};
 
 pub(super) const INGRESS: &str = "hold_ingress";
 pub(super) const EGRESS: &str = "hold_egress";
 
 const IN: Side = Side { program: INGRESS, direction: TcAttachType::Ingress, prefix: "ingress-" };
 const OUT: Side = Side { program: EGRESS, direction: TcAttachType::Egress, prefix: "egress-" };
+
+/// The place of our filters on a device, by which one agent replaces what one before has left.
+const PRIORITY: u16 = 1;
+const HANDLE: TcHandle = TcHandle::new(0x526f, 0x7573);
 
 /// A side of devices.
 #[derive(Debug)]
@@ -43,7 +51,7 @@ pub enum Hooks {
     Filters,
 }
 
-/// The programs on one device; dropping it takes them off unless they are pinned.
+/// The programs on one device; dropping it takes them off unless there is a folder for pins: then they go on.
 #[derive(Debug)]
 pub(super) struct Attached {
     device: Device,
@@ -68,14 +76,20 @@ struct Device {
 #[derive(Debug)]
 struct Link {
     pin: Option<PathBuf>,
-    _link: Holds,
+    holds: Holds,
 }
 
 /// What keeps a program there.
 #[derive(Debug)]
 enum Holds {
-    Own { _link: SchedClassifierLink },
-    Pinned { _link: PinnedLink },
+    Own {
+        _link: SchedClassifierLink,
+    },
+    Pinned {
+        _link: PinnedLink,
+    },
+    /// The device itself does, until it is told otherwise.
+    Device(ManuallyDrop<SchedClassifierLink>),
 }
 
 // === impl Attached ===
@@ -89,12 +103,10 @@ impl Attached {
         hooks: Hooks,
         pins: Option<&Path>,
     ) -> Result<Self, ProgramError> {
-        let folder = pins;
-        let pins = pins.filter(|_| hooks.has_links()).map(Path::to_owned);
-        let device = Device { index, name: name.to_owned(), hooks, pins };
+        let device = Device { index, name: name.to_owned(), hooks, pins: pins.map(Path::to_owned) };
         let ingress = device.put(ebpf, &IN)?;
         let egress = device.go_on(ebpf, &OUT)?;
-        device.replace_other_hooks(folder);
+        device.replace_other_hooks();
         Ok(Self { device, ingress, is_tried: egress.is_some(), egress })
     }
 
@@ -112,15 +124,15 @@ impl Attached {
         if !mem::take(&mut self.is_tried)
             && let Some(egress) = self.egress.take()
         {
-            egress.unpin();
+            egress.take_off();
         }
     }
 
-    /// Takes the pins of a device that has gone, or is to be left alone.
-    pub(super) fn unpin(self) {
-        self.ingress.unpin();
+    /// Takes the programs off a device that has gone, or is to be left alone, with their pins.
+    pub(super) fn take_off(self) {
+        self.ingress.take_off();
         if let Some(egress) = self.egress {
-            egress.unpin();
+            egress.take_off();
         }
     }
 }
@@ -129,28 +141,28 @@ impl Attached {
 
 impl Device {
     fn pin(&self, side: &Side) -> Option<PathBuf> {
-        Some(self.pins.as_ref()?.join(format!("{}{}", side.prefix, self.index)))
+        let folder = self.pins.as_ref().filter(|_| self.hooks.has_links())?;
+        Some(folder.join(format!("{}{}", side.prefix, self.index)))
     }
 
     fn put(&self, ebpf: &mut Ebpf, side: &Side) -> Result<Link, ProgramError> {
         let program: &mut SchedClassifier = classifier(ebpf, side.program)?;
         let pin = self.pin(side);
-        let link = match &pin {
-            Some(pin) => pinned(program, &self.name, side.direction, pin)?,
-            None => Holds::Own { _link: attach(program, &self.name, side.direction, self.hooks)? },
+        let (name, side, hooks) = (&self.name, side.direction, self.hooks);
+        let holds = match (&pin, &self.pins) {
+            (Some(pin), _) => pinned(program, name, side, pin)?,
+            (None, Some(_)) => Holds::Device(ManuallyDrop::new(attach(program, name, side, hooks)?)),
+            (None, None) => Holds::Own { _link: attach(program, name, side, hooks)? },
         };
-        Ok(Link { pin, _link: link })
+        Ok(Link { pin, holds })
     }
 
     /// Takes off what an agent before has left that used the other kind of hook: of two programs the second would hold what the first has
     /// let go on.
-    fn replace_other_hooks(&self, folder: Option<&Path>) {
+    fn replace_other_hooks(&self) {
         if self.hooks.has_links() {
-            for side in [IN, OUT] {
-                // Most devices have none.
-                _ = tc::qdisc_detach_program(&self.name, side.direction, side.program);
-            }
-        } else if let Some(folder) = folder {
+            take_off_filters(&self.name);
+        } else if let Some(folder) = &self.pins {
             unpin(folder, self.index);
         }
     }
@@ -168,16 +180,31 @@ impl Device {
 // === impl Link ===
 
 impl Link {
-    fn unpin(self) {
-        if let Some(pin) = &self.pin {
+    fn take_off(self) {
+        let Self { pin, holds } = self;
+        if let Some(pin) = pin {
             // What is not there is no pin.
             _ = fs::remove_file(pin);
+        }
+        if let Holds::Device(filter) = holds {
+            drop(ManuallyDrop::into_inner(filter));
         }
     }
 }
 
+/// Takes off what an agent before has left on devices other than these: links that are pinned, and filters.
+pub(super) fn take_off_others(folder: Option<&Path>, kept: &Devices) -> io::Result<()> {
+    if let Some(folder) = folder {
+        let gone = pinned_devices(folder).into_iter().filter(|index| !kept.contains_key(index));
+        gone.for_each(|index| unpin(folder, index));
+    }
+    let others = devices()?.into_iter().filter(|(index, _)| !kept.contains_key(index));
+    others.for_each(|(_, device)| take_off_filters(&device.name));
+    Ok(())
+}
+
 /// The devices that have pinned links.
-pub(super) fn pinned_devices(folder: &Path) -> Vec<u32> {
+fn pinned_devices(folder: &Path) -> Vec<u32> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let mut devices: Vec<u32> = entries
         .filter_map(|entry| {
@@ -192,24 +219,23 @@ pub(super) fn pinned_devices(folder: &Path) -> Vec<u32> {
 }
 
 /// Takes the pinned links of a device away.
-pub(super) fn unpin(folder: &Path, device: u32) {
+fn unpin(folder: &Path, device: u32) {
     for side in [IN, OUT] {
         _ = fs::remove_file(folder.join(format!("{}{device}", side.prefix)));
     }
 }
 
-/// Takes everything off that an agent has left, with its pins: links go with them, filters are looked for on every device.
-pub(super) fn remove(folder: Option<&Path>, devices: impl IntoIterator<Item = String>) -> io::Result<()> {
-    if let Some(folder) = folder {
-        pins::remove(folder)?;
+/// Takes our filters off a device, of which most have none.
+fn take_off_filters(device: &str) {
+    for side in [IN, OUT] {
+        _ = tc::qdisc_detach_program(device, side.direction, side.program);
     }
-    for device in devices {
-        for side in [IN, OUT] {
-            // Most devices have none.
-            _ = tc::qdisc_detach_program(&device, side.direction, side.program);
-        }
-    }
-    Ok(())
+}
+
+/// Takes everything off that an agent has left, with its pins.
+pub(super) fn remove(folder: Option<&Path>) -> io::Result<()> {
+    take_off_others(folder, &Devices::new())?;
+    folder.map_or(Ok(()), pins::remove)
 }
 
 pub(super) fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, ProgramError> {
@@ -233,21 +259,27 @@ fn attach(
     direction: TcAttachType,
     hooks: Hooks,
 ) -> Result<SchedClassifierLink, ProgramError> {
-    let id = if hooks.has_links() {
-        program.attach_with_options(device, direction, TcAttachOptions::TcxOrder(LinkOrder::first()))?
-    } else {
-        match tc::qdisc_add_clsact(device) {
-            Ok(()) => {}
-            // One is enough, whosoever it is.
-            Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => {}
-            Err(error) => return Err(error.into()),
-        }
-        // One that an agent before has left there would be the first to see a packet, and keep it for nobody.
-        let name = program.info()?.name_as_str().unwrap_or_default().to_owned();
-        _ = tc::qdisc_detach_program(device, direction, &name);
-        let first = NlOptions { priority: 1, ..NlOptions::default() };
-        program.attach_with_options(device, direction, TcAttachOptions::Netlink(first))?
-    };
+    if hooks.has_links() {
+        let first = TcAttachOptions::TcxOrder(LinkOrder::first());
+        let id = program.attach_with_options(device, direction, first)?;
+        return program.take_link(id);
+    }
+    match tc::qdisc_add_clsact(device) {
+        Ok(()) => {}
+        // One is enough, whosoever it is.
+        Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => {}
+        Err(error) => return Err(error.into()),
+    }
+    // In the place of one that an agent before has left there, so that nothing passes in between.
+    let left = SchedClassifierLink::attached(device, direction, PRIORITY, HANDLE, None)?;
+    if let Ok(id) = program.attach_to_link(left) {
+        return program.take_link(id);
+    }
+    // One that an older agent has left elsewhere would be the first to see a packet, and keep it for nobody.
+    let name = program.info()?.name_as_str().unwrap_or_default().to_owned();
+    _ = tc::qdisc_detach_program(device, direction, &name);
+    let ours = NlOptions { priority: PRIORITY, handle: HANDLE, ..NlOptions::default() };
+    let id = program.attach_with_options(device, direction, TcAttachOptions::Netlink(ours))?;
     program.take_link(id)
 }
 

@@ -153,8 +153,8 @@ async fn what_others_take_before_ours_is_not_held() {
         };
         let gone = |theirs: Theirs| {
             if hooks == "filters" {
-                // The first of the preference is ours.
-                tc(&node, &format!("filter del dev {DEVICE} ingress pref 1 handle 0x2 bpf"));
+                // Ours has a handle of its own.
+                tc(&node, &format!("filter del dev {DEVICE} ingress pref 1 handle 0x1 bpf"));
             }
             drop(theirs);
         };

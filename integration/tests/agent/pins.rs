@@ -156,6 +156,46 @@ async fn an_agent_with_the_other_kind_of_hook_leaves_none_of_the_one_before() {
 
 #[tokio::test]
 #[ignore = "needs root: run by cargo xtask test"]
+async fn filters_outlive_an_agent_that_ends_in_order_and_are_replaced_by_the_next_ones() {
+    let (bench, bpffs) = (Bench::new(), Bpffs::mount());
+    let filters = || {
+        let shown = bench.net.node().output("tc", &["filter", "show", "dev", "veth10", "ingress"]);
+        shown.lines().filter(|line| line.contains("hold_ingress")).count()
+    };
+    let mut first = agent_with(&bench, &bpffs, "filters").await;
+    first.until("web", "cold").await;
+    first.end().await;
+    assert_eq!(filters(), 1);
+    // Nobody refuses it, though the node's own rules would.
+    let held = connect(&bench.client, FRONTEND);
+    let mut second = agent_with(&bench, &bpffs, "filters").await;
+    second.until_held("web", 1).await;
+    assert_eq!(filters(), 1);
+    let _pod = listen(&bench.pod, "web-a").await;
+    bench.endpoints(&[&bench.pod]);
+    assert!(soon("the connection opens", held).await.unwrap().unwrap().line.starts_with("web-a to "));
+    second.end().await;
+    remove(&bench, &bpffs);
+    assert_eq!(filters(), 0);
+}
+
+#[tokio::test]
+#[ignore = "needs root: run by cargo xtask test"]
+async fn filters_of_an_agent_before_are_taken_off_devices_that_are_left_alone_now() {
+    let (mut bench, bpffs) = (Bench::new(), Bpffs::mount());
+    let _outside = bench.net.outside_by_macvlan();
+    let filters = || bench.net.node().output("tc", &["filter", "show", "dev", "uplink0", "ingress"]);
+    let mut first = agent_with(&bench, &bpffs, "filters").await;
+    first.until("web", "cold").await;
+    assert!(filters().contains("hold_ingress"));
+    first.kill().await;
+    bench.world.remove("InterceptorRoute", "web");
+    let _second = agent_with(&bench, &bpffs, "filters").await;
+    eventually("nothing is left", async || filters().is_empty().then_some(())).await;
+}
+
+#[tokio::test]
+#[ignore = "needs root: run by cargo xtask test"]
 async fn a_replaced_agent_mends_what_changed_while_there_was_none() {
     let (bench, bpffs) = (Bench::new(), Bpffs::mount());
     let mut first = agent(&bench, &bpffs).await;
