@@ -7,7 +7,10 @@ use aya::{
     Ebpf,
     maps::{Array, HashMap, MapData},
 };
-use interceptor_common::{AddrKey, hold::ServiceSlot};
+use interceptor_common::{
+    AddrKey,
+    hold::{HEARTBEAT_NS, ServiceSlot},
+};
 use interceptor_core::frontends::{Room, Table, Write, plan};
 
 use crate::maps::{WrongMap, gone, os_error, take};
@@ -57,6 +60,13 @@ impl<S: Say> Frontends<S> {
     pub(crate) fn beat(&mut self, at: Duration) -> io::Result<()> {
         let at = u64::try_from(at.as_nanos()).unwrap_or(u64::MAX);
         self.alive.set(0, at, 0).map_err(os_error)
+    }
+
+    /// What the maps hold, if somebody has given a sign of life that still counts: nobody has mended what is older.
+    pub(crate) fn alive(&self, now: Duration) -> io::Result<Option<&Table<S>>> {
+        let last = Duration::from_nanos(self.alive.get(&0, 0).map_err(os_error)?);
+        let is_alive = now.saturating_sub(last) <= Duration::from_nanos(HEARTBEAT_NS);
+        Ok(is_alive.then_some(&self.installed))
     }
 
     /// Makes the maps hold `desired`: how many writes that took.

@@ -322,10 +322,16 @@ impl Hold {
         report
     }
 
+    /// Addresses of Services that are warm as the maps have it; none if no sign of life of an agent's counts any more.
+    pub fn warm(&self) -> io::Result<BTreeSet<SocketAddr>> {
+        let left = self.maps.frontends.alive(monotonic())?;
+        Ok(left.map(|table| addresses(table, Heat::Warm)).unwrap_or_default())
+    }
+
     /// Makes the maps hold `desired`.
     pub fn sync(&mut self, desired: &Table) -> io::Result<usize> {
         let written = self.maps.frontends.sync(desired)?;
-        let node = self.node.as_mut().map_or(Ok(0), |node| node.sync(cold(desired)));
+        let node = self.node.as_mut().map_or(Ok(0), |node| node.sync(addresses(desired, Heat::Cold)));
         Ok(written + node?)
     }
 
@@ -464,10 +470,10 @@ fn load(object: &[u8], pins: Option<&Path>) -> Result<Ebpf, EbpfError> {
     loader.load(object)
 }
 
-/// The addresses of the Services that are cold.
-fn cold(table: &Table) -> BTreeSet<SocketAddr> {
-    let is_cold = |service| table.services.get(service) == Some(&Heat::Cold);
-    table.frontends.iter().filter(|(_, service)| is_cold(service)).map(|(addr, _)| *addr).collect()
+/// The addresses of the Services that are of a heat.
+fn addresses(table: &Table, heat: Heat) -> BTreeSet<SocketAddr> {
+    let of_heat = |service| table.services.get(service) == Some(&heat);
+    table.frontends.iter().filter(|(_, service)| of_heat(service)).map(|(addr, _)| *addr).collect()
 }
 
 /// Whether the address a connection comes from is the pod's that it is to go to.

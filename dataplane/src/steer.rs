@@ -122,6 +122,12 @@ impl Steer {
         self.maps.frontends.beat(at)
     }
 
+    /// Addresses that are steered as the maps have it; `None` if no sign of life of an agent's counts any more.
+    pub fn steered(&self) -> io::Result<Option<BTreeSet<SocketAddr>>> {
+        let left = self.maps.frontends.alive(monotonic())?;
+        Ok(left.map(|table| table.frontends.keys().copied().collect()))
+    }
+
     /// Makes the maps lead to these ports of interceptors at these addresses, and at no others.
     pub fn sync(&mut self, desired: &Ports) -> io::Result<usize> {
         self.maps.frontends.sync(desired)

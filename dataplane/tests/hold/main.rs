@@ -122,6 +122,19 @@ fn without_a_sign_of_life_everything_passes() {
 
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
+fn what_is_warm_is_told_as_long_as_somebody_sees_to_it() {
+    let hold = hold(Heat::Warm);
+    assert_eq!(hold.warm().unwrap(), SERVICES.map(|address| address.parse().unwrap()).into());
+    let mut hold = self::hold(Heat::Cold);
+    assert!(hold.warm().unwrap().is_empty());
+    hold.sync(&Table { services: [(7, Heat::Warm)].into(), frontends: [(flows()[0].service, 7)].into() }).unwrap();
+    assert_eq!(hold.warm().unwrap().len(), 1);
+    hold.beat_as_of(monotonic().saturating_sub(Duration::from_nanos(HEARTBEAT_NS + 1))).unwrap();
+    assert!(hold.warm().unwrap().is_empty());
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
 fn a_refusal_is_kept_from_a_client_only_while_its_connection_is_tried() {
     let mut hold = hold(Heat::Cold);
     for flow in flows() {

@@ -215,6 +215,21 @@ async fn a_replaced_agent_mends_what_changed_while_there_was_none() {
 
 #[tokio::test]
 #[ignore = "needs root: run by cargo xtask test"]
+async fn what_was_warm_is_not_held_for_as_long_as_it_would_take_to_settle_by_the_next_agent() {
+    let (bench, bpffs) = (Bench::new(), Bpffs::mount());
+    let _pod = listen(&bench.pod, "web-a").await;
+    bench.endpoints(&[&bench.pod]);
+    bench.warm();
+    let mut first = agent(&bench, &bpffs).await;
+    first.until("web", "warm").await;
+    first.kill().await;
+    let second = agent(&bench, &bpffs).await;
+    let heat = async || Some(second.route("web").await["heat"].clone()).filter(|heat| heat != "unknown");
+    assert_eq!(eventually("the Service is known", heat).await, "warm");
+}
+
+#[tokio::test]
+#[ignore = "needs root: run by cargo xtask test"]
 async fn what_an_agent_has_left_can_be_removed() {
     let (bench, bpffs) = (Bench::new(), Bpffs::mount());
     let mut first = agent(&bench, &bpffs).await;

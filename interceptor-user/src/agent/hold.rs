@@ -176,6 +176,7 @@ impl Task {
         self.report.0.lock().off = Some(UNREAD.to_owned());
         unread::wait(&mut self.counted.clone(), "held", Option::is_some).await;
         self.look_at_devices();
+        self.go_on();
         let mut again = self.sync();
         {
             let mut known = self.report.0.lock();
@@ -214,6 +215,15 @@ impl Task {
             }
             let unread = self.read() == BATCH;
             more = self.act() || unread;
+        }
+    }
+
+    /// Begins where an agent before has ended: what was warm then need not be held until it has settled.
+    fn go_on(&mut self) {
+        let Ok(hold) = &self.hold else { return };
+        match hold.warm() {
+            Ok(warm) => self.services = Services::after(warm),
+            Err(error) => tracing::warn!(%error, "what an agent has left in the hold's maps cannot be read"),
         }
     }
 

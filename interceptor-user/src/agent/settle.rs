@@ -15,17 +15,20 @@ pub(super) struct Settling(BTreeMap<UpstreamId, (Target, Duration)>);
 // === impl Settling ===
 
 impl Settling {
-    /// Takes in how these are now, and forgets all others; when the next one of them settles.
+    /// Takes in how these are now, and forgets all others; when the next one of them settles. One that is new here may have settled
+    /// while an agent before saw to it.
     pub(super) fn update<'a>(
         &mut self,
         upstreams: impl Iterator<Item = &'a Upstream>,
+        had_settled: impl Fn(&Upstream) -> bool,
         now: Duration,
     ) -> Option<Duration> {
         let mut before = mem::take(&mut self.0);
         let ready = upstreams.filter(|upstream| !upstream.endpoints.is_empty());
         let since = ready.map(|upstream| {
             let known = before.remove(&upstream.id).filter(|(target, _)| *target == upstream.target);
-            (upstream.id, known.unwrap_or_else(|| (upstream.target.clone(), now)))
+            let since = if had_settled(upstream) { now.saturating_sub(SETTLE) } else { now };
+            (upstream.id, known.unwrap_or_else(|| (upstream.target.clone(), since)))
         });
         self.0 = since.collect();
         self.0.values().map(|(_, since)| *since + SETTLE).filter(|settles| *settles > now).min()

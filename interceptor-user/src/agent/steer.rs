@@ -156,6 +156,7 @@ impl Task {
         self.report.0.lock().off = Some(UNREAD.to_owned());
         unread::wait(&mut complete, "steered", |complete| *complete).await;
         self.look();
+        self.go_on();
         let mut again = self.sync();
         self.report.0.lock().off = None;
         self.metrics.active(true);
@@ -183,6 +184,15 @@ impl Task {
                 }
             }
             again = self.sync();
+        }
+    }
+
+    /// Begins where an agent before has ended: what it had left alone need not be steered until it has settled.
+    fn go_on(&mut self) {
+        let Ok(steer) = &self.steer else { return };
+        match steer.steered() {
+            Ok(steered) => self.wanted = Wanted::after(steered),
+            Err(error) => tracing::warn!(%error, "what an agent has left in the steering's maps cannot be read"),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    mem,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -28,6 +29,8 @@ pub(super) struct Services {
     routes: HashMap<UpstreamId, Vec<Arc<RouteEntry>>>,
     claims: Claims,
     outside: bool,
+    /// Addresses that were warm for an agent before, until the first snapshot.
+    warm: BTreeSet<SocketAddr>,
 }
 
 /// The ready pods of an upstream, and where they are.
@@ -56,13 +59,23 @@ pub(super) struct Change {
 // === impl Services ===
 
 impl Services {
+    /// Goes on where an agent before has ended: with what was warm at these addresses, the node's own rules are sure to know of pods.
+    pub(super) fn after(warm: BTreeSet<SocketAddr>) -> Self {
+        Self { warm, ..Self::default() }
+    }
+
     /// Takes a snapshot in.
     pub(super) fn update(&mut self, snapshot: &Snapshot, node: &[IpAddr], room: Room, now: Duration) -> Change {
         let mut change = Change::default();
         let left = left_to_interceptors(snapshot);
         let held = || snapshot.upstreams().map(AsRef::as_ref).filter(|upstream| !leads_to(upstream, &left));
         let direct = || held().filter(|upstream| upstream.direct.is_some());
-        change.again = self.settling.update(direct(), now);
+        let warm = mem::take(&mut self.warm);
+        let was_warm = |direct: &Direct| {
+            !direct.frontends.is_empty() && direct.frontends.iter().all(|address| warm.contains(address))
+        };
+        let had_settled = |upstream: &Upstream| upstream.direct.as_deref().is_some_and(was_warm);
+        change.again = self.settling.update(direct(), had_settled, now);
         let mut pods = BTreeMap::new();
         for (upstream, direct) in held().filter_map(|upstream| Some((upstream, upstream.direct.as_ref()?))) {
             let current = match self.pods.remove(&upstream.id) {
@@ -315,6 +328,27 @@ mod tests {
         index.apply(slice(&[]));
         services.update(&index.snapshot(), &[], ROOM, secs(20));
         assert_eq!(services.claims().table.services[&0], Heat::Cold, "at once");
+    }
+
+    #[test]
+    fn a_service_that_was_warm_for_an_agent_before_is_warm_at_once_and_never_again_without_a_wait() {
+        let mut index = index(vec![route("direct", DataPath::Direct, None)]);
+        index.apply(slice(&["10.0.0.1"]));
+        let mut services = Services::after([ADDRESS.parse().unwrap()].into());
+        let mut heat = |index: &Index, now| {
+            services.update(&index.snapshot(), &[], ROOM, now);
+            services.claims().table.services[&0]
+        };
+        assert_eq!(heat(&index, secs(10)), Heat::Warm);
+        index.apply(slice(&[]));
+        assert_eq!(heat(&index, secs(11)), Heat::Cold);
+        index.apply(slice(&["10.0.0.1"]));
+        assert_eq!(heat(&index, secs(12)), Heat::Cold);
+        assert_eq!(heat(&index, secs(12) + SETTLE), Heat::Warm);
+        other(&mut index, "cold", "10.96.0.2");
+        let mut services = Services::after(["10.96.0.2:80".parse().unwrap()].into());
+        services.update(&index.snapshot(), &[], ROOM, secs(20));
+        assert!(services.claims().table.services.values().all(|heat| *heat == Heat::Cold), "one was, one has no pod");
     }
 
     /// A direct route to a Service of this name, which has this address.

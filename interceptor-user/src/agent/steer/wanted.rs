@@ -1,9 +1,14 @@
 //! Which Services are steered, and to which port of interceptors. Pure; owned by the steering's task.
 
-use std::{collections::BTreeMap, net::IpAddr, num::NonZeroU16, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    num::NonZeroU16,
+    time::Duration,
+};
 
 use interceptor_core::{
-    ObjectKey, Snapshot, UpstreamId,
+    ObjectKey, Snapshot, Upstream, UpstreamId,
     frontends::{Claims, Heat, Room, claim},
 };
 
@@ -17,11 +22,18 @@ use crate::agent::{
 pub(super) struct Wanted {
     settling: Settling,
     claims: Claims<NonZeroU16>,
+    /// What an agent before has steered, if there was one just before the first snapshot.
+    steered: Option<BTreeSet<SocketAddr>>,
 }
 
 // === impl Wanted ===
 
 impl Wanted {
+    /// Goes on where an agent before has ended, that has steered these, if there was one: what else has a pod had settled.
+    pub(super) fn after(steered: Option<BTreeSet<SocketAddr>>) -> Self {
+        Self { steered, ..Self::default() }
+    }
+
     /// Takes a snapshot in; `all` takes every cold Service of a direct route for steered, and not only those that are left to
     /// interceptors. When to look again though nothing was published.
     pub(super) fn update(
@@ -37,7 +49,9 @@ impl Wanted {
             let direct = snapshot.upstreams().map(AsRef::as_ref).filter(|upstream| upstream.direct.is_some());
             direct.filter(|upstream| (all || leads_to(upstream, &left)) && port(upstream.id).is_some())
         };
-        let again = self.settling.update(may(), now);
+        let steered = self.steered.take();
+        let had_settled = |upstream: &Upstream| steered.as_ref().is_some_and(|steered| !leads_to(upstream, steered));
+        let again = self.settling.update(may(), had_settled, now);
         let cold: BTreeMap<UpstreamId, NonZeroU16> = may()
             .filter(|upstream| self.settling.heat(upstream.id, now) == Heat::Cold)
             .filter_map(|upstream| Some((upstream.id, port(upstream.id)?)))
@@ -70,7 +84,7 @@ fn ports(snapshot: &Snapshot) -> BTreeMap<&ObjectKey, NonZeroU16> {
 
 #[cfg(test)]
 mod tests {
-    use std::{net::SocketAddr, sync::Arc};
+    use std::sync::Arc;
 
     use interceptor_core::{
         Index, Route,
@@ -142,7 +156,7 @@ mod tests {
     }
 
     /// Where connections are steered, and to which port.
-    fn steered(wanted: &Wanted) -> Vec<(String, u16)> {
+    fn steered_by(wanted: &Wanted) -> Vec<(String, u16)> {
         let table = &wanted.claims().table;
         let entry = |(addr, service): (&SocketAddr, &u32)| (addr.to_string(), table.services[service].get());
         table.frontends.iter().map(entry).collect()
@@ -151,7 +165,7 @@ mod tests {
     fn of(routes: impl IntoIterator<Item = Route>, all: bool) -> Vec<(String, u16)> {
         let mut wanted = Wanted::default();
         wanted.update(&index(routes).snapshot(), all, (&[], ROOM), secs(1));
-        steered(&wanted)
+        steered_by(&wanted)
     }
 
     #[test]
@@ -191,7 +205,7 @@ mod tests {
         let node: [IpAddr; 1] = [[192, 0, 2, 1].into()];
         let mut at = |index: &Index, now| {
             let again = wanted.update(&index.snapshot(), false, (&node, ROOM), now);
-            (again, steered(&wanted).len())
+            (again, steered_by(&wanted).len())
         };
         assert_eq!(at(&index, secs(1)), (None, 2), "node ports, too");
         index.apply(slice("web", &["10.0.0.1"]));
@@ -199,5 +213,21 @@ mod tests {
         assert_eq!(at(&index, secs(10) + SETTLE), (None, 0));
         index.apply(slice("web", &[]));
         assert_eq!(at(&index, secs(20)), (None, 2), "at once");
+    }
+
+    #[test]
+    fn what_an_agent_before_has_not_steered_is_left_alone_if_it_has_a_pod() {
+        let mut index =
+            index([route("web", Some(published(20_000)), true), route("db", Some(published(20_001)), true)]);
+        for name in ["web", "db"] {
+            index.apply(slice(name, &["10.0.0.1"]));
+        }
+        let of = |steered: Option<&str>| {
+            let mut wanted = Wanted::after(steered.map(|address| [address.parse().unwrap()].into()));
+            wanted.update(&index.snapshot(), false, (&[], ROOM), secs(10));
+            steered_by(&wanted)
+        };
+        assert_eq!(of(None).len(), 2, "there was none");
+        assert_eq!(of(Some("10.96.0.2:80")), [("10.96.0.2:80".to_owned(), 20_001)]);
     }
 }
