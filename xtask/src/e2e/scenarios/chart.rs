@@ -20,7 +20,12 @@ const MATRIX: &[(&str, &[&str])] = &[
     ("no KEDA for interceptors", &["interceptor.scaledObject.enabled=false"]),
     (
         "one namespace",
-        &["interceptor.watchNamespace=default", "scaler.watchNamespace=default", "operator.watchNamespace=default"],
+        &[
+            "interceptor.watchNamespace=default",
+            "scaler.watchNamespace=default",
+            "operator.watchNamespace=default",
+            "agent.enabled=true",
+        ],
     ),
     ("level self", &["interceptor.dataplane.level=self", "interceptor.dataplane.required=true"]),
     (
@@ -109,6 +114,17 @@ const MATRIX: &[(&str, &[&str])] = &[
         "the agent",
         &["agent.enabled=true", "agent.required=true", "agent.extraEnvs.ROUSE_LOG=debug", "agent.podLabels.a=b"],
     ),
+    (
+        "an agent confined otherwise",
+        &[
+            "agent.enabled=true",
+            "agent.appArmorProfile.type=Localhost",
+            "agent.appArmorProfile.localhostProfile=rouse",
+            "agent.seccompProfile.type=Unconfined",
+            "agent.seLinuxOptions.type=spc_t",
+            "agent.maxUnavailable=10%",
+        ],
+    ),
     ("pods that must stay", &["interceptor.pdb.minAvailable=50%", "scaler.pdb.enabled=false"]),
     ("a load balancer", &["interceptor.proxy.serviceType=LoadBalancer", "interceptor.proxy.appProtocol=http"]),
     (
@@ -140,12 +156,13 @@ const MATRIX: &[(&str, &[&str])] = &[
 ];
 
 /// Settings that the chart must refuse, and what the reason names.
-const REFUSED: [(&str, &str); 6] = [
+const REFUSED: [(&str, &str); 7] = [
     ("interceptor.replcas.min=1", "replcas"),
     ("interceptor.readinessTimeout=soon", "readinessTimeout"),
     ("interceptor.replicas.max=2", "interceptor.replicas"),
     ("interceptor.dataplane.level=most", "level"),
     ("agent.port=70000", "port"),
+    ("agent.appArmorProfile.type=unconfined", "appArmorProfile"),
     ("scaler.grpcPort=70000", "grpcPort"),
 ];
 
@@ -161,10 +178,7 @@ pub(super) fn settings(cluster: &Cluster) -> Result<()> {
             .fed(&["apply", "--dry-run=server", "--server-side", "--force-conflicts", "--filename", "-"], &objects)
             .with_context(|| format!("the API server on the chart with {name}"))?;
     }
-    for monitor in ["podMonitor", "serviceMonitor"] {
-        let objects = rendered(&tenant, &chart, &[&format!("monitoring.{monitor}.enabled=true")])?;
-        ensure!(objects.to_lowercase().contains(&format!("kind: {}", monitor.to_lowercase())), "there is no {monitor}");
-    }
+    agents(&tenant, &chart)?;
     let objects =
         rendered(&tenant, &chart, &["networkPolicy.enabled=true", "networkPolicy.clients[0].ipBlock.cidr=10.0.0.0/8"])?;
     let stand_ins =
@@ -180,6 +194,38 @@ pub(super) fn settings(cluster: &Cluster) -> Result<()> {
         }
     }
     tenant.finish()
+}
+
+/// An agent may read what it watches, may pin, whatever the API server's version, and its metrics are read.
+fn agents(tenant: &Tenant<'_>, chart: &str) -> Result<()> {
+    let agent = "agent.enabled=true";
+    let objects = rendered(tenant, chart, &[agent, "interceptor.watchNamespace=default"])?;
+    for namespace in ["default", &tenant.namespace] {
+        let reads = objects.split("\n---\n").filter(|object| object.contains("kind: Role\n")).any(|role| {
+            let is = |line: &str| role.lines().any(|found| found.trim() == line);
+            is(&format!("namespace: {namespace}"))
+                && is("app.kubernetes.io/component: agent")
+                && is("resources: [endpointslices]")
+        });
+        ensure!(reads, "an agent of one namespace may not read EndpointSlices of {namespace}");
+    }
+    for (version, unconfined) in [
+        ("1.36", "appArmorProfile:\n              type: Unconfined"),
+        ("1.29", "container.apparmor.security.beta.kubernetes.io/keda-add-ons-http-agent: unconfined"),
+    ] {
+        let objects = rendered_for(version, tenant, chart, &[agent])?;
+        ensure!(objects.contains(unconfined), "AppArmor keeps agents from pinning on {version}");
+    }
+    for monitor in ["podMonitor", "serviceMonitor"] {
+        let objects = rendered(tenant, chart, &[agent, &format!("monitoring.{monitor}.enabled=true")])?;
+        let kind = format!("kind: {}", monitor.to_lowercase());
+        let reads = |port| {
+            let mut monitors = objects.split("\n---\n").filter(|object| object.to_lowercase().contains(&kind));
+            monitors.any(|monitor| monitor.contains(&format!("- port: {port}\n")))
+        };
+        ensure!(reads("metrics") && reads("admin"), "a {monitor} does not read all metrics");
+    }
+    Ok(())
 }
 
 /// Metrics that appear when something goes wrong for the first time.
@@ -238,7 +284,11 @@ fn collect(value: &Value, names: &mut BTreeSet<String>) {
 }
 
 fn rendered(tenant: &Tenant<'_>, chart: &str, settings: &[&str]) -> Result<String> {
-    let mut args = vec!["template", "settings", chart, "--namespace", &tenant.namespace, "--kube-version", "1.36"];
+    rendered_for("1.36", tenant, chart, settings)
+}
+
+fn rendered_for(version: &str, tenant: &Tenant<'_>, chart: &str, settings: &[&str]) -> Result<String> {
+    let mut args = vec!["template", "settings", chart, "--namespace", &tenant.namespace, "--kube-version", version];
     for setting in settings {
         args.extend(["--set", setting]);
     }
