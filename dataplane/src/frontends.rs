@@ -39,6 +39,8 @@ pub(crate) struct Frontends<S> {
     services: Array<MapData, ServiceSlot>,
     alive: Array<MapData, u64>,
     installed: Table<S>,
+    /// What they were to hold when the last sync failed halfway.
+    behind: Option<Table<S>>,
 }
 
 // === impl Frontends ===
@@ -51,6 +53,7 @@ impl<S: Say> Frontends<S> {
             services: take(ebpf, SERVICES)?,
             alive: take(ebpf, ALIVE)?,
             installed: Table::default(),
+            behind: None,
         };
         maps.installed = maps.read(&Table::default()).map_err(|error| WrongMap::unread(FRONTENDS, error))?;
         Ok(maps)
@@ -71,26 +74,36 @@ impl<S: Say> Frontends<S> {
 
     /// Makes the maps hold `desired`: how many writes that took.
     pub(crate) fn sync(&mut self, desired: &Table<S>) -> io::Result<usize> {
+        let written = self.approach(desired);
+        self.behind = written.is_err().then(|| desired.clone());
+        written
+    }
+
+    /// Reads back what the maps hold and mends what differs from what the last sync wanted, also if that failed halfway: how many entries
+    /// did.
+    pub(crate) fn repair(&mut self) -> io::Result<usize> {
+        let known = std::mem::take(&mut self.installed);
+        match self.read(&known) {
+            Ok(found) => {
+                self.installed = found;
+                let desired = self.behind.take().unwrap_or(known);
+                self.sync(&desired)
+            }
+            Err(error) => {
+                self.installed = known;
+                Err(error)
+            }
+        }
+    }
+
+    /// Writes what is missing, and notes what was written.
+    fn approach(&mut self, desired: &Table<S>) -> io::Result<usize> {
         let writes = plan(desired, &self.installed);
         for write in &writes {
             self.write(*write)?;
             self.installed.note(*write);
         }
         Ok(writes.len())
-    }
-
-    /// Reads back what the maps hold and mends what differs from the last sync: how many entries did.
-    pub(crate) fn repair(&mut self) -> io::Result<usize> {
-        let desired = std::mem::take(&mut self.installed);
-        let drifted = self.read(&desired).and_then(|found| {
-            self.installed = found;
-            self.sync(&desired)
-        });
-        if drifted.is_err() {
-            // What could not be mended is to be mended the next time.
-            self.installed = desired;
-        }
-        drifted
     }
 
     /// One write, of which nothing is noted.

@@ -256,3 +256,15 @@ fn what_somebody_else_has_changed_in_the_maps_is_mended() {
     assert!(drops(&mut hold, Direction::In, &syn));
     assert_eq!(hold.repair().unwrap(), 0);
 }
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn what_a_sync_could_not_write_is_still_missing_for_the_repair_after_it() {
+    let mut hold = hold(Heat::Cold);
+    // No map has room for the second.
+    let wanted = Table { services: [(7, Heat::Warm), (u32::MAX, Heat::Cold)].into(), ..Table::default() };
+    hold.sync(&wanted).unwrap_err();
+    hold.repair().unwrap_err();
+    hold.sync(&Table::default()).unwrap();
+    assert_eq!(hold.repair().unwrap(), 0);
+}
