@@ -24,7 +24,9 @@ use crate::{
     Direction, LeftOut, Limits, RepairReport, SyncError, SyncReport,
     ledger::Ledger,
     loading::{monotonic, read_object},
-    object, pins, pods,
+    object,
+    pins::{self, Folder, Pinned},
+    pods,
     probe::{self, ProbeError},
     wake::Arrivals,
 };
@@ -97,7 +99,9 @@ pub struct Count {
     missed: u64,
     said: Vec<LeftOut>,
     run: Run,
-    pins: Option<PathBuf>,
+    pins: Folder,
+    /// Those maps that are pinned.
+    maps_at_pins: Vec<Pinned>,
     /// Whether the pods that there are have been looked for.
     followed: bool,
     /// Whether others are wanted since then.
@@ -155,8 +159,9 @@ impl Count {
         let failed = |source| CountError::Tree { path: cgroup_root.clone().unwrap_or_default(), source };
         let root = pods::root(cgroup_root.as_deref()).map_err(failed)?;
         let limits = limits.unwrap_or_else(|| Limits::of::<Served>(nr_cpus().unwrap_or(1)));
-        let pins = bpffs.and_then(|bpffs| pins::folder(&bpffs, PINS));
-        let mut ebpf = create(object, limits, pins.as_deref()).map_err(CountError::Object)?;
+        let pins = Folder::open(bpffs.as_deref(), PINS);
+        let mut ebpf = create(object, limits, pins.path()).map_err(CountError::Object)?;
+        let maps_at_pins = pins.hold(maps::PINNED.into_iter());
         let mut maps = CountMaps::take(&mut ebpf).map_err(|error| CountError::Map(error.to_string()))?;
         let unread = |error: io::Error| CountError::Map(format!("what was counted before cannot be read: {error}"));
         let limits = Limits { slots: maps.slots(), ..limits };
@@ -182,13 +187,19 @@ impl Count {
             followed: false,
             other: true,
             pins,
+            maps_at_pins,
             ebpf,
         })
     }
 
     /// Takes away what a process before has left pinned.
     pub fn remove(bpffs: Option<&Path>) -> io::Result<()> {
-        bpffs.map_or(Ok(()), |bpffs| pins::remove(&bpffs.join(PINS)))
+        bpffs.map_or(Ok(()), |bpffs| pins::remove(bpffs, PINS))
+    }
+
+    /// Why what is counted will end with this process, if so.
+    pub fn not_pinned(&self) -> Option<&str> {
+        self.pins.why_not()
     }
 
     /// Names what is counted, and tells for how long: where it is pinned, a process goes on with what the one before it has

@@ -14,7 +14,7 @@ use std::{
     io, iter,
     net::{IpAddr, SocketAddr},
     os::fd::AsFd as _,
-    path::{Path, PathBuf},
+    path::Path,
     time::Duration,
 };
 
@@ -26,7 +26,7 @@ use crate::{
     maps::WrongMap,
     object,
     open::words,
-    pins,
+    pins::{self, Folder},
     probe::{self, ProbeError, Probed},
     wake::Arrivals,
 };
@@ -76,7 +76,7 @@ pub struct Hold {
     conntrack: Conntrack,
     attached: BTreeMap<u32, Attached>,
     hooks: Hooks,
-    pins: Option<PathBuf>,
+    pins: Folder,
     ebpf: Ebpf,
     node: Option<Node>,
     /// Whose turn it is to tell.
@@ -167,8 +167,14 @@ impl Hold {
 
     /// Takes away what an agent before has left pinned or attached.
     pub fn remove(bpffs: Option<&Path>) -> io::Result<()> {
-        attach::remove(bpffs.map(|bpffs| bpffs.join(PINS)).as_deref())?;
+        attach::take_off_others(None, &Devices::new())?;
+        bpffs.map_or(Ok(()), |bpffs| pins::remove(bpffs, PINS))?;
         Node::remove()
+    }
+
+    /// Why what is held will end with this process, if so.
+    pub fn not_pinned(&self) -> Option<&str> {
+        self.pins.why_not()
     }
 
     /// Holds connections of the node itself, too, and of pods in its network. What an agent before has left for that stays as
@@ -187,9 +193,9 @@ impl Hold {
     fn start(bpffs: Option<&Path>, hooks: Hooks) -> Result<Self, Unavailable> {
         let object = object::HOLD.ok_or(ProbeError::NoObject)?;
         let probed = probe::probe()?;
-        let pins = bpffs.and_then(|bpffs| pins::folder(bpffs, PINS));
+        let pins = Folder::open(bpffs, PINS);
         let mut ebpf =
-            read_object(|| load(object, pins.as_deref())).map_err(|error| Unavailable::Object(Box::new(error)))?;
+            read_object(|| load(object, pins.path())).map_err(|error| Unavailable::Object(Box::new(error)))?;
         let mut maps = HoldMaps::take(&mut ebpf)?;
         // Nobody waits any more for what an agent before has tried.
         maps.nobody_tried().map_err(Unavailable::Read)?;
@@ -298,7 +304,7 @@ impl Hold {
     pub fn devices(&mut self, devices: &Devices) -> Attachment {
         // Nobody has looked yet at what an agent before has left.
         if self.attached.is_empty()
-            && let Err(error) = attach::take_off_others(self.pins.as_deref(), devices)
+            && let Err(error) = attach::take_off_others(self.pins.path(), devices)
         {
             tracing::warn!(%error, "what an agent has left on devices cannot be looked for");
         }
@@ -310,13 +316,14 @@ impl Hold {
             if self.attached.contains_key(index) {
                 continue;
             }
-            match Attached::new(&mut self.ebpf, (*index, &device.name), self.hooks, self.pins.as_deref()) {
+            match Attached::new(&mut self.ebpf, (*index, &device.name), self.hooks, self.pins.path()) {
                 Ok(attached) => {
                     self.attached.insert(*index, attached);
                 }
                 Err(error) => report.failed.push((device.name.clone(), words(&error))),
             }
         }
+        self.pins.be_alone();
         let named = devices.iter().filter(|(index, _)| self.attached.contains_key(index));
         report.names = named.map(|(_, device)| device.name.clone()).collect();
         report

@@ -25,7 +25,7 @@ use crate::{
     maps::WrongMap,
     object,
     open::words,
-    pins,
+    pins::{self, Folder, Pinned},
     pods::Found,
     probe::{self, ProbeError},
     syscall,
@@ -48,7 +48,9 @@ pub struct Steer {
     programs: Programs,
     /// By the cgroup's id.
     attached: BTreeMap<u64, Links>,
-    pins: Option<PathBuf>,
+    pins: Folder,
+    /// Those maps that are pinned.
+    maps_at_pins: Vec<Pinned>,
     ebpf: Ebpf,
 }
 
@@ -93,20 +95,26 @@ impl Steer {
 
     /// Takes away what an agent before has left pinned.
     pub fn remove(bpffs: Option<&Path>) -> io::Result<()> {
-        bpffs.map_or(Ok(()), |bpffs| pins::remove(&bpffs.join(PINS)))
+        bpffs.map_or(Ok(()), |bpffs| pins::remove(bpffs, PINS))
+    }
+
+    /// Why what is steered will end with this process, if so.
+    pub fn not_pinned(&self) -> Option<&str> {
+        self.pins.why_not()
     }
 
     fn start(bpffs: Option<&Path>) -> Result<Self, Unavailable> {
         let object = object::STEER.ok_or(ProbeError::NoObject)?;
         probe::probe()?;
-        let pins = bpffs.and_then(|bpffs| pins::folder(bpffs, PINS));
+        let pins = Folder::open(bpffs, PINS);
         let mut ebpf =
-            read_object(|| load(object, pins.as_deref())).map_err(|error| Unavailable::Object(Box::new(error)))?;
+            read_object(|| load(object, pins.path())).map_err(|error| Unavailable::Object(Box::new(error)))?;
+        let maps_at_pins = pins.hold(names());
         let maps = SteerMaps::take(&mut ebpf)?;
         let programs =
             Programs::load(&mut ebpf).map_err(|(name, error)| Unavailable::Load { name, source: Box::new(error) })?;
-        let mut steer = Self { maps, programs, attached: BTreeMap::new(), pins, ebpf };
-        if let Some(pins) = &steer.pins {
+        let mut steer = Self { maps, programs, attached: BTreeMap::new(), pins, maps_at_pins, ebpf };
+        if let Some(pins) = steer.pins.path() {
             steer.attached = attached::taken_over(&steer.ebpf, pins);
         }
         Ok(steer)
@@ -146,7 +154,17 @@ impl Steer {
 
     /// Reads back what the maps hold and mends what differs from what was last put into them: how many entries did.
     pub fn repair(&mut self) -> io::Result<usize> {
+        self.pin_again();
         Ok(self.maps.frontends.repair()? + self.maps.repair()?)
+    }
+
+    /// Whatever somebody has taken the pins of is still there, for this process holds it.
+    fn pin_again(&mut self) {
+        self.pins.again();
+        if self.pins.path().is_some() {
+            let links = self.attached.values().map(Links::pin_again);
+            pins::tell(links.chain([pins::again(&self.maps_at_pins)]).sum());
+        }
     }
 
     /// Puts the programs on these cgroups and takes them off all others; those that refuse them, and why.
@@ -166,11 +184,12 @@ impl Steer {
             if self.attached.contains_key(&id) {
                 continue;
             }
-            match Links::new(&mut self.ebpf, path, self.pins.as_deref().map(|pins| attached::pins(pins, id))) {
+            match Links::new(&mut self.ebpf, path, self.pins.path().map(|pins| attached::pins(pins, id))) {
                 Ok(links) => _ = self.attached.insert(id, links),
                 Err(error) => refused.push((path.clone(), words(&error))),
             }
         }
+        self.pins.be_alone();
         refused
     }
 
@@ -219,11 +238,15 @@ pub fn above_pods(root: &Path, found: &Found) -> Vec<PathBuf> {
     kubelets
 }
 
+fn names() -> impl Iterator<Item = &'static str> {
+    frontends::NAMES.into_iter().chain(maps::NAMES)
+}
+
 /// Creates the maps, or takes those that are pinned, and prepares the programs.
 fn load(object: &[u8], pins: Option<&Path>) -> Result<Ebpf, EbpfError> {
     let mut loader = EbpfLoader::new();
     loader.btf(None);
-    for map in frontends::NAMES.into_iter().chain(maps::NAMES) {
+    for map in names() {
         if let Some(pins) = pins {
             loader.map_pin_path(map, pins.join(map));
         }

@@ -97,19 +97,41 @@ fn programs_of(cgroup: BorrowedFd<'_>, hook: Hook, which: u32) -> io::Result<(Ve
     Ok((ids.into_iter().take(query.count as usize).collect(), query.flags))
 }
 
-/// Puts a program in the place of the one that a pinned link has, without a gap (`BPF_LINK_UPDATE`).
-pub(crate) fn replace_at(pin: &Path, program: BorrowedFd<'_>) -> io::Result<()> {
+/// The part of `union bpf_attr` by which objects are pinned, and found at their pins.
+#[repr(C)]
+struct Object {
+    path: u64,
+    fd: u32,
+    flags: u32,
+}
+
+/// What is pinned there, a map or a link (`BPF_OBJ_GET`).
+pub(crate) fn object_at(pin: &Path) -> io::Result<OwnedFd> {
     const BPF_OBJ_GET: libc::c_int = 7;
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let attr = Object { path: path.as_ptr() as u64, fd: 0, flags: 0 };
+    // SAFETY: the kernel reads the path, which lives through the call, and no more of `attr` than its size.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, &raw const attr, size_of::<Object>()) };
+    let Some(fd) = RawFd::try_from(fd).ok().filter(|fd| *fd >= 0) else { return Err(io::Error::last_os_error()) };
+    // SAFETY: the kernel has just made the descriptor for us, and no one else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Pins it where nothing is (`BPF_OBJ_PIN`).
+pub(crate) fn pin(object: BorrowedFd<'_>, pin: &Path) -> io::Result<()> {
+    const BPF_OBJ_PIN: libc::c_int = 6;
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let attr = Object { path: path.as_ptr() as u64, fd: object.as_raw_fd().cast_unsigned(), flags: 0 };
+    // SAFETY: the kernel reads the path, which lives through the call, and no more of `attr` than its size.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_PIN, &raw const attr, size_of::<Object>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Puts a program in the place of the one that a link has, without a gap (`BPF_LINK_UPDATE`).
+pub(crate) fn replace(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     const BPF_LINK_UPDATE: libc::c_int = 29;
 
-    /// The part of `union bpf_attr` that the first command uses.
-    #[repr(C)]
-    struct Get {
-        path: u64,
-        zero: [u32; 2],
-    }
-
-    /// The same of the second.
+    /// The part of `union bpf_attr` that this command uses.
     #[repr(C)]
     struct Update {
         link: RawFd,
@@ -117,13 +139,6 @@ pub(crate) fn replace_at(pin: &Path, program: BorrowedFd<'_>) -> io::Result<()> 
         zero: [u32; 2],
     }
 
-    let path = CString::new(pin.as_os_str().as_bytes())?;
-    let get = Get { path: path.as_ptr() as u64, zero: [0; 2] };
-    // SAFETY: the kernel reads the path, which lives through the call, and no more of `get` than its size.
-    let link = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, &raw const get, size_of::<Get>()) };
-    let Some(link) = RawFd::try_from(link).ok().filter(|fd| *fd >= 0) else { return Err(io::Error::last_os_error()) };
-    // SAFETY: the kernel has just made the descriptor for us, and no one else knows it.
-    let link = unsafe { OwnedFd::from_raw_fd(link) };
     let update = Update { link: link.as_raw_fd(), program: program.as_raw_fd(), zero: [0; 2] };
     // SAFETY: the kernel reads no more of `update` than its size.
     let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_LINK_UPDATE, &raw const update, size_of::<Update>()) };

@@ -2,7 +2,8 @@
 
 use std::{
     collections::{BTreeSet, HashSet},
-    fs,
+    fs, io,
+    os::fd::AsFd as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -15,7 +16,6 @@ use aya::{
         CgroupSkbAttachType::{self, Egress, Ingress},
         Program, ProgramError, SockOps,
         cgroup_skb::CgroupSkbLink,
-        links::FdLink,
         sock_ops::SockOpsLink,
     },
 };
@@ -24,9 +24,11 @@ use interceptor_core::{UpstreamId, mapops::Slot};
 
 use super::{CountError, maps};
 use crate::{
+    maps::gone,
     open::words,
-    pins,
+    pins::{self, Pinned},
     probe::{self, Probed},
+    syscall::{self, Hook},
 };
 
 const ACCEPTED: &str = "count_accepted";
@@ -62,7 +64,7 @@ pub(super) struct Attached {
 #[derive(Debug)]
 pub(super) enum Links {
     Own { _segments: [CgroupSkbLink; 2], _accepted: SockOpsLink },
-    Pinned([PathBuf; 3]),
+    Pinned([Pinned; 3]),
 }
 
 /// What a pinned link's name continues with is the pod's UID. The order is that in which they are attached.
@@ -90,7 +92,10 @@ impl Programs {
                 ids.extend(of_streams);
                 None
             }
-            Err(why) => Some(why),
+            Err(why) => {
+                jumps.forget(Jump::STREAMS)?;
+                Some(why)
+            }
         };
         Ok(Self { ids, without_streams, _jumps: jumps })
     }
@@ -115,15 +120,27 @@ impl Programs {
         pins: Option<[PathBuf; 3]>,
     ) -> Result<Links, ProgramError> {
         let Some(pins) = pins else {
-            let seen = [segments(ebpf, SENT, dir, Egress)?, segments(ebpf, RECEIVED, dir, Ingress)?];
-            return Ok(Links::Own { _segments: seen, _accepted: accepted(ebpf, dir)? });
+            let sent = segments(program(ebpf, SENT)?, dir, Egress)?;
+            let received = segments(program(ebpf, RECEIVED)?, dir, Ingress)?;
+            return Ok(Links::Own { _segments: [sent, received], _accepted: accepted(program(ebpf, ACCEPTED)?, dir)? });
         };
-        let attached = pin_all(ebpf, dir, &pins);
-        let links = Links::Pinned(pins);
+        let attached = pin_all(ebpf, dir, pins.clone());
         if attached.is_err() {
-            links.unpin();
+            pins.map(Pinned::at).into_iter().for_each(Pinned::remove);
         }
-        attached.map(|()| links)
+        attached.map(Links::Pinned)
+    }
+
+    /// Whether all of them are on a cgroup.
+    pub(super) fn are_on(&self, cgroup: &Path) -> io::Result<bool> {
+        let dir = fs::File::open(cgroup)?;
+        for (name, hook) in [(SENT, Hook::Sent), (RECEIVED, Hook::Received), (ACCEPTED, Hook::SockOps)] {
+            let there = syscall::attached(dir.as_fd(), hook)?.ids;
+            if !self.ids.iter().any(|(of, id)| *of == name && there.contains(id)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 }
 
@@ -135,32 +152,30 @@ fn streams(ebpf: &mut Ebpf, jumps: &mut Jumps) -> Result<[(&'static str, u32); 2
     Ok(ids)
 }
 
-fn pin_all(ebpf: &mut Ebpf, dir: &fs::File, [sent, received, accepts]: &[PathBuf; 3]) -> Result<(), ProgramError> {
-    if !pins::replaced(sent, program(ebpf, SENT)?) {
-        pins::pin(FdLink::try_from(segments(ebpf, SENT, dir, Egress)?), sent)?;
-    }
-    if !pins::replaced(received, program(ebpf, RECEIVED)?) {
-        pins::pin(FdLink::try_from(segments(ebpf, RECEIVED, dir, Ingress)?), received)?;
-    }
-    if !pins::replaced(accepts, program(ebpf, ACCEPTED)?) {
-        pins::pin(FdLink::try_from(accepted(ebpf, dir)?), accepts)?;
-    }
-    Ok(())
+fn pin_all(
+    ebpf: &mut Ebpf,
+    dir: &fs::File,
+    [sent, received, accepts]: [PathBuf; 3],
+) -> Result<[Pinned; 3], ProgramError> {
+    let seen = |program: &mut Program, direction| pins::descriptor(segments(program, dir, direction)?);
+    let sent = Pinned::link(sent, program(ebpf, SENT)?, |program| seen(program, Egress))?;
+    let received = Pinned::link(received, program(ebpf, RECEIVED)?, |program| seen(program, Ingress))?;
+    let accept = |program: &mut Program| pins::descriptor(accepted(program, dir)?);
+    Ok([sent, received, Pinned::link(accepts, program(ebpf, ACCEPTED)?, accept)?])
 }
 
 fn segments(
-    ebpf: &mut Ebpf,
-    name: &'static str,
+    program: &mut Program,
     dir: &fs::File,
     direction: CgroupSkbAttachType,
 ) -> Result<CgroupSkbLink, ProgramError> {
-    let segments: &mut CgroupSkb = program(ebpf, name)?.try_into()?;
+    let segments: &mut CgroupSkb = program.try_into()?;
     let id = segments.attach(dir, direction, CgroupAttachMode::Single)?;
     segments.take_link(id)
 }
 
-fn accepted(ebpf: &mut Ebpf, dir: &fs::File) -> Result<SockOpsLink, ProgramError> {
-    let accepted: &mut SockOps = program(ebpf, ACCEPTED)?.try_into()?;
+fn accepted(program: &mut Program, dir: &fs::File) -> Result<SockOpsLink, ProgramError> {
+    let accepted: &mut SockOps = program.try_into()?;
     let id = accepted.attach(dir, CgroupAttachMode::Single)?;
     accepted.take_link(id)
 }
@@ -201,18 +216,28 @@ impl Jumps {
         }
         Ok(())
     }
+
+    /// Lets no program jump from a place any more, where those of a process before may.
+    fn forget(&mut self, place: u32) -> Result<(), CountError> {
+        let wrong = |error: io::Error| CountError::Map(format!("programs go on to jump to others: {error}"));
+        self.0.iter_mut().try_for_each(|array| gone(array.clear_index(&place)).map_err(wrong))
+    }
 }
 
 // === impl Links ===
 
 impl Links {
-    fn unpin(&self) {
+    /// Takes the programs off, also those that are pinned.
+    pub(super) fn take_off(self) {
         if let Self::Pinned(pins) = self {
-            for pin in pins {
-                // What is not there any more is as good as removed.
-                _ = fs::remove_file(pin);
-            }
+            pins.into_iter().for_each(Pinned::remove);
         }
+    }
+
+    /// Pins what is not pinned any more: how many are again.
+    pub(super) fn pin_again(&self) -> io::Result<usize> {
+        let Self::Pinned(pins) = self else { return Ok(0) };
+        pins::again(pins)
     }
 }
 
@@ -221,7 +246,7 @@ impl Links {
 impl Attached {
     /// Takes the programs off, also those that are pinned.
     pub(super) fn detach(self) {
-        self.links.unpin();
+        self.links.take_off();
     }
 
     /// Whether the cgroup still exists.

@@ -19,6 +19,7 @@ use crate::{
     SyncError, cgroup,
     loading::monotonic,
     open::words,
+    pins::{self, Pinned},
     pods::{self, Found},
     syscall::Hook,
 };
@@ -65,7 +66,7 @@ impl Count {
                 followed.missing += 1;
                 continue;
             };
-            let pins = self.pins.as_deref().map(|folder| attached::pins(folder, uid));
+            let pins = self.pins.path().map(|folder| attached::pins(folder, uid));
             let before = self.leaving.take(uid, path);
             match attach(&mut self.programs, &mut self.ebpf, (path, pins), before) {
                 Ok(mut attached) => {
@@ -76,14 +77,10 @@ impl Count {
                     self.attached.insert(Arc::clone(uid), attached);
                     followed.attached += 1;
                 }
-                Err(error) => {
-                    let why = words(&*error);
-                    if self.refused.insert(Arc::clone(uid), why.clone()).as_ref() != Some(&why) {
-                        tracing::warn!(uid = &**uid, cgroup = %path.display(), why, "cannot count for a pod");
-                    }
-                }
+                Err(error) => refuse(&mut self.refused, (uid, path), &words(&*error)),
             }
         }
+        self.pins.be_alone();
         let Self { leaving, ledger, maps, .. } = self;
         leaving.let_go(now, |slot| ledger.counts(maps, slot));
         Ok(followed)
@@ -92,14 +89,45 @@ impl Count {
     /// Keeps what a process before has pinned until it is known whose it is. Sockets there may bear any slot that drains, and those of pods that
     /// have gone any slot at all.
     fn take_over(&mut self, pods: &BTreeMap<Arc<str>, PathBuf>, now: Duration) {
-        let Some(folder) = &self.pins else { return };
+        let Some(folder) = self.pins.path() else { return };
         for uid in attached::pinned(folder) {
             let path = pods.get(&uid).cloned().unwrap_or_default();
-            let links = Links::Pinned(attached::pins(folder, &uid));
+            let links = Links::Pinned(attached::pins(folder, &uid).map(Pinned::at));
             let used = self.ledger.used().filter(|_| path.as_os_str().is_empty());
             let slots = self.ledger.draining().chain(used).collect();
             self.leaving.add(uid, Attached { path, upstreams: HashSet::new(), slots, links }, now);
         }
+    }
+
+    /// Looks whether the programs are still where they were put, and whatever is pinned at its pin. What somebody else has taken
+    /// away is put back: the number of pods that had lost a program. To be called every few seconds.
+    pub fn put_back(&mut self) -> usize {
+        self.pins.again();
+        // One that cannot be asked about is not known to have lost any.
+        let is_lost = |at: &Attached| at.is_there() && self.programs.are_on(&at.path).is_ok_and(|are_on| !are_on);
+        let lost: Vec<_> = self.attached.extract_if(.., |_, attached| is_lost(attached)).collect();
+        let count = lost.len();
+        for (uid, Attached { path, upstreams, slots, links }) in lost {
+            tracing::warn!(uid = &*uid, cgroup = %path.display(), "somebody has taken the programs off a pod that is counted");
+            links.take_off();
+            let pins = self.pins.path().map(|folder| attached::pins(folder, &uid));
+            match attach(&mut self.programs, &mut self.ebpf, (&path, pins), None) {
+                Ok(Attached { links, .. }) => {
+                    self.attached.insert(uid, Attached { path, upstreams, slots, links });
+                }
+                Err(error) => refuse(&mut self.refused, (&uid, &path), &words(&*error)),
+            }
+        }
+        self.pin_again();
+        count
+    }
+
+    fn pin_again(&self) {
+        if self.pins.path().is_none() {
+            return;
+        }
+        let links = self.attached.values().chain(self.leaving.attached()).map(|attached| attached.links.pin_again());
+        pins::tell(links.chain([pins::again(&self.maps_at_pins)]).sum());
     }
 
     /// What is open for slots that nobody's sockets can bear any more will not be told to end.
@@ -119,6 +147,12 @@ impl Count {
             tracing::info!(slots = settled, "pods have gone without a word of what was open on them: it has ended");
         }
         Ok(())
+    }
+}
+
+fn refuse(refused: &mut BTreeMap<Arc<str>, String>, (uid, path): (&Arc<str>, &Path), why: &str) {
+    if refused.insert(Arc::clone(uid), why.to_owned()).as_deref() != Some(why) {
+        tracing::warn!(uid = &**uid, cgroup = %path.display(), why, "cannot count for a pod");
     }
 }
 

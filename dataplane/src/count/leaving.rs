@@ -74,6 +74,11 @@ impl Leaving {
         }
     }
 
+    /// What is kept.
+    pub(super) fn attached(&self) -> impl Iterator<Item = &Attached> {
+        self.pods.values().map(|left| &left.attached)
+    }
+
     /// The slots that their sockets may bear.
     pub(super) fn slots(&self) -> impl Iterator<Item = Slot> {
         self.pods.values().flat_map(|left| left.attached.slots.iter().copied())
@@ -85,6 +90,7 @@ mod tests {
     use std::collections::{BTreeSet, HashSet};
 
     use super::{super::attached::Links, *};
+    use crate::pins::Pinned;
 
     fn pod(path: &Path, pins: &Path, slot: u32) -> Attached {
         let pins = super::super::attached::pins(pins, "u");
@@ -92,7 +98,7 @@ mod tests {
             std::fs::write(pin, "").unwrap();
         }
         let slots = BTreeSet::from([Slot(slot)]);
-        Attached { path: path.to_owned(), upstreams: HashSet::new(), slots, links: Links::Pinned(pins) }
+        Attached { path: path.to_owned(), upstreams: HashSet::new(), slots, links: Links::Pinned(pins.map(Pinned::at)) }
     }
 
     fn is_attached(pins: &Path) -> bool {

@@ -17,10 +17,7 @@ use aya::{
     util::KernelVersion,
 };
 
-use crate::{
-    devices::{Devices, devices},
-    pins,
-};
+use crate::devices::{Devices, devices};
 
 pub(super) const INGRESS: &str = "hold_ingress";
 pub(super) const EGRESS: &str = "hold_egress";
@@ -230,12 +227,6 @@ fn take_off_filters(device: &str) {
     for side in [IN, OUT] {
         _ = tc::qdisc_detach_program(device, side.direction, side.program);
     }
-}
-
-/// Takes everything off that an agent has left, with its pins.
-pub(super) fn remove(folder: Option<&Path>) -> io::Result<()> {
-    take_off_others(folder, &Devices::new())?;
-    folder.map_or(Ok(()), pins::remove)
 }
 
 pub(super) fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, ProgramError> {

@@ -2,18 +2,20 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
 use aya::{
     Ebpf,
-    programs::{
-        CgroupAttachMode, CgroupSockAddr, Program, ProgramError, cgroup_sock_addr::CgroupSockAddrLink, links::FdLink,
-    },
+    programs::{CgroupAttachMode, CgroupSockAddr, Program, ProgramError, cgroup_sock_addr::CgroupSockAddrLink},
 };
 
-use crate::{cgroup, pins, syscall::Hook};
+use crate::{
+    cgroup,
+    pins::{self, Pinned},
+    syscall::Hook,
+};
 
 /// With what a pinned link's name begins; it continues with the cgroup's id. In the order in which they are attached: who is
 /// steered is also told of the Service.
@@ -33,7 +35,7 @@ pub(super) struct Programs([u32; 4]);
 #[derive(Debug)]
 pub(super) enum Links {
     Own { _links: Vec<CgroupSockAddrLink> },
-    Pinned([PathBuf; 4]),
+    Pinned([Pinned; 4]),
 }
 
 // === impl Programs ===
@@ -66,34 +68,39 @@ impl Links {
         cgroup::nobody_gives_way(path, &HOOKS).map_err(ProgramError::IOError)?;
         let dir = fs::File::open(path).map_err(ProgramError::IOError)?;
         let Some(pins) = pins else {
-            let links = PROGRAMS.iter().map(|(_, name)| attach(ebpf, name, &dir)).collect::<Result<_, _>>()?;
+            let links =
+                PROGRAMS.iter().map(|(_, name)| attach(program(ebpf, name)?, &dir)).collect::<Result<_, _>>()?;
             return Ok(Self::Own { _links: links });
         };
-        let attached = PROGRAMS.iter().zip(&pins).try_for_each(|((_, name), pin)| {
-            if pins::replaced(pin, program(ebpf, name)?) {
-                return Ok(());
-            }
-            pins::pin(FdLink::try_from(attach(ebpf, name, &dir)?), pin)
-        });
-        let links = Self::Pinned(pins);
-        match attached {
-            Ok(()) => Ok(links),
+        match pin_all(ebpf, &dir, &pins) {
+            Ok(links) => Ok(Self::Pinned(links)),
             Err(error) => {
-                links.detach();
+                Self::Pinned(pins.map(Pinned::at)).detach();
                 Err(error)
             }
         }
     }
 
+    /// Pins what is not pinned any more: how many are again.
+    pub(super) fn pin_again(&self) -> io::Result<usize> {
+        let Self::Pinned(pins) = self else { return Ok(0) };
+        pins::again(pins)
+    }
+
     /// Takes the programs off, also those that are pinned: first those that steer.
     pub(super) fn detach(self) {
-        if let Self::Pinned(pins) = &self {
-            for pin in pins.iter().rev() {
-                // What is not there any more is as good as removed.
-                _ = fs::remove_file(pin);
-            }
+        if let Self::Pinned(pins) = self {
+            pins.into_iter().rev().for_each(Pinned::remove);
         }
     }
+}
+
+fn pin_all(ebpf: &mut Ebpf, dir: &fs::File, pins: &[PathBuf; 4]) -> Result<[Pinned; 4], ProgramError> {
+    let mut link = |at: usize| {
+        let attach = |program: &mut Program| pins::descriptor(attach(program, dir)?);
+        Pinned::link(pins[at].clone(), program(ebpf, PROGRAMS[at].1)?, attach)
+    };
+    Ok([link(0)?, link(1)?, link(2)?, link(3)?])
 }
 
 /// Where a cgroup's links are pinned.
@@ -107,12 +114,12 @@ pub(super) fn taken_over(ebpf: &Ebpf, folder: &Path) -> BTreeMap<u64, Links> {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let Some((id, program)) = name.to_str().and_then(parse) else { continue };
-        let replaced = ebpf.program(program).is_some_and(|program| pins::replaced(&entry.path(), program));
+        let replaced = ebpf.program(program).is_some_and(|program| Pinned::replaced(entry.path(), program).is_some());
         *found.entry(id).or_default() += usize::from(replaced);
     }
     let mut taken = BTreeMap::new();
     for (id, replaced) in found {
-        let links = Links::Pinned(pins(folder, id));
+        let links = Links::Pinned(pins(folder, id).map(Pinned::at));
         if replaced == PROGRAMS.len() {
             taken.insert(id, links);
         } else {
@@ -127,8 +134,7 @@ fn parse(name: &str) -> Option<(u64, &'static str)> {
     PROGRAMS.iter().find_map(|(prefix, program)| Some((name.strip_prefix(prefix)?.parse().ok()?, *program)))
 }
 
-fn attach(ebpf: &mut Ebpf, name: &'static str, dir: &fs::File) -> Result<CgroupSockAddrLink, ProgramError> {
-    let program = ebpf.program_mut(name).ok_or_else(|| unknown(name))?;
+fn attach(program: &mut Program, dir: &fs::File) -> Result<CgroupSockAddrLink, ProgramError> {
     let program: &mut CgroupSockAddr = program.try_into()?;
     let id = program.attach(dir, CgroupAttachMode::Single)?;
     program.take_link(id)
