@@ -11,11 +11,13 @@
 //!                              └─ probe (pods of held connections) ─► discover
 //! ```
 
+mod alone;
 mod app;
 mod backlog;
 mod config;
 mod count;
 mod hold;
+mod pins;
 mod settle;
 mod state;
 mod steer;

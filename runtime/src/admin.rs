@@ -98,7 +98,11 @@ impl Server {
 
     /// Takes the port. Connections wait in the socket's queue until [`Bound::serve`].
     pub async fn bind(self, addr: SocketAddr) -> io::Result<Bound> {
-        let listener = TcpListener::bind(addr).await?;
+        self.at(TcpListener::bind(addr).await?)
+    }
+
+    /// The same at a port that was taken before.
+    pub fn at(self, listener: TcpListener) -> io::Result<Bound> {
         let addr = listener.local_addr()?;
         Ok(Bound { listener, addr, server: Arc::new(self) })
     }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use dataplane::{Hold, Hooks, monotonic};
-use integration::{agent::Agent, eventually, net::NODE, soon};
+use integration::{agent::Agent, eventually, net::NODE, process::Process, soon};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -243,6 +243,41 @@ async fn what_an_agent_has_left_can_be_removed() {
     let answer = soon("the rules lead there", connect(&bench.client, FRONTEND)).await.unwrap().unwrap();
     assert!(answer.line.starts_with("web-a to "));
     drop(pod);
+}
+
+#[tokio::test]
+#[ignore = "needs root: run by cargo xtask test"]
+async fn an_agent_tells_whether_what_the_kernel_has_outlives_it() {
+    let (bench, bpffs, none) = (count::Bench::new(), Bpffs::mount(), tempfile::tempdir().unwrap());
+    for (path, pinned, why) in [(bpffs.path(), true, json!(null)), (none.path(), false, json!("it is no bpffs"))] {
+        let mut agent = bench.agent_with(&format!("ROUSE_BPFFS={}", path.display())).await;
+        let state = agent.state().await;
+        for part in ["hold", "count", "steer"] {
+            let told = (&state[part]["pinned"], &state[part]["pinnedReason"]);
+            assert_eq!(told, (&json!(pinned), &why), "{part}");
+            let metric = format!("rouse_dataplane_pinned{{part=\"{part}\"}}");
+            assert_eq!(agent.metric(&metric).await, u64::from(pinned));
+        }
+        agent.kill().await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs root: run by cargo xtask test"]
+async fn a_second_agent_of_a_node_ends_with_the_cause_and_leaves_the_first_ones_programs_alone() {
+    let (bench, bpffs) = (Bench::new(), Bpffs::mount());
+    let first = agent(&bench, &bpffs).await;
+    first.until("web", "cold").await;
+    let mut command = bench.net.node().command("env");
+    command.args([&bpffs.variable(), "ROUSE_AGENT_PORT=9098", "NODE_NAME=node-1"]);
+    command.arg(integration::process::program("interceptor-under-test")).args(["agent", "--zap-encoder=json"]);
+    command.arg(format!("--source=dir:{}", bench.world.path().display()));
+    let mut second = Process::start(command, None);
+    assert!(!soon("the second ends", second.ended()).await.success());
+    let log = second.log();
+    assert!(log.contains("another agent runs on this node"), "{log}");
+    let _held = connect(&bench.client, FRONTEND);
+    first.until_held("web", 1).await;
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use dataplane::{
     steer::Steer,
 };
 use interceptor_core::index::Index;
+use prometheus_client::registry::Registry;
 use runtime::{
     admin, log,
     metrics::{Exposition, Metrics},
@@ -17,13 +18,15 @@ use runtime::{
     watch::WatchMetrics,
 };
 use telemetry::Exporter;
-use tokio::sync::mpsc;
+use tokio::{net::TcpListener, sync::mpsc};
 
 use super::{
+    alone::{Alone, NAME, alone},
     backlog,
     config::Config,
     count::{self, CountMetrics, Wakes},
     hold::{self, HoldMetrics},
+    pins::{Part, Pins},
     state::State,
     steer::{self, SteerMetrics},
     uncounted,
@@ -49,7 +52,8 @@ const LISTENS: usize = 256;
 /// An agent with its port, that does nothing yet.
 #[derive(Debug)]
 pub struct Bound {
-    admin: admin::Bound,
+    /// Its port, and that it is the only one of the node.
+    admin: (admin::Bound, Alone),
     node: String,
     ready: Ready,
     discover: Discover,
@@ -75,6 +79,12 @@ pub enum AgentError {
         #[source]
         source: io::Error,
     },
+    /// Another agent runs on this node.
+    #[error(
+        "another agent runs on this node, and each would hold and count what the other does: \
+         it has the name @{NAME} in the node's network (ss --unix --listening --processes)"
+    )]
+    Second(#[source] io::Error),
     /// Connections can't be held, and that is required.
     #[error("connections cannot be held, which is required")]
     Hold(#[source] HoldError),
@@ -88,7 +98,9 @@ pub enum AgentError {
 
 /// Binds the port and starts nothing else. Must be called within the runtime.
 pub async fn build(config: Config) -> Result<Bound, AgentError> {
-    let Opened { holding, steering, counting } = Opened::new(&config)?;
+    // Whatever keeps it from starting must do so before it gives the kernel anything.
+    let (alone, listener) = place(config.admin).await?;
+    let opened = Opened::new(&config)?;
     let Config { admin: addr, log, sources, node, holds, interceptors, steering: which, metrics, .. } = config;
     let ready = Ready::new();
     let edges = Arc::new(Edges::default());
@@ -103,6 +115,8 @@ pub async fn build(config: Config) -> Result<Bound, AgentError> {
     let (_, found) = mpsc::channel(1);
     let mut discover =
         Discover::new((sources, watch_metrics), (verdicts, found), index, writer, &ready, registry.registry());
+    let pins = pins(&opened, registry.registry());
+    let Opened { holding, steering, counting } = opened;
     let run = counting.as_ref().ok().map(Count::run);
     let count_metrics = CountMetrics::register(registry.registry());
     let (listens, listening) = mpsc::channel(LISTENS);
@@ -110,7 +124,7 @@ pub async fn build(config: Config) -> Result<Bound, AgentError> {
     let namespaces = discover.follow_namespaces();
     let interceptors = discover.follow(interceptors);
     let origins = (interceptors.clone(), namespaces.clone());
-    let count = count::Task::new(counting, reader.clone(), origins, wakes, count_metrics);
+    let count = count::Task::new((counting, pins.clone()), reader.clone(), origins, wakes, count_metrics);
     CountMetrics::register_routes(registry.registry(), reader.clone(), count.taken());
     let counted = (count.seen(), count.report(), count.taken());
     let uncounted = uncounted::Task::new(node.clone(), counted, registry.registry());
@@ -124,7 +138,7 @@ pub async fn build(config: Config) -> Result<Bound, AgentError> {
         hold_metrics,
     );
     let steer_metrics = SteerMetrics::register(registry.registry());
-    let steer = steer::Task::new(steering, which, reader.clone(), interceptors, steer_metrics);
+    let steer = steer::Task::new((steering, pins.clone()), which, reader.clone(), interceptors, steer_metrics);
     let state = State {
         node: node.clone(),
         ready: ready.clone(),
@@ -136,14 +150,22 @@ pub async fn build(config: Config) -> Result<Bound, AgentError> {
         steer: steer.report(),
         backlog: backlog.report(),
         uncounted: uncounted.report(),
+        pins,
     };
     let kernel = Kernel::of_pods(reader.clone(), count.taken(), backlog.waiting(), uncounted.report().upstreams);
     let publisher = Publisher::of_run(run, edges, reader, kernel, Signals::default());
     let exposition = registry.into_exposition();
     let exporter = metrics.map(|config| Exporter::new(config, &exposition, SERVICE));
     let server = server(log.as_ref(), (&ready, &exposition), state, &publisher);
-    let admin = server.bind(addr).await.map_err(|source| AgentError::Bind { addr, source })?;
+    let admin = (server.at(listener).map_err(|source| AgentError::Bind { addr, source })?, alone);
     Ok(Bound { admin, node, ready, discover, prober, publisher, hold, count, steer, backlog, uncounted, exporter })
+}
+
+/// The node's only agent's place, and its port.
+async fn place(admin: SocketAddr) -> Result<(Alone, TcpListener), AgentError> {
+    let alone = alone(NAME).await.map_err(AgentError::Second)?;
+    let listener = TcpListener::bind(admin).await.map_err(|source| AgentError::Bind { addr: admin, source })?;
+    Ok((alone, listener))
 }
 
 /// What the kernel has taken, each with why not if it has not.
@@ -151,6 +173,22 @@ struct Opened {
     holding: Result<Hold, HoldError>,
     steering: Result<(Steer, PathBuf), String>,
     counting: Result<Count, CountError>,
+}
+
+/// What of it outlives the agent.
+fn pins(opened: &Opened, registry: &mut Registry) -> Pins {
+    let Opened { holding, steering, counting } = opened;
+    let pins = Pins::register(registry);
+    if let Ok(hold) = holding {
+        pins.tell(Part::Hold, hold.not_pinned());
+    }
+    if let Ok((steer, _)) = steering {
+        pins.tell(Part::Steer, steer.not_pinned());
+    }
+    if let Ok(count) = counting {
+        pins.tell(Part::Count, count.not_pinned());
+    }
+    pins
 }
 
 /// What is served at the agent's port.
@@ -203,13 +241,14 @@ impl Opened {
 impl Bound {
     /// Where probes, counts, state and metrics are served.
     pub fn admin_addr(&self) -> SocketAddr {
-        self.admin.addr()
+        self.admin.0.addr()
     }
 
     /// Serves until `shutdown` is requested.
     pub async fn run(self, mut shutdown: Shutdown) -> Result<(), AgentError> {
         let Self { admin, node, ready, discover, prober, publisher, hold, count, steer, backlog, uncounted, exporter } =
             self;
+        let (admin, alone) = admin;
         let holds = hold.report().load().off.map_or_else(|| "yes".to_owned(), |why| format!("no: {why}"));
         let counts = count.report().load().off.map_or_else(|| "yes".to_owned(), |why| format!("no: {why}"));
         let steers = steer.report().load().off.map_or_else(|| "yes".to_owned(), |why| format!("no: {why}"));
@@ -241,6 +280,7 @@ impl Bound {
             exporter.flush().await;
         }
         drop(tasks);
+        drop(alone);
         tracing::info!("agent ends");
         ended.map_or(Ok(()), |ended| Err(ended.into()))
     }

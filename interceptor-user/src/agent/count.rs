@@ -37,7 +37,10 @@ use self::{
     left_out::{ignored, own, probes},
     meters::Meters,
 };
-use super::hold::Listens;
+use super::{
+    hold::Listens,
+    pins::{Part, Pins},
+};
 use crate::{
     control::{
         counts::Edges,
@@ -89,6 +92,7 @@ pub(crate) struct Known {
 #[derive(Debug)]
 pub(crate) struct Task {
     count: Result<Count, String>,
+    pins: Pins,
     reader: Reader,
     interceptors: watch::Receiver<Vec<FollowedPod>>,
     namespaces: watch::Receiver<Addresses>,
@@ -136,7 +140,7 @@ impl Report {
 
 impl Task {
     pub(crate) fn new(
-        count: Result<Count, CountError>,
+        (count, pins): (Result<Count, CountError>, Pins),
         reader: Reader,
         (interceptors, namespaces): (watch::Receiver<Vec<FollowedPod>>, watch::Receiver<Addresses>),
         wakes: Wakes,
@@ -165,6 +169,7 @@ impl Task {
         metrics.active(count.is_ok());
         Self {
             count,
+            pins,
             reader,
             interceptors,
             namespaces,
@@ -386,10 +391,12 @@ impl Task {
             Ok(report) => self.metrics.drift(report.missing + report.foreign + report.wrong),
             Err(error) => tracing::warn!(%error, "the kernel's list of pods to count could not be checked"),
         }
+        self.metrics.put_back(count.put_back());
+        self.pins.tell(Part::Count, count.not_pinned());
         self.metrics.missed(count.missed());
         self.metrics.untold(count.untold());
-        // They may have changed without anything else.
-        self.own = own();
+        // Cgroups that refused the programs may take them by now, and addresses have changed without anything else.
+        self.follow();
         self.leave_out();
     }
 }

@@ -19,6 +19,7 @@ use serde::Serialize;
 use super::{
     backlog, count,
     hold::{self, Known, Way, is_left_to_interceptors},
+    pins::{Part, Pins},
     steer, uncounted,
 };
 use crate::control::{
@@ -39,6 +40,7 @@ pub(crate) struct State {
     pub(crate) backlog: backlog::Report,
     pub(crate) steer: steer::Report,
     pub(crate) uncounted: uncounted::Report,
+    pub(crate) pins: Pins,
 }
 
 #[derive(Serialize)]
@@ -62,6 +64,10 @@ struct HoldReport {
     active: bool,
     /// Why not.
     reason: Option<String>,
+    /// Whether it outlives the agent.
+    pinned: bool,
+    /// Why not.
+    pinned_reason: Option<String>,
     /// Connections of the node itself, and of pods in its network.
     node: NodeReport,
     way: &'static str,
@@ -69,6 +75,9 @@ struct HoldReport {
     failed_devices: Vec<Named>,
     left_out: Vec<Named>,
 }
+
+/// Whether what the kernel has outlives the agent, and why not.
+type Pinned = (bool, Option<String>);
 
 #[derive(Serialize)]
 struct NodeReport {
@@ -83,6 +92,10 @@ struct CountReport {
     active: bool,
     /// Why not.
     reason: Option<String>,
+    /// Whether it outlives the agent.
+    pinned: bool,
+    /// Why not.
+    pinned_reason: Option<String>,
     /// Whether requests of HTTP/2 are counted too.
     http2: bool,
     /// Why not.
@@ -104,6 +117,10 @@ struct SteerReport {
     active: bool,
     /// Why not.
     reason: Option<String>,
+    /// Whether it outlives the agent.
+    pinned: bool,
+    /// Why not.
+    pinned_reason: Option<String>,
     /// `all` cold Services of direct routes, or only those that are `left` to interceptors.
     services: &'static str,
     /// Programs of others that see what pods connect to.
@@ -198,8 +215,8 @@ impl State {
             node: &self.node,
             ready: self.ready.is_ready(),
             pending: self.ready.pending(),
-            hold: HoldReport::new(&known),
-            count: CountReport::new(self.count.load(), self.uncounted.pods()),
+            hold: HoldReport::new(&known, self.pins.of(Part::Hold)),
+            count: CountReport::new(self.count.load(), self.uncounted.pods(), self.pins.of(Part::Count)),
             accept_queues: BacklogReport::new(self.backlog.load()),
             routes: direct
                 .map(|entry| {
@@ -215,7 +232,7 @@ impl State {
                     RouteReport { steered, taken, uncounted, accept_queue, ..RouteReport::new(entry, upstream, heat) }
                 })
                 .collect(),
-            steer: SteerReport::new(&steer),
+            steer: SteerReport::new(&steer, self.pins.of(Part::Steer)),
             problems: self.problems.all(),
         };
         reply::json(serde_json::to_vec(&report).expect("the report is made of names and numbers"))
@@ -225,11 +242,13 @@ impl State {
 // === impl HoldReport ===
 
 impl HoldReport {
-    fn new(known: &Known) -> Self {
+    fn new(known: &Known, (pinned, pinned_reason): Pinned) -> Self {
         let Known { off, node_off, way, devices, failed, services: _, left_out } = known;
         let named = |(name, reason): (String, &String)| Named { name, reason: reason.clone() };
         Self {
             active: off.is_none(),
+            pinned,
+            pinned_reason,
             reason: off.clone(),
             node: NodeReport { active: node_off.is_none(), reason: node_off.clone() },
             way: match way {
@@ -246,10 +265,12 @@ impl HoldReport {
 // === impl CountReport ===
 
 impl CountReport {
-    fn new(known: count::Known, uncounted: Vec<(SocketAddr, String)>) -> Self {
+    fn new(known: count::Known, uncounted: Vec<(SocketAddr, String)>, (pinned, pinned_reason): Pinned) -> Self {
         let count::Known { off, without_http2, root, pods, refused, left_out: _, failed: _, interceptors } = known;
         Self {
             active: off.is_none(),
+            pinned,
+            pinned_reason,
             http2: off.is_none() && without_http2.is_none(),
             reason: off,
             http2_reason: without_http2,
@@ -265,11 +286,13 @@ impl CountReport {
 // === impl SteerReport ===
 
 impl SteerReport {
-    fn new(known: &steer::Known) -> Self {
+    fn new(known: &steer::Known, (pinned, pinned_reason): Pinned) -> Self {
         let steer::Known { off, all, others, cgroups, refused, services: _, left_out, interceptors } = known;
         let named = |(name, why): (String, &String)| Named { name, reason: why.clone() };
         Self {
             active: off.is_none(),
+            pinned,
+            pinned_reason,
             reason: off.clone(),
             services: if *all { "all" } else { "left" },
             other_programs: *others,

@@ -35,6 +35,7 @@ pub(crate) use self::metrics::SteerMetrics;
 use self::wanted::Wanted;
 use super::{
     hold::left_out,
+    pins::{Part, Pins},
     unread::{self, UNREAD},
 };
 use crate::control::discover::FollowedPod;
@@ -90,6 +91,7 @@ pub(crate) struct Known {
 #[derive(Debug)]
 pub(crate) struct Task {
     steer: Result<Steer, String>,
+    pins: Pins,
     steering: Steering,
     root: PathBuf,
     reader: Reader,
@@ -116,7 +118,7 @@ impl Task {
     /// With loaded programs, or why there are none, and below which folder pods' cgroups are. Nothing is attached before it
     /// runs, but for what is pinned.
     pub(crate) fn new(
-        steer: Result<(Steer, PathBuf), String>,
+        (steer, pins): (Result<(Steer, PathBuf), String>, Pins),
         steering: Steering,
         reader: Reader,
         interceptors: watch::Receiver<Vec<FollowedPod>>,
@@ -130,6 +132,7 @@ impl Task {
         };
         Self {
             steer,
+            pins,
             steering,
             root,
             reader,
@@ -300,7 +303,9 @@ impl Task {
 
     fn repair(&mut self) {
         let Ok(steer) = &mut self.steer else { return };
-        match steer.repair() {
+        let drifted = steer.repair();
+        self.pins.tell(Part::Steer, steer.not_pinned());
+        match drifted {
             Ok(0) => {}
             Ok(entries) => {
                 self.metrics.drifted(entries);

@@ -31,6 +31,7 @@ pub(crate) struct CountMetrics {
     origins_refused: Gauge,
     probes_refused: Gauge,
     drift: Counter,
+    put_back: Counter,
     missed: Counter,
     listened: Counter,
     woken: Counter,
@@ -119,6 +120,7 @@ impl CountMetrics {
             origins_refused: Gauge::default(),
             probes_refused: Gauge::default(),
             drift: Counter::default(),
+            put_back: Counter::default(),
             missed: Counter::default(),
             listened: Counter::default(),
             woken: Counter::default(),
@@ -140,6 +142,7 @@ impl CountMetrics {
         ours.register("origins_refused", "Clients to be left out that the map has no room for", all.origins_refused);
         ours.register("probes_refused", "Kubelets' probes that the map has no room for", all.probes_refused);
         ours.register("map_drift", "Entries of the kernel's maps found wrong, and mended", all.drift);
+        ours.register("pods_put_back", "Pods that had lost the programs and have them again", all.put_back);
         ours.register("connections_missed", "Connections that the kernel had no memory to count", all.missed);
         ours.register("listens", "Sockets of counted pods that began to listen", all.listened);
         ours.register("wakes", "Times that pods at rest were seen to have something to do", all.woken);
@@ -174,6 +177,10 @@ impl CountMetrics {
     pub(super) fn origins_refused(&self, Refused { origins, probes }: Refused) {
         set(&self.origins_refused, origins);
         set(&self.probes_refused, probes);
+    }
+
+    pub(super) fn put_back(&self, pods: usize) {
+        self.put_back.inc_by(u64::try_from(pods).unwrap_or(u64::MAX));
     }
 
     pub(super) fn drift(&self, entries: usize) {
