@@ -47,10 +47,14 @@ const SLOWNESS: &str = "ROUSE_TEST_SLOWNESS";
 /// How often a condition is looked at again.
 const LOOK: Duration = Duration::from_millis(2);
 
+/// The same on this machine.
+pub fn patience() -> Duration {
+    PATIENCE * std::env::var(SLOWNESS).map_or(1, |times| times.parse().unwrap())
+}
+
 /// Waits for what must happen, and says what it was if it does not.
 pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    let slowness = std::env::var(SLOWNESS).map_or(1, |times| times.parse().unwrap());
-    let ended = tokio::time::timeout(PATIENCE * slowness, future).await;
+    let ended = tokio::time::timeout(patience(), future).await;
     ended.unwrap_or_else(|_elapsed| panic!("did not happen: {what}"))
 }
 

@@ -4,10 +4,9 @@ use std::{
     io::{self, BufRead as _, BufReader, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     thread,
-    time::Duration,
 };
 
-use integration::net::Host;
+use integration::{net::Host, patience};
 use socket2::{Domain, Socket, Type};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -37,7 +36,7 @@ pub(crate) fn connect(from: &Host, to: &str) -> oneshot::Receiver<Outcome> {
     from.start(move || {
         // What blocks fails with the kernel's error; one that is waited for with `poll` has none at times when it was refused at once.
         let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
-        socket.set_write_timeout(Some(Duration::from_secs(20)))?;
+        socket.set_write_timeout(Some(patience()))?;
         socket.connect(&to.into())?;
         let stream = TcpStream::from(socket);
         let connected = Instant::now();
@@ -48,7 +47,7 @@ pub(crate) fn connect(from: &Host, to: &str) -> oneshot::Receiver<Outcome> {
 
 /// Says hello, and what is answered.
 pub(crate) fn ask(mut stream: &TcpStream) -> io::Result<String> {
-    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    stream.set_read_timeout(Some(patience()))?;
     stream.write_all(b"hello\n")?;
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line)?;
