@@ -21,22 +21,21 @@ use std::{
 use crate::{
     conntrack::{Conntrack, ConntrackError, Translation},
     devices::Devices,
-    frontends,
     loading::{monotonic, read_object},
     maps::WrongMap,
     object,
     open::words,
-    pins::{self, Folder},
+    pins::{self, Folder, Pinned},
     probe::{self, ProbeError, Probed},
     wake::Arrivals,
 };
 use aya::{
-    Ebpf, EbpfError, EbpfLoader,
+    Ebpf, EbpfError,
     programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions},
 };
 use interceptor_common::hold::{HoldStats, MARK};
 use interceptor_core::{
-    frontends::{Heat, Table, Write},
+    frontends::{Heat, Table},
     holding::Flow,
 };
 
@@ -44,6 +43,7 @@ mod attach;
 mod maps;
 mod node;
 mod syn;
+mod trial;
 
 pub use self::{
     attach::Hooks,
@@ -62,8 +62,6 @@ const SEND: &str = "send";
 /// An entry for a connection goes after this time when its first packet does not reach the pod.
 const ENTRY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// `TC_ACT_SHOT`.
-const DROP: u32 = 2;
 /// Where `struct __sk_buff` has the mark.
 const MARK_AT: usize = 8;
 
@@ -77,6 +75,8 @@ pub struct Hold {
     attached: BTreeMap<u32, Attached>,
     hooks: Hooks,
     pins: Folder,
+    /// Those maps that are pinned.
+    maps_at_pins: Vec<Pinned>,
     ebpf: Ebpf,
     node: Option<Node>,
     /// Whose turn it is to tell.
@@ -195,7 +195,8 @@ impl Hold {
         let probed = probe::probe()?;
         let pins = Folder::open(bpffs, PINS);
         let mut ebpf =
-            read_object(|| load(object, pins.path())).map_err(|error| Unavailable::Object(Box::new(error)))?;
+            read_object(|| maps::load(object, pins.path())).map_err(|error| Unavailable::Object(Box::new(error)))?;
+        let maps_at_pins = pins.hold(maps::names());
         let mut maps = HoldMaps::take(&mut ebpf)?;
         // Nobody waits any more for what an agent before has tried.
         maps.nobody_tried().map_err(Unavailable::Read)?;
@@ -205,7 +206,7 @@ impl Hold {
         }
         let conntrack = Conntrack::open().map_err(Unavailable::Conntrack)?;
         let attached = BTreeMap::new();
-        Ok(Self { maps, conntrack, attached, hooks, pins, ebpf, node: None, nodes_turn: false })
+        Ok(Self { maps, conntrack, attached, hooks, pins, maps_at_pins, ebpf, node: None, nodes_turn: false })
     }
 
     /// Tells when [`seen`](Self::seen) has something to tell.
@@ -230,60 +231,8 @@ impl Hold {
 
     /// Gives the sign of life without which the programs let everything pass.
     pub fn beat(&mut self) -> io::Result<()> {
-        self.beat_as_of(monotonic())?;
+        self.maps.frontends.beat(monotonic())?;
         self.node.as_mut().map_or(Ok(()), Node::beat)
-    }
-
-    /// The same on devices alone, at another time: for tests.
-    pub fn beat_as_of(&mut self, at: Duration) -> io::Result<()> {
-        self.maps.frontends.beat(at)
-    }
-
-    /// Whether the program of a direction drops a frame that bears a mark, after so many runs: for tests.
-    pub fn drops(&mut self, direction: Direction, frame: &[u8], mark: u32, runs: u32) -> io::Result<bool> {
-        let name = match direction {
-            Direction::In => INGRESS,
-            Direction::Out => EGRESS,
-        };
-        Ok(self.run(name, frame, (mark, runs))?.0 == DROP)
-    }
-
-    /// The mark of a frame that came in with a mark: for tests.
-    pub fn mark_after(&mut self, frame: &[u8], mark: u32) -> io::Result<u32> {
-        Ok(self.run(INGRESS, frame, (mark, 1))?.1)
-    }
-
-    /// Runs a program on a frame: its verdict, and the mark that is left.
-    fn run(&mut self, program: &str, frame: &[u8], (mark, runs): (u32, u32)) -> io::Result<(u32, u32)> {
-        let (mut context, mut after) = ([0; 192], [0; 192]);
-        context[MARK_AT..MARK_AT + 4].copy_from_slice(&mark.to_ne_bytes());
-        let options = TestRunOptions {
-            data_in: Some(frame),
-            ctx_in: Some(&context),
-            ctx_out: Some(&mut after),
-            repeat: runs,
-            ..Default::default()
-        };
-        let ran = classifier(&mut self.ebpf, program).and_then(|program| program.test_run(options));
-        let verdict = ran.map_err(io::Error::other)?.return_value;
-        let [.., a, b, c, d] = after[..MARK_AT + 4] else { return Ok((verdict, 0)) };
-        Ok((verdict, u32::from_ne_bytes([a, b, c, d])))
-    }
-
-    /// Takes one address out of the map and puts another in, as somebody else might: for tests.
-    pub fn tamper(&mut self, gone: SocketAddr, foreign: SocketAddr) -> io::Result<()> {
-        self.maps.frontends.write(Write::Lead(foreign, 0))?;
-        self.maps.frontends.write(Write::Forget(gone))
-    }
-
-    /// Notes a connection as tried, as [`send`](Self::send) does: for tests.
-    pub fn note_tried(&mut self, flow: &Flow) -> io::Result<()> {
-        self.maps.tried(flow)
-    }
-
-    /// Notes a connection as one that is being withdrawn, as [`withdraw`](Self::withdraw) does: for tests.
-    pub fn note_withdrawn(&mut self, flow: &Flow) -> io::Result<()> {
-        self.maps.withdraw(flow)
     }
 
     /// Has a device's program for answers ready before [`send`](Self::send) needs it: to put one on a device takes milliseconds.
@@ -344,9 +293,26 @@ impl Hold {
 
     /// Reads back what the maps hold and mends what differs from the last sync: how many entries did.
     pub fn repair(&mut self) -> io::Result<usize> {
+        self.put_back();
         let drifted = self.maps.frontends.repair();
         let node = self.node.as_mut().map_or(Ok(0), Node::repair);
         Ok(drifted? + node?)
+    }
+
+    /// Puts back what somebody has taken off devices, or the pins of.
+    fn put_back(&mut self) {
+        self.pins.again();
+        if self.pins.path().is_some() {
+            pins::tell(pins::again(&self.maps_at_pins));
+        }
+        for attached in self.attached.values() {
+            let device = attached.name();
+            match attached.put_back(&mut self.ebpf) {
+                Ok(false) => {}
+                Ok(true) => tracing::warn!(device, "the hold's program or its pin had been taken off, and is back"),
+                Err(error) => tracing::warn!(device, %error, "the hold's program may have been taken off"),
+            }
+        }
     }
 
     /// What the programs did, ever, and the node's rules since [`hold_node`](Self::hold_node).
@@ -463,18 +429,6 @@ impl std::fmt::Debug for Hold {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Hold").field("attached", &self.attached.len()).finish_non_exhaustive()
     }
-}
-
-/// Creates the maps, or takes those that are pinned, and prepares the programs.
-fn load(object: &[u8], pins: Option<&Path>) -> Result<Ebpf, EbpfError> {
-    let mut loader = EbpfLoader::new();
-    loader.btf(None);
-    for map in frontends::NAMES.into_iter().chain(maps::NAMES) {
-        if let Some(pins) = pins {
-            loader.map_pin_path(map, pins.join(map));
-        }
-    }
-    loader.load(object)
 }
 
 /// The addresses of the Services that are of a heat.

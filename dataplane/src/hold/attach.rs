@@ -10,14 +10,16 @@ use std::{
 use aya::{
     Ebpf,
     programs::{
-        LinkOrder, ProgramError, SchedClassifier, TcAttachType,
-        links::{FdLink, PinnedLink},
+        LinkOrder, Program, ProgramError, SchedClassifier, TcAttachType,
         tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle},
     },
     util::KernelVersion,
 };
 
-use crate::devices::{Devices, devices};
+use crate::{
+    devices::{Devices, devices},
+    pins::{self, Pinned},
+};
 
 pub(super) const INGRESS: &str = "hold_ingress";
 pub(super) const EGRESS: &str = "hold_egress";
@@ -69,22 +71,13 @@ struct Device {
     pins: Option<PathBuf>,
 }
 
-/// A program on a device.
+/// What keeps a program on a device.
 #[derive(Debug)]
-struct Link {
-    pin: Option<PathBuf>,
-    holds: Holds,
-}
-
-/// What keeps a program there.
-#[derive(Debug)]
-enum Holds {
+enum Link {
     Own {
         _link: SchedClassifierLink,
     },
-    Pinned {
-        _link: PinnedLink,
-    },
+    Pinned(Pinned),
     /// The device itself does, until it is told otherwise.
     Device(ManuallyDrop<SchedClassifierLink>),
 }
@@ -125,6 +118,18 @@ impl Attached {
         }
     }
 
+    /// Puts back what somebody has taken off the device, or the pins of: whether anything was.
+    pub(super) fn put_back(&self, ebpf: &mut Ebpf) -> Result<bool, ProgramError> {
+        let ingress = self.device.put_back(ebpf, &IN, &self.ingress)?;
+        let egress = self.egress.as_ref().map(|egress| self.device.put_back(ebpf, &OUT, egress)).transpose()?;
+        Ok(ingress || egress == Some(true))
+    }
+
+    /// The device's name.
+    pub(super) fn name(&self) -> &str {
+        &self.device.name
+    }
+
     /// Takes the programs off a device that has gone, or is to be left alone, with their pins.
     pub(super) fn take_off(self) {
         self.ingress.take_off();
@@ -143,15 +148,28 @@ impl Device {
     }
 
     fn put(&self, ebpf: &mut Ebpf, side: &Side) -> Result<Link, ProgramError> {
-        let program: &mut SchedClassifier = classifier(ebpf, side.program)?;
-        let pin = self.pin(side);
-        let (name, side, hooks) = (&self.name, side.direction, self.hooks);
-        let holds = match (&pin, &self.pins) {
-            (Some(pin), _) => pinned(program, name, side, pin)?,
-            (None, Some(_)) => Holds::Device(ManuallyDrop::new(attach(program, name, side, hooks)?)),
-            (None, None) => Holds::Own { _link: attach(program, name, side, hooks)? },
-        };
-        Ok(Link { pin, holds })
+        let attach = |program: &mut Program| attach(program.try_into()?, &self.name, side.direction, self.hooks);
+        let program = program(ebpf, side.program)?;
+        Ok(match (self.pin(side), &self.pins) {
+            (Some(pin), _) => Link::Pinned(Pinned::link(pin, program, |program| pins::descriptor(attach(program)?))?),
+            (None, Some(_)) => Link::Device(ManuallyDrop::new(attach(program)?)),
+            (None, None) => Link::Own { _link: attach(program)? },
+        })
+    }
+
+    /// Puts a program back that somebody has taken off, as with the queueing discipline that filters are below, or its pin: whether it
+    /// was.
+    fn put_back(&self, ebpf: &mut Ebpf, side: &Side, link: &Link) -> Result<bool, ProgramError> {
+        match link {
+            Link::Pinned(pinned) => pinned.again().map_err(ProgramError::IOError),
+            Link::Own { .. } if self.hooks.has_links() => Ok(false),
+            Link::Own { .. } | Link::Device(_) => {
+                let (again, was_gone) = filter(classifier(ebpf, side.program)?, &self.name, side.direction)?;
+                // It is where the one is that is kept, which takes it off when that is wanted.
+                mem::forget(again);
+                Ok(was_gone)
+            }
+        }
     }
 
     /// Takes off what an agent before has left that used the other kind of hook: of two programs the second would hold what the first has
@@ -178,13 +196,10 @@ impl Device {
 
 impl Link {
     fn take_off(self) {
-        let Self { pin, holds } = self;
-        if let Some(pin) = pin {
-            // What is not there is no pin.
-            _ = fs::remove_file(pin);
-        }
-        if let Holds::Device(filter) = holds {
-            drop(ManuallyDrop::into_inner(filter));
+        match self {
+            Self::Own { .. } => {}
+            Self::Pinned(pinned) => pinned.remove(),
+            Self::Device(filter) => drop(ManuallyDrop::into_inner(filter)),
         }
     }
 }
@@ -230,8 +245,11 @@ fn take_off_filters(device: &str) {
 }
 
 pub(super) fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, ProgramError> {
-    let unknown = || ProgramError::InvalidName { name: name.to_owned() };
-    ebpf.program_mut(name).ok_or_else(unknown)?.try_into()
+    program(ebpf, name)?.try_into()
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Program, ProgramError> {
+    ebpf.program_mut(name).ok_or_else(|| ProgramError::InvalidName { name: name.to_owned() })
 }
 
 // === impl Hooks ===
@@ -255,6 +273,15 @@ fn attach(
         let id = program.attach_with_options(device, direction, first)?;
         return program.take_link(id);
     }
+    filter(program, device, direction).map(|(filter, _)| filter)
+}
+
+/// Puts the program on a device as a filter, in the place of ours if there is one: whether there was none.
+fn filter(
+    program: &mut SchedClassifier,
+    device: &str,
+    direction: TcAttachType,
+) -> Result<(SchedClassifierLink, bool), ProgramError> {
     match tc::qdisc_add_clsact(device) {
         Ok(()) => {}
         // One is enough, whosoever it is.
@@ -264,34 +291,12 @@ fn attach(
     // In the place of one that an agent before has left there, so that nothing passes in between.
     let left = SchedClassifierLink::attached(device, direction, PRIORITY, HANDLE, None)?;
     if let Ok(id) = program.attach_to_link(left) {
-        return program.take_link(id);
+        return Ok((program.take_link(id)?, false));
     }
     // One that an older agent has left elsewhere would be the first to see a packet, and keep it for nobody.
     let name = program.info()?.name_as_str().unwrap_or_default().to_owned();
     _ = tc::qdisc_detach_program(device, direction, &name);
     let ours = NlOptions { priority: PRIORITY, handle: HANDLE, ..NlOptions::default() };
     let id = program.attach_with_options(device, direction, TcAttachOptions::Netlink(ours))?;
-    program.take_link(id)
-}
-
-/// The link at a pin, with the program in place of the one it had, or a new one. One whose device has gone is no use.
-fn pinned(
-    program: &mut SchedClassifier,
-    device: &str,
-    direction: TcAttachType,
-    pin: &Path,
-) -> Result<Holds, ProgramError> {
-    if let Ok(found) = PinnedLink::from_pin(pin) {
-        let link = SchedClassifierLink::try_from(FdLink::from(found));
-        if let Ok(link) = link
-            && let Ok(id) = program.attach_to_link(link)
-        {
-            return Ok(Holds::Own { _link: program.take_link(id)? });
-        }
-        _ = fs::remove_file(pin);
-    }
-    let link = FdLink::try_from(attach(program, device, direction, Hooks::Auto)?)
-        .map_err(|error| ProgramError::IOError(io::Error::other(error)))?;
-    let link = link.pin(pin).map_err(|error| ProgramError::IOError(io::Error::other(error)))?;
-    Ok(Holds::Pinned { _link: link })
+    Ok((program.take_link(id)?, true))
 }

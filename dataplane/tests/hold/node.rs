@@ -167,10 +167,7 @@ fn only_one_can_hold_connections_of_the_node() {
 #[ignore = "needs root: run by cargo xtask test"]
 fn what_leaves_by_a_device_is_looked_at_only_while_something_of_it_is_tried() {
     apart(|| {
-        for args in ["link add client0 type veth peer name eth0", "link set client0 up"] {
-            assert!(Command::new("ip").args(args.split(' ')).status().unwrap().success(), "ip {args}");
-        }
-        let devices: Devices = devices().unwrap().into_iter().filter(|(_, device)| device.name == "client0").collect();
+        let devices = client();
         let index = *devices.keys().next().unwrap();
         // Filters are easily looked at.
         let mut hold = Hold::open(None, Hooks::Filters).expect("a test that needs root has the kernel");
@@ -187,6 +184,32 @@ fn what_leaves_by_a_device_is_looked_at_only_while_something_of_it_is_tried() {
         hold.expect_answers(index).unwrap();
         assert_eq!(filters(), [1, 1]);
     });
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_filter_that_somebody_has_taken_off_is_back_after_a_repair() {
+    apart(|| {
+        let devices = client();
+        let mut hold = Hold::open(None, Hooks::Filters).expect("a test that needs root has the kernel");
+        hold.devices(&devices);
+        hold.expect_answers(*devices.keys().next().unwrap()).unwrap();
+        run("tc", "qdisc del dev client0 clsact");
+        assert_eq!(filters(), [0, 0]);
+        for _ in 0..2 {
+            hold.repair().unwrap();
+            assert_eq!(filters(), [1, 1]);
+        }
+        drop(hold);
+        assert_eq!(filters(), [0, 0]);
+    });
+}
+
+/// A new device, of a client.
+fn client() -> Devices {
+    run("ip", "link add client0 type veth peer name eth0");
+    run("ip", "link set client0 up");
+    devices().unwrap().into_iter().filter(|(_, device)| device.name == "client0").collect()
 }
 
 /// How many of our filters there are on the device, on the way in and on the way out.

@@ -393,10 +393,10 @@ impl Task {
         let outside = uplinks(&self.devices, &self.node).filter(|_| is_outside);
         let attachment = hold.devices(&pods.chain(outside).map(|(index, device)| (index, device.clone())).collect());
         self.metrics.attached(&attachment);
-        for (device, why) in &attachment.failed {
+        let mut known = self.report.0.lock();
+        for (device, why) in attachment.failed.iter().filter(|failed| !known.failed.contains(failed)) {
             tracing::warn!(device, why, "connections from this device are not held");
         }
-        let mut known = self.report.0.lock();
         known.devices = attachment.names;
         known.failed = attachment.failed;
     }
@@ -412,6 +412,9 @@ impl Task {
     }
 
     fn repair(&mut self) {
+        if !self.report.0.lock().failed.is_empty() {
+            self.look_at_devices();
+        }
         let Ok(hold) = &mut self.hold else { return };
         let device = |kept: &Kept| if let Origin::Device(device) = kept.origin { Some(device) } else { None };
         hold.rest(&self.holding.kept().filter_map(device).collect());
