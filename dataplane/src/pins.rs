@@ -22,6 +22,8 @@ pub(crate) struct Folder {
     /// Ends with the number of the maps' layout, which programs of two versions must not share.
     name: &'static str,
     there: Result<PathBuf, String>,
+    /// Whether it was there when maps and programs were made: what was not pinned then cannot be later.
+    was_there: bool,
     /// Whether those of other layouts have been taken away.
     is_alone: bool,
 }
@@ -39,12 +41,10 @@ pub(crate) struct Pinned {
 impl Folder {
     /// Makes the folder.
     pub(crate) fn open(bpffs: Option<&Path>, name: &'static str) -> Self {
-        let mut folder = Self { bpffs: None, name, there: Err("no bpffs is named".to_owned()), is_alone: false };
-        if let Some(bpffs) = bpffs {
-            folder.bpffs = Some(bpffs.to_owned());
-            folder.there = made(bpffs, name);
-            folder.tell();
-        }
+        let there = bpffs.map_or_else(|| Err("no bpffs is named".to_owned()), |bpffs| made(bpffs, name));
+        let was_there = there.is_ok();
+        let folder = Self { bpffs: bpffs.map(Path::to_owned), name, there, was_there, is_alone: false };
+        folder.tell();
         folder
     }
 
@@ -63,9 +63,9 @@ impl Folder {
         self.there.as_ref().err().map(String::as_str)
     }
 
-    /// Makes it again if it has gone, or could not be made before.
+    /// Makes it again if it has gone.
     pub(crate) fn again(&mut self) {
-        let Some(bpffs) = &self.bpffs else { return };
+        let (Some(bpffs), true) = (&self.bpffs, self.was_there) else { return };
         let before = std::mem::replace(&mut self.there, made(bpffs, self.name));
         if before != self.there {
             self.tell();
