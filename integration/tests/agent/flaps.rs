@@ -110,9 +110,9 @@ impl Bench {
         // Or the client runs out of ports: it closes thousands of connections within the minute that each of them rests.
         client.output("sysctl", &["--quiet", "--write", "net.ipv4.tcp_tw_reuse=1"]);
         for server in [&interceptor, &pod] {
-            // Linux itself resets one connection in some 100,000, also between two namespaces with nothing of ours: where the request is
-            // received on one processor while another makes a socket of the handshake's end, it finds neither (6.19 narrows that:
-            // "inet: Avoid ehash lookup race in inet_ehash_insert()"). What one processor receives comes one after the other.
+            // Linux itself resets a connection now and then, also between two namespaces with nothing of ours: where the request is
+            // received on one processor while another makes a socket of the handshake's end, it finds neither. 6.19 mends a race of that
+            // kind ("inet: Avoid ehash lookup race in inet_ehash_insert()"). What one processor receives comes one after the other.
             server.output("sh", &["-c", "echo 1 > /sys/class/net/eth0/queues/rx-0/rps_cpus"]);
         }
         let world = World::new();
