@@ -10,7 +10,7 @@ use dataplane::{
 use interceptor_core::index::Index;
 use prometheus_client::registry::Registry;
 use runtime::{
-    admin, log,
+    admin, descriptors, log,
     metrics::{Exposition, Metrics},
     ready::Ready,
     signal::Shutdown,
@@ -212,6 +212,8 @@ fn server(
 impl Opened {
     /// Gives the kernel its programs. Fails by what it refuses if that is required.
     fn new(config: &Config) -> Result<Self, AgentError> {
+        // Links on every counted pod's cgroup and on every device are held open.
+        descriptors::raise();
         let (bpffs, cgroup_root) = (config.bpffs.as_deref(), config.cgroup_root.as_deref());
         let holding = Hold::open(bpffs, config.holds.hooks);
         if config.required
