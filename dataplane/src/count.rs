@@ -12,7 +12,7 @@ use std::{
 };
 
 use aya::{
-    Ebpf, EbpfError, EbpfLoader,
+    Ebpf, EbpfError,
     programs::{CgroupSkb, ProgramError, TestRun as _, TestRunOptions},
     util::nr_cpus,
 };
@@ -23,7 +23,7 @@ use interceptor_core::{Upstream, UpstreamId, direct::Pod, mapops::Slot};
 use crate::{
     Direction, LeftOut, Limits, RepairReport, SyncError, SyncReport,
     ledger::Ledger,
-    loading::{monotonic, read_object},
+    loading::{loader, monotonic, read_object},
     object,
     pins::{self, Folder, Pinned},
     pods,
@@ -416,14 +416,7 @@ fn nanos(time: Duration) -> u64 {
 
 fn create(object: &[u8], limits: Limits, pins: Option<&Path>) -> Result<Ebpf, Box<EbpfError>> {
     read_object(|| {
-        let mut loader = EbpfLoader::new();
-        for map in maps::PINNED {
-            if let Some(pins) = pins {
-                loader.map_pin_path(map, pins.join(map));
-            }
-        }
-        loader
-            .btf(None)
+        loader(maps::PINNED.into_iter(), pins)
             .map_max_entries(maps::SLOT_OF, limits.addresses.saturating_mul(2).max(2))
             .map_max_entries(maps::SERVED, limits.slots.max(1))
             .map_max_entries(maps::RESTS, limits.slots.max(1))

@@ -21,7 +21,7 @@ use std::{
 use crate::{
     conntrack::{Conntrack, ConntrackError, Translation},
     devices::Devices,
-    loading::{monotonic, read_object},
+    loading::{loader, monotonic, read_object},
     maps::WrongMap,
     object,
     open::words,
@@ -194,8 +194,8 @@ impl Hold {
         let object = object::HOLD.ok_or(ProbeError::NoObject)?;
         let probed = probe::probe()?;
         let pins = Folder::open(bpffs, PINS);
-        let mut ebpf =
-            read_object(|| maps::load(object, pins.path())).map_err(|error| Unavailable::Object(Box::new(error)))?;
+        let mut ebpf = read_object(|| loader(maps::names(), pins.path()).load(object))
+            .map_err(|error| Unavailable::Object(Box::new(error)))?;
         let maps_at_pins = pins.hold(maps::names());
         let mut maps = HoldMaps::take(&mut ebpf)?;
         // Nobody waits any more for what an agent before has tried.

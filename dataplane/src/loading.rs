@@ -1,7 +1,8 @@
 //! What every level does around the loading of its object.
 
-use std::{panic::resume_unwind, thread, time::Duration};
+use std::{panic::resume_unwind, path::Path, thread, time::Duration};
 
+use aya::EbpfLoader;
 use nix::time::{ClockId, clock_gettime};
 
 use crate::syscall;
@@ -12,6 +13,18 @@ pub(crate) fn read_object<T: Send>(load: impl FnOnce() -> T + Send) -> T {
     let loaded = thread::scope(|scope| scope.spawn(load).join().unwrap_or_else(|panic| resume_unwind(panic)));
     give_back_later();
     loaded
+}
+
+/// What creates an object's maps, or takes those of these that are pinned in a folder, and prepares its programs.
+pub(crate) fn loader(shared: impl Iterator<Item = &'static str>, pins: Option<&Path>) -> EbpfLoader<'static> {
+    let mut loader = EbpfLoader::new();
+    loader.btf(None);
+    if let Some(pins) = pins {
+        for map in shared {
+            loader.map_pin_path(map, pins.join(map));
+        }
+    }
+    loader
 }
 
 /// Sees to it that those twenty megabytes do not stay with an idle process. glibc gives freed memory back when it is told

@@ -14,14 +14,14 @@ use std::{
     time::Duration,
 };
 
-use aya::{Ebpf, EbpfError, EbpfLoader, programs::ProgramError};
+use aya::{Ebpf, EbpfError, programs::ProgramError};
 use interceptor_core::frontends::{Table, Write};
 
 pub use interceptor_common::steer::SteerStats;
 
 use crate::{
     frontends,
-    loading::{monotonic, read_object},
+    loading::{loader, monotonic, read_object},
     maps::WrongMap,
     object,
     open::words,
@@ -107,8 +107,8 @@ impl Steer {
         let object = object::STEER.ok_or(ProbeError::NoObject)?;
         probe::probe()?;
         let pins = Folder::open(bpffs, PINS);
-        let mut ebpf =
-            read_object(|| load(object, pins.path())).map_err(|error| Unavailable::Object(Box::new(error)))?;
+        let mut ebpf = read_object(|| loader(names(), pins.path()).load(object))
+            .map_err(|error| Unavailable::Object(Box::new(error)))?;
         let maps_at_pins = pins.hold(names());
         let maps = SteerMaps::take(&mut ebpf)?;
         let programs =
@@ -240,18 +240,6 @@ pub fn above_pods(root: &Path, found: &Found) -> Vec<PathBuf> {
 
 fn names() -> impl Iterator<Item = &'static str> {
     frontends::NAMES.into_iter().chain(maps::NAMES)
-}
-
-/// Creates the maps, or takes those that are pinned, and prepares the programs.
-fn load(object: &[u8], pins: Option<&Path>) -> Result<Ebpf, EbpfError> {
-    let mut loader = EbpfLoader::new();
-    loader.btf(None);
-    for map in names() {
-        if let Some(pins) = pins {
-            loader.map_pin_path(map, pins.join(map));
-        }
-    }
-    loader.load(object)
 }
 
 /// A cgroup's id, which no other has before the next start of the machine.

@@ -1,9 +1,9 @@
 //! The hold programs' maps, typed.
 
-use std::{io, os::fd::AsFd, path::Path, time::Duration};
+use std::{io, os::fd::AsFd, time::Duration};
 
 use aya::{
-    Ebpf, EbpfError, EbpfLoader,
+    Ebpf,
     maps::{HashMap, MapData, MapError, PerCpuArray, RingBuf},
 };
 use interceptor_common::{
@@ -63,18 +63,6 @@ const NAMES: [&str; 4] = ["TRIED", "WITHDRAWN", "SEEN", "STATS"];
 /// All maps that are shared with the object.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
     frontends::NAMES.into_iter().chain(NAMES)
-}
-
-/// Creates the maps, or takes those that are pinned, and prepares the programs.
-pub(super) fn load(object: &[u8], pins: Option<&Path>) -> Result<Ebpf, EbpfError> {
-    let mut loader = EbpfLoader::new();
-    loader.btf(None);
-    for map in names() {
-        if let Some(pins) = pins {
-            loader.map_pin_path(map, pins.join(map));
-        }
-    }
-    loader.load(object)
 }
 
 // === impl HoldMaps ===
